@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The data plane of go2cloud, both sides of the wire.
+//!
+//! A *volume* is one directory tree or one disk. The source scans it, finds what differs from the baseline, reads,
+//! hashes, compresses and throttles it onto a [`link`]; the target verifies, writes and journals it, and acknowledges
+//! what is durable. This crate knows nothing of HTTP, jobs, terminals or environment variables.
+
+pub mod error;
+pub mod limits;
+pub mod progress;
+pub mod secret;
+pub mod source;
+pub mod throttle;
+pub mod tree;
+
+pub use error::{Error, Kind, Result};

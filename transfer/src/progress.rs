@@ -1,0 +1,184 @@
+//! What a running migration tells its observer: a terminal, a log, a control plane.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Receives events from any thread; must return quickly.
+pub trait Observer: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: &Event);
+}
+
+/// An observer that ignores everything.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: &Event) {}
+}
+
+/// One thing that happened. Serialised, it is one line of `--json` output.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The session is up and both sides have proven that they know the secret.
+    Connected {
+        /// Address of the target.
+        target: String,
+        /// Data connections in use.
+        connections: usize,
+    },
+    /// A round begins.
+    RoundStarted {
+        /// 1 is the full round of this run.
+        round: u32,
+        /// Whether a change tracker names what to look at; otherwise everything is looked at.
+        tracked: bool,
+    },
+    /// At most every 200 ms while a round runs.
+    Progress(Progress),
+    /// A round ended; everything it sent is durable at the target.
+    RoundFinished {
+        /// Its number.
+        round: u32,
+        /// What it did.
+        progress: Progress,
+    },
+    /// The target re-reads its medium.
+    Verifying {
+        /// Bytes read back so far.
+        bytes: u64,
+        /// Bytes to read back.
+        bytes_total: u64,
+    },
+    /// The link or the peer failed; the run goes on by itself after `delay_ms`.
+    Retrying {
+        /// What happened.
+        error: String,
+        /// Pause before the next attempt.
+        delay_ms: u64,
+    },
+    /// Something odd that did not stop the run.
+    Warning {
+        /// What and what to do.
+        message: String,
+    },
+}
+
+/// Counters of one round.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
+pub struct Progress {
+    /// Round these counters belong to.
+    pub round: u32,
+    /// Entries looked at (tree) or chunks looked at (disk).
+    pub scanned: u64,
+    /// Entries or chunks sent.
+    pub sent: u64,
+    /// Entries deleted at the target.
+    pub deleted: u64,
+    /// Content bytes covered so far, holes and unchanged parts included: what a bar shows.
+    pub bytes_done: u64,
+    /// Estimate of the content bytes of the round; 0 while unknown.
+    pub bytes_total: u64,
+    /// Estimate of the entries of the round; 0 while unknown.
+    pub entries_total: u64,
+    /// Bytes read from the source's medium.
+    pub bytes_read: u64,
+    /// Bytes written to the link after compression, frames' headers included.
+    pub bytes_wire: u64,
+    /// Content bytes that the target has made durable.
+    pub bytes_durable: u64,
+    /// Seconds since the round began.
+    pub seconds: f64,
+    /// Wire rate over the last seconds, bytes per second.
+    pub rate: u64,
+    /// Estimated seconds to the end of the round, when known.
+    pub eta_seconds: Option<u64>,
+}
+
+/// An entry or a range that could not be copied as it is, and why.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Skipped {
+    /// Path below the volume's root or range of a disk; not valid UTF-8 is shown lossy.
+    pub path: String,
+    /// What was refused or left out: content, owner, an attribute …
+    pub what: String,
+    /// Why, as the system said it.
+    pub why: String,
+}
+
+/// What a run did: the last line of `--json` output, and the material of the receipt.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// Whether everything was copied: no entry skipped, every comparison equal.
+    pub ok: bool,
+    /// Entries (tree) or used chunks (disk) that the target now holds.
+    pub files: u64,
+    /// Entries or chunks sent in all rounds.
+    pub sent: u64,
+    /// Entries deleted at the target.
+    pub deleted: u64,
+    /// Content bytes of the volume.
+    pub bytes_total: u64,
+    /// Bytes read from the source's medium.
+    pub bytes_read: u64,
+    /// File data sent, before compression, in bytes: 0 when nothing but metadata changed.
+    pub bytes_data: u64,
+    /// Bytes written to the link.
+    pub bytes_wire: u64,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// Rounds made.
+    pub rounds: u32,
+    /// How often the link was lost and resumed.
+    pub resumes: u32,
+    /// Milliseconds for which the source's file systems were frozen; `None` without a freeze.
+    pub frozen_ms: Option<u64>,
+    /// Result of re-reading the target's medium; `None` when it was not asked for.
+    pub verified: Option<Verified>,
+    /// What was not copied as it is.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Result of a verification that re-read the medium.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Verified {
+    /// Root digest over the whole volume, hexadecimal; equal on both sides.
+    pub root: String,
+    /// Entries or chunks compared.
+    pub compared: u64,
+    /// Bytes re-read.
+    pub bytes: u64,
+    /// Differences found, repaired and found equal afterwards.
+    pub repaired: u64,
+}
+
+/// A request to stop, shared between threads: set once, never unset.
+#[derive(Debug, Default)]
+pub struct StopFlag(AtomicBool);
+
+impl StopFlag {
+    /// Asks everybody to stop at the next safe point.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sleeps for `duration`, or until somebody asks to stop. Returns whether to stop.
+    pub fn sleep(&self, duration: Duration) -> bool {
+        let end = std::time::Instant::now() + duration;
+        while !self.is_stopped() {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+        true
+    }
+}

@@ -1,0 +1,82 @@
+//! The source side's front door: what to copy, whereto, and how.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::secret::Secret;
+use crate::throttle::Throttle;
+
+/// A run of the source side. Built by the agent after all checks; everything in it is valid.
+pub struct SyncPlan {
+    /// Addresses of the target's receiver, tried in order.
+    pub target: Vec<SocketAddr>,
+    /// What both peers know.
+    pub secret: Secret,
+    /// Data connections, 1 to [`crate::limits::CONNECTIONS_MAX`].
+    pub connections: usize,
+    /// What is copied.
+    pub volume: SourceVolume,
+    /// Folder of the baseline; made when missing. Never migrated.
+    pub state: PathBuf,
+    /// Shared bandwidth limit; may be changed while running.
+    pub throttle: Arc<Throttle>,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// Whether the target re-reads its medium after the last round and both sides compare.
+    pub verify: bool,
+    /// How many rounds.
+    pub rounds: Rounds,
+    /// How often a lost link is taken up again.
+    pub retry: Retry,
+}
+
+/// What is copied.
+pub enum SourceVolume {
+    /// The contents of a directory.
+    Tree(TreeSource),
+}
+
+/// A directory to copy.
+pub struct TreeSource {
+    /// The directory whose contents go to the root of the target.
+    pub root: PathBuf,
+    /// Whether disk-backed file systems mounted below the root are copied, too. Pseudo and network file systems never are.
+    pub cross_mounts: bool,
+    /// Exclude rules in rsync's syntax, in order: the lines of all `--exclude-from` files.
+    pub excludes: Vec<String>,
+    /// Absolute paths that are never copied whatever the rules say: the agent's own folder, the state folder.
+    pub never: Vec<PathBuf>,
+}
+
+/// How frames are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// The level follows the bottleneck, frame by frame.
+    Auto,
+    /// Never.
+    Off,
+    /// A fixed zstd level, 1 to 19.
+    Level(i32),
+}
+
+/// How many rounds a run makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounds {
+    /// So many.
+    Count(u32),
+    /// Until a round finds nothing to send, at most so many.
+    UntilClean {
+        /// Upper bound.
+        max: u32,
+    },
+}
+
+/// How a lost link is taken up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The first failure ends the run.
+    Never,
+    /// So many times in a row without progress, with growing pauses.
+    Times(u32),
+}

@@ -1,0 +1,3 @@
+//! The tree engine: directory trees, entry by entry.
+
+pub mod entry;
