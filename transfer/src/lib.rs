@@ -9,6 +9,7 @@ pub mod limits;
 pub mod progress;
 pub mod secret;
 pub mod source;
+pub mod target;
 pub mod throttle;
 pub mod tree;
 
