@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod limits;
+pub mod link;
 pub mod progress;
 pub mod secret;
 pub mod source;

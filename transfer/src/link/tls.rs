@@ -1,0 +1,420 @@
+//! TLS 1.3 over blocking TCP sockets, one direction each.
+//!
+//! Certificates carry no trust here: the receiver makes one for itself at every start, the source accepts any, and
+//! [`super::auth`] then proves, bound to this very TLS session, that the peer knows the migration's secret. The
+//! handshake signature is still verified, because the channel binding is only as good as the handshake.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+
+use crate::error::{Error, Kind, Result};
+use crate::throttle::Throttle;
+
+/// A peer that stays silent for so long is lost. Both sides send at least every [`KEEP_ALIVE`].
+pub const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Pause after which a side with nothing to say sends an empty message: six chances before [`SILENCE_MAX`].
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A handshake must be through after this time: nobody occupies a place by staying silent.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(15);
+/// Plain bytes handed to TLS at a time: four records of 16 KiB, so that the throttle paces smoothly.
+const SLICE_LEN: usize = 64 * 1024;
+
+/// Makes the receiver's TLS side: a certificate of its own, TLS 1.3 only.
+///
+/// # Errors
+/// The kernel gives no random numbers.
+pub fn server_config() -> Result<Arc<ServerConfig>> {
+    let failed = |error: rcgen::Error| Error::new(Kind::Medium, "make a TLS certificate").because(error);
+    let key = rcgen::KeyPair::generate().map_err(failed)?;
+    let certificate = rcgen::CertificateParams::new(vec!["go2cloud".to_owned()])
+        .and_then(|parameters| parameters.self_signed(&key))
+        .map_err(failed)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key)
+        })
+        .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Makes the source's TLS side.
+///
+/// # Errors
+/// Never with the built-in cryptography.
+pub fn client_config() -> Result<Arc<ClientConfig>> {
+    let mut provider = ring::default_provider();
+    // The server follows the client's order. Without AES instructions ChaCha20 is several times faster.
+    let fast_aes = std::arch::is_x86_feature_detected!("aes");
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => u8::from(!fast_aes),
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => u8::from(fast_aes),
+        _ => 2,
+    });
+    let provider = Arc::new(provider);
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+/// Accepts any certificate whose key really signed the handshake; who the peer is, the secret proves.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> std::result::Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> std::result::Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> std::result::Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A connection whose TLS handshake is through; still both directions, for the authentication.
+pub struct TlsStream {
+    connection: Connection,
+    socket: TcpStream,
+}
+
+impl TlsStream {
+    /// Connects to `address` and shakes hands.
+    ///
+    /// # Errors
+    /// Nobody answers there ([`Kind::Retry`]), or whoever answers does not speak TLS 1.3.
+    pub fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Self> {
+        let socket = TcpStream::connect_timeout(&address, HANDSHAKE_MAX).map_err(|error| {
+            Error::new(Kind::Retry, format!("connect to the target at {address}"))
+                .remedy("check that go2cloud-receiver runs there and that the port is open")
+                .because(error)
+        })?;
+        let name = ServerName::IpAddress(address.ip().into());
+        let connection = ClientConnection::new(config, name)
+            .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
+        Self::handshake(socket, Connection::Client(connection))
+    }
+
+    /// Shakes hands on an accepted socket.
+    ///
+    /// # Errors
+    /// The peer does not speak TLS 1.3, or is too slow.
+    pub fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self> {
+        let connection = ServerConnection::new(config)
+            .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
+        Self::handshake(socket, Connection::Server(connection))
+    }
+
+    fn handshake(mut socket: TcpStream, mut connection: Connection) -> Result<Self> {
+        let tuned = socket.set_nodelay(true).and_then(|()| {
+            socket.set_read_timeout(Some(HANDSHAKE_MAX))?;
+            socket.set_write_timeout(Some(SILENCE_MAX))
+        });
+        tuned.map_err(|error| lost("set up the connection", error))?;
+        connection.set_buffer_limit(None);
+        while connection.is_handshaking() {
+            connection
+                .complete_io(&mut socket)
+                .map_err(|error| lost("agree on TLS 1.3 with the peer", error))?;
+        }
+        Ok(Self { connection, socket })
+    }
+
+    /// Keying material of this very session (RFC 9266 channel binding): equal at both ends, unknown to anybody between.
+    ///
+    /// # Errors
+    /// Never after a handshake.
+    pub fn exporter(&self) -> Result<[u8; 32]> {
+        self.connection
+            .export_keying_material([0u8; 32], b"EXPORTER-Channel-Binding", None)
+            .map_err(|error| Error::new(Kind::Medium, "derive the channel binding").because(error))
+    }
+
+    /// Writes and flushes `bytes` (authentication only; data goes through [`TlsWriter`]).
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn say(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.connection.writer().write_all(bytes).and_then(|()| {
+            while self.connection.wants_write() {
+                self.connection.write_tls(&mut self.socket)?;
+            }
+            Ok(())
+        });
+        written.map_err(|error| lost("send to the peer", error))
+    }
+
+    /// Reads exactly `buffer.len()` bytes.
+    ///
+    /// # Errors
+    /// The connection is lost, or the peer ended.
+    pub fn hear(&mut self, buffer: &mut [u8]) -> Result<()> {
+        if read_full(&mut self.connection, &mut self.socket, buffer)? == buffer.len() {
+            Ok(())
+        } else {
+            Err(Error::new(
+                Kind::Retry,
+                "hear from the peer: it closed the connection",
+            ))
+        }
+    }
+
+    /// Keeps the sending direction.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn into_writer(self, throttle: Option<Arc<Throttle>>) -> Result<TlsWriter> {
+        Ok(TlsWriter {
+            connection: self.connection,
+            socket: self.socket,
+            throttle,
+            wire_bytes: 0,
+        })
+    }
+
+    /// Keeps the receiving direction; silence is bounded by [`SILENCE_MAX`].
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn into_reader(self) -> Result<TlsReader> {
+        let set = self.socket.set_read_timeout(Some(SILENCE_MAX));
+        set.map_err(|error| lost("set up the connection", error))?;
+        Ok(TlsReader {
+            connection: self.connection,
+            socket: self.socket,
+        })
+    }
+
+    /// A second handle of the socket, to end the connection from another thread.
+    ///
+    /// # Errors
+    /// Out of file descriptors.
+    pub fn breaker(&self) -> Result<Breaker> {
+        self.socket
+            .try_clone()
+            .map(Breaker)
+            .map_err(|error| lost("set up the connection", error))
+    }
+}
+
+/// Ends a connection from outside: whoever reads or writes it then gets an error at once.
+#[derive(Debug)]
+pub struct Breaker(TcpStream);
+
+impl Breaker {
+    /// Ends the connection.
+    pub fn break_off(&self) {
+        // Already closed is what we want.
+        drop(self.0.shutdown(Shutdown::Both));
+    }
+}
+
+/// The sending direction of a connection.
+pub struct TlsWriter {
+    connection: Connection,
+    socket: TcpStream,
+    throttle: Option<Arc<Throttle>>,
+    wire_bytes: u64,
+}
+
+impl TlsWriter {
+    /// Bytes sent so far, as the network sees them (TLS included, TCP and IP headers not).
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
+    }
+
+    /// Encrypts and sends `bytes`, as slowly as the throttle asks.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        for slice in bytes.chunks(SLICE_LEN) {
+            self.connection
+                .writer()
+                .write_all(slice)
+                .map_err(|error| lost("send to the peer", error))?;
+            if slice.len() == SLICE_LEN {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is buffered.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn flush(&mut self) -> Result<()> {
+        while self.connection.wants_write() {
+            let mut paced = Paced {
+                socket: &mut self.socket,
+                throttle: self.throttle.as_deref(),
+            };
+            let count = self
+                .connection
+                .write_tls(&mut paced)
+                .map_err(|error| lost("send to the peer", error))?;
+            self.wire_bytes += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Sends the orderly end and closes this direction.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn finish(&mut self) -> Result<()> {
+        self.connection.send_close_notify();
+        self.flush()?;
+        self.socket
+            .shutdown(Shutdown::Write)
+            .map_err(|error| lost("end the connection", error))
+    }
+}
+
+/// The socket behind the throttle.
+struct Paced<'a> {
+    socket: &'a mut TcpStream,
+    throttle: Option<&'a Throttle>,
+}
+
+impl Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(throttle) = self.throttle {
+            throttle.take(bytes.len());
+        }
+        self.socket.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        let Some(throttle) = self.throttle else {
+            return self.socket.write_vectored(slices);
+        };
+        throttle.take(slices.iter().map(|slice| slice.len()).sum());
+        let mut count = 0;
+        for slice in slices {
+            self.socket.write_all(slice)?;
+            count += slice.len();
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The receiving direction of a connection.
+pub struct TlsReader {
+    connection: Connection,
+    socket: TcpStream,
+}
+
+impl TlsReader {
+    /// Fills `buffer`; `false` when the peer ended in an orderly way before its first byte.
+    ///
+    /// # Errors
+    /// The connection was cut, timed out, or ended in the middle.
+    pub fn read_exact_or_end(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        match read_full(&mut self.connection, &mut self.socket, buffer)? {
+            0 => Ok(false),
+            count if count == buffer.len() => Ok(true),
+            _ => Err(Error::new(
+                Kind::Retry,
+                "receive from the peer: it ended in the middle of a frame",
+            )),
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the peer says the orderly end; a cut without it is an error.
+fn read_full(connection: &mut Connection, socket: &mut TcpStream, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match connection.reader().read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let count = connection
+                    .read_tls(socket)
+                    .map_err(|error| lost("receive from the peer", error))?;
+                if count == 0 {
+                    return Err(Error::new(
+                        Kind::Retry,
+                        "receive from the peer: the connection was cut",
+                    ));
+                }
+                connection.process_new_packets().map_err(|error| {
+                    Error::new(
+                        Kind::Retry,
+                        "decrypt what the peer sent: it was changed or damaged on the way",
+                    )
+                    .because(error)
+                })?;
+            }
+            Err(error) => return Err(lost("receive from the peer", error)),
+        }
+    }
+    Ok(filled)
+}
+
+fn lost(operation: &str, error: std::io::Error) -> Error {
+    let silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    let error = if silent {
+        std::io::Error::other("the peer was silent for too long")
+    } else {
+        error
+    };
+    Error::new(Kind::Retry, operation).because(error)
+}
