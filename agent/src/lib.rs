@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The source side: command line, configuration, preflight, registration, job loop, cutover.
+//!
+//! The program parses, checks and wires; how bytes travel is the business of `transfer`, how the control plane is
+//! spoken to that of `csm`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub mod cli;
+pub mod exit;
+pub mod folder;
+pub mod output;
+pub mod refusal;
+pub mod resolve;
+pub mod signals;
+pub mod sync;
+pub mod units;
+
+use cli::Command;
+use output::say;
+
+/// Runs the program with `args` (the first one is the program's name) and returns its exit code.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match cli::parse(args) {
+        cli::Parsed::Run(command) => run(*command),
+        cli::Parsed::Shown(text) => {
+            say(&text);
+            exit::DONE.into()
+        }
+        cli::Parsed::Refused(refusals) => refusals.print().into(),
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Sync(args) => sync::run(&args).into(),
+    }
+}

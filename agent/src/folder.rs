@@ -1,0 +1,17 @@
+//! The folder in which the program and its configuration files lie.
+
+use std::path::PathBuf;
+
+/// A file that makes a folder the tool's own: without it, the program was installed among others, as in `/usr/bin`.
+const MARK: &str = "client.json";
+
+/// The folder of the running program.
+pub fn of_program() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    program.parent()?.canonicalize().ok()
+}
+
+/// The tool's own folder, which is never migrated; `None` when the program lies in a folder that is not only its own.
+pub fn own() -> Option<PathBuf> {
+    of_program().filter(|folder| folder.join(MARK).is_file())
+}

@@ -1,0 +1,91 @@
+//! `go2cloud sync`: one volume straight to a receiver, without a control plane.
+
+use std::sync::Arc;
+
+use transfer::progress::{Observer, StopFlag, Summary};
+use transfer::source::SyncPlan;
+use transfer::{Error, Kind};
+
+use crate::cli::SyncArgs;
+use crate::exit::{self, Exit};
+use crate::output::{self, Style, complain};
+use crate::signals;
+
+pub mod plan;
+
+use plan::Plan;
+
+/// Checks the arguments, copies, and reports.
+pub fn run(args: &SyncArgs) -> Exit {
+    let plan = match Plan::check(args) {
+        Ok(plan) => plan,
+        Err(refusals) => return refusals.print(),
+    };
+    let stop = Arc::new(StopFlag::default());
+    if let Err(error) = signals::stop_on_signals(Arc::clone(&stop)) {
+        complain(&format!("go2cloud: cannot watch for Ctrl-C: {error}"));
+        return exit::FAILED;
+    }
+    let observer = output::observer(plan.style);
+    let result = engine(&plan.sync, observer.as_ref(), &stop);
+    drop(observer);
+    report(&plan, result)
+}
+
+fn report(plan: &Plan, result: transfer::Result<Summary>) -> Exit {
+    match result {
+        Ok(summary) => {
+            output::print_summary(plan.style, &summary);
+            if summary.ok { exit::DONE } else { exit::PARTIAL }
+        }
+        Err(error) => {
+            if plan.style == Style::Json {
+                output::error_line(&chain(&error), kind_name(error.kind()));
+            }
+            output::print_error(&error);
+            match error.kind() {
+                Kind::Stopped => {
+                    complain(&format!("To resume: {}", plan.command));
+                    exit::INTERRUPTED
+                }
+                Kind::Usage => exit::USAGE,
+                Kind::Retry | Kind::Medium => {
+                    complain(&format!(
+                        "What is durable at the target is kept. To go on: {}",
+                        plan.command
+                    ));
+                    exit::FAILED
+                }
+                Kind::Refused | Kind::Corrupt => exit::FAILED,
+            }
+        }
+    }
+}
+
+/// The error and its causes in one line.
+pub(crate) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Retry => "retry",
+        Kind::Refused => "refused",
+        Kind::Medium => "medium",
+        Kind::Usage => "usage",
+        Kind::Stopped => "stopped",
+        Kind::Corrupt => "corrupt",
+    }
+}
+
+/// The data plane's entry, until the library offers it.
+fn engine(_: &SyncPlan, _: &dyn Observer, _: &StopFlag) -> transfer::Result<Summary> {
+    Err(Error::new(Kind::Usage, "copy: this build has no data plane yet"))
+}
