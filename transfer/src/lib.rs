@@ -8,6 +8,7 @@ pub mod error;
 pub mod limits;
 pub mod link;
 pub mod progress;
+pub mod protocol;
 pub mod secret;
 pub mod source;
 pub mod target;

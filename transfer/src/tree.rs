@@ -1,3 +1,4 @@
 //! The tree engine: directory trees, entry by entry.
 
 pub mod entry;
+pub mod operation;

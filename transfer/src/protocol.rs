@@ -1,0 +1,226 @@
+//! Messages: what the peers say in frames. docs/PROTOCOL.md tells the conversation.
+//!
+//! Messages are postcard; variants are only ever appended. Everything that comes out of [`decode`] is untrusted in its
+//! meaning, but its form has been checked: paths are plain and relative, lengths fit the frame.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::link::Frame;
+use crate::link::auth::Id;
+use crate::tree::entry::EntryPath;
+
+/// Frame kind of an [`Order`] on the control connection.
+pub const KIND_ORDER: u8 = 1;
+/// Frame kind of a [`Report`] on the report connection.
+pub const KIND_REPORT: u8 = 2;
+/// Frame kind of tree operations on a data connection.
+pub const KIND_TREE: u8 = 3;
+/// Frame kind of a piece of the target's replica on the report connection.
+pub const KIND_REPLICA: u8 = 4;
+/// Frame kind of disk chunks on a data connection.
+pub const KIND_DISK: u8 = 5;
+
+/// What the target durably holds: two replicas with equal positions have equal contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Position {
+    /// Number of sealed generations.
+    pub generation: u64,
+    /// Random mark of this generation, drawn by the target when it sealed it.
+    pub mark: Id,
+}
+
+/// Source to target, on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Nothing; proves that the source is alive.
+    KeepAlive,
+    /// Send the replica: the source has lost its baseline, or has another one.
+    Fetch {
+        /// Generation the source has, 0 for none.
+        have_generation: u64,
+    },
+    /// All frames of the round have been sent; make them durable and seal the generation.
+    EndRound {
+        /// Frames sent in this session so far: numbers 0 to `frames - 1`.
+        frames: u64,
+    },
+    /// Re-read the medium and compare it with the replica.
+    Verify,
+    /// The source has finished.
+    Goodbye,
+}
+
+/// Target to source, on the report connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// Nothing; proves that the target is alive.
+    KeepAlive,
+    /// The session is open.
+    Opened {
+        /// What the target durably holds.
+        position: Position,
+    },
+    /// The replica has been sent.
+    ReplicaEnd {
+        /// The position it is at.
+        position: Position,
+    },
+    /// Frames became durable.
+    Durable {
+        /// How many frames of this session are durable.
+        frames: u64,
+        /// Their content bytes.
+        bytes: u64,
+    },
+    /// The target's file system could not take something; the rest of the entry is there.
+    Skipped {
+        /// The entry.
+        path: EntryPath,
+        /// Owner, attribute, device node …
+        what: String,
+        /// As the system said it.
+        why: String,
+    },
+    /// The round is durable and sealed.
+    RoundDone {
+        /// The new position.
+        position: Position,
+    },
+    /// Verification under way.
+    VerifyProgress {
+        /// Bytes re-read so far.
+        bytes: u64,
+        /// Bytes to re-read.
+        bytes_total: u64,
+    },
+    /// An entry whose medium differs from the replica; the replica now says that its content is unknown.
+    Differs {
+        /// The entry.
+        path: EntryPath,
+        /// What differs.
+        what: String,
+    },
+    /// Verification is through.
+    Verified {
+        /// Root digest of what was re-read.
+        root: [u8; 32],
+        /// Entries compared.
+        compared: u64,
+        /// Bytes re-read.
+        bytes: u64,
+        /// Entries that differ.
+        differences: u64,
+        /// The replica's position, which differences have moved.
+        position: Position,
+    },
+    /// The target gives up on this session.
+    Failed {
+        /// Why.
+        why: Failure,
+        /// For people: what failed and what to do.
+        message: String,
+    },
+}
+
+/// Why a target gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// Another source is connected.
+    Busy,
+    /// This target belongs to another migration, or to another kind of volume.
+    OtherMigration,
+    /// Its medium refuses: full, read-only, broken.
+    Medium,
+    /// The source broke the protocol.
+    Protocol,
+    /// The receiver was told to stop.
+    Stopped,
+}
+
+impl Failure {
+    /// What a source makes of it.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Busy | Self::Stopped => Kind::Retry,
+            Self::OtherMigration => Kind::Refused,
+            Self::Medium => Kind::Medium,
+            Self::Protocol => Kind::Corrupt,
+        }
+    }
+}
+
+/// Encodes a message as a frame of `kind`.
+///
+/// # Errors
+/// Never for messages within the limits.
+pub fn encode<M: Serialize>(kind: u8, message: &M) -> Result<Frame> {
+    let payload = postcard::to_stdvec(message)
+        .map_err(|error| Error::new(Kind::Corrupt, "encode a message").because(error))?;
+    Ok(Frame::message(kind, payload))
+}
+
+/// Decodes the payload of a frame of the expected kind.
+///
+/// # Errors
+/// [`Kind::Corrupt`]: another kind, trailing bytes, or anything malformed.
+pub fn decode<M: DeserializeOwned>(kind: u8, frame: Frame) -> Result<M> {
+    if frame.kind != kind {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("accept a frame of kind {} here", frame.kind),
+        ));
+    }
+    let bytes = frame.decode()?;
+    match postcard::take_from_bytes(&bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) => Err(Error::new(Kind::Corrupt, "decode a message: bytes are left over")),
+        Err(error) => Err(Error::new(Kind::Corrupt, "decode a message").because(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn golden_messages() {
+        let bytes = |frame: Frame| {
+            frame
+                .payload
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        assert_eq!(
+            bytes(encode(KIND_ORDER, &Order::EndRound { frames: 300 }).unwrap()),
+            "02ac02"
+        );
+        assert_eq!(bytes(encode(KIND_ORDER, &Order::Goodbye).unwrap()), "04");
+        let position = Position {
+            generation: 2,
+            mark: [0xab; 16],
+        };
+        let done = encode(KIND_REPORT, &Report::RoundDone { position }).unwrap();
+        assert_eq!(bytes(done), format!("0502{}", "ab".repeat(16)));
+        let skipped = Report::Skipped {
+            path: EntryPath::parse(*b"a/b").unwrap(),
+            what: "owner".into(),
+            why: "no".into(),
+        };
+        assert_eq!(
+            bytes(encode(KIND_REPORT, &skipped).unwrap()),
+            "0403612f62056f776e6572026e6f"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_are_refused_or_understood_but_never_panic(bytes: Vec<u8>) {
+            drop(decode::<Order>(KIND_ORDER, Frame::message(KIND_ORDER, bytes.clone())));
+            drop(decode::<Report>(KIND_REPORT, Frame::message(KIND_REPORT, bytes)));
+        }
+    }
+}
