@@ -1,4 +1,5 @@
 //! The tree engine: directory trees, entry by entry.
 
 pub mod entry;
+pub mod filter;
 pub mod operation;
