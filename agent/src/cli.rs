@@ -7,13 +7,17 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::refusal::Refusals;
 
 pub mod flags;
+mod job_args;
 mod sync_args;
 
+pub use job_args::JobArgs;
 pub use sync_args::SyncArgs;
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
+    /// Migrate by job, or what the flags of the job-driven way ask for instead.
+    Job(Box<JobArgs>),
     /// Copy directories or disks straight to a receiver.
     Sync(Box<SyncArgs>),
 }
@@ -34,14 +38,33 @@ pub enum Parsed {
     name = "go2cloud",
     version,
     about = "Moves this running server, or parts of it, to another machine",
+    after_help = AFTER_HELP,
     max_term_width = 110,
-    subcommand_required = true,
-    arg_required_else_help = true
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    override_usage = "go2cloud -region REGION -endpoint DOMAIN [FLAGS]\n       go2cloud COMMAND …"
 )]
 struct Cli {
+    #[command(flatten)]
+    job: JobArgs,
     #[command(subcommand)]
-    command: Sub,
+    command: Option<Sub>,
 }
+
+const AFTER_HELP: &str = "\
+Every flag may be written -flag VALUE, -flag=VALUE, --flag VALUE or --flag=VALUE.
+What is not given comes from user.json and client.json beside the program; keys also from
+GO2CLOUD_SECRET_ID and GO2CLOUD_SECRET_KEY, or they are asked for. Without -console and
+-no-console this machine is registered and waits for a job.
+
+Exit codes:
+    0  done; with --check: nothing to complain about
+    1  failed
+    2  refused, nothing done; with --check: there are warnings
+    3  --check found something that must be repaired first
+   23  done, but some entries could not be copied as they are
+  130  stopped by Ctrl-C or SIGTERM
+After 1 and 130 the same command resumes where it stopped.";
 
 #[derive(Debug, Subcommand)]
 enum Sub {
@@ -68,7 +91,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Parsed::Run(Box::new(match cli.command {
-            Sub::Sync(args) => Command::Sync(args),
+            None => Command::Job(Box::new(cli.job)),
+            Some(Sub::Sync(args)) => Command::Sync(args),
         })),
         Err(error) if !error.use_stderr() => Parsed::Shown(error.render().to_string()),
         Err(error) => Parsed::Refused(clap_refusal(&error)),

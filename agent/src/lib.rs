@@ -7,11 +7,14 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub mod cli;
+pub mod config;
 pub mod exit;
 pub mod folder;
+pub mod migrate;
 pub mod output;
 pub mod refusal;
 pub mod resolve;
+pub mod secret_text;
 pub mod signals;
 pub mod sync;
 pub mod units;
@@ -33,6 +36,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> ExitCode {
     match command {
+        Command::Job(args) => migrate::run(&args).into(),
         Command::Sync(args) => sync::run(&args).into(),
     }
 }

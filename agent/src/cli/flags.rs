@@ -115,6 +115,7 @@ impl Normaliser<'_> {
             }
             Some(_) => {}
             None if on => self.output.push(word),
+            None if self.find("off").is_some() => self.output.push(format!("--off={long}").into()),
             None => {}
         }
     }
@@ -144,7 +145,7 @@ impl Normaliser<'_> {
 }
 
 /// Number of letters to change, add or take away (Levenshtein), with case and the kind of dash ignored.
-fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let fold = |text: &str| text.to_ascii_lowercase().replace('_', "-").into_bytes();
     let (one, other) = (fold(one), fold(other));
     let mut row: Vec<usize> = (0..=other.len()).collect();

@@ -69,9 +69,14 @@ pub struct SyncArgs {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done and complete; 1 failed; 2 refused, nothing done; 23 done, but some entries could not be copied as
-they are; 130 stopped by Ctrl-C or SIGTERM. After 1 and 130 the same command resumes where it stopped.
+Exit codes:
+    0  done and complete
+    1  failed
+    2  refused, nothing done
+   23  done, but some entries could not be copied as they are
+  130  stopped by Ctrl-C or SIGTERM
+After 1 and 130 the same command resumes where it stopped.
 
 Example:
-  go2cloud-receiver --listen 10.0.0.2:443 --secret-file s.key --into /mnt/target    on the target
-  go2cloud sync --to 10.0.0.2:443 --secret-file s.key /srv/data                     here";
+  on the target:  go2cloud-receiver --listen 10.0.0.2:443 --secret-file s.key --into /mnt/target
+  here:           go2cloud sync --to 10.0.0.2:443 --secret-file s.key /srv/data";

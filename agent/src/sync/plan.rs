@@ -270,7 +270,7 @@ pub fn never_copied(state: &Path) -> Vec<PathBuf> {
     never
 }
 
-fn number<T>(
+pub(crate) fn number<T>(
     text: &Option<String>,
     flag: &str,
     range: RangeInclusive<T>,

@@ -8,6 +8,7 @@ fn args(line: &[&str]) -> SyncArgs {
     match cli::parse(words) {
         Parsed::Run(command) => match *command {
             Command::Sync(args) => *args,
+            other => panic!("{line:?} gave {other:?}"),
         },
         other => panic!("{line:?} gave {other:?}"),
     }
