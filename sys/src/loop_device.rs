@@ -1,0 +1,134 @@
+//! Loop devices and mounts for tests and benchmarks: real block devices that anyone with root can have.
+//!
+//! Everything made here is unmade on drop, also when a test panics. Uses the `losetup`, `mount` and `umount` programs.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A loop device over a sparse file, both removed on drop.
+#[derive(Debug)]
+pub struct LoopDevice {
+    /// Its node.
+    pub path: PathBuf,
+    /// The file behind it.
+    pub backing: PathBuf,
+}
+
+impl LoopDevice {
+    /// A device of `len` zero bytes with sectors of `sector_len` bytes; `name` prefixes the file behind it.
+    ///
+    /// # Errors
+    /// No space, no loop devices, not root.
+    pub fn new(name: &str, len: u64, sector_len: u32) -> io::Result<Self> {
+        let backing = unique_path(name, "img");
+        std::fs::File::create(&backing)?.set_len(len)?;
+        let arguments = [
+            "--find",
+            "--show",
+            "--partscan",
+            "--direct-io=on",
+            "--sector-size",
+        ];
+        let output = Command::new("losetup")
+            .args(arguments)
+            .arg(sector_len.to_string())
+            .arg(&backing)
+            .output()?;
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let device = Self { path, backing };
+        if !output.status.success() {
+            return Err(io::Error::other(
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            ));
+        }
+        Ok(device)
+    }
+
+    /// Makes the kernel read the partition table again and waits for the nodes.
+    ///
+    /// # Errors
+    /// `partx` fails.
+    pub fn scan_partitions(&self) -> io::Result<()> {
+        run("partx", [OsStr::new("-u"), self.path.as_os_str()])
+    }
+
+    /// The node of partition `number`.
+    pub fn partition(&self, number: u32) -> PathBuf {
+        PathBuf::from(format!("{}p{number}", self.path.display()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if self.path.as_os_str().is_empty() {
+            let _ = std::fs::remove_file(&self.backing);
+            return;
+        }
+        // A device still busy goes away with its last user: losetup marks it so.
+        let _ = Command::new("partx").arg("-d").arg(&self.path).output();
+        let _ = Command::new("losetup").arg("-d").arg(&self.path).output();
+        let _ = std::fs::remove_file(&self.backing);
+    }
+}
+
+/// A mounted file system, unmounted on drop.
+#[derive(Debug)]
+pub struct TestMount {
+    /// Where it is mounted.
+    pub point: PathBuf,
+}
+
+impl TestMount {
+    /// Mounts `device` at a new directory with `options`.
+    ///
+    /// # Errors
+    /// `mount` fails.
+    pub fn new(name: &str, device: &Path, options: &str) -> io::Result<Self> {
+        let mount = Self {
+            point: unique_path(name, "mnt"),
+        };
+        std::fs::create_dir(&mount.point)?;
+        run(
+            "mount",
+            [
+                OsStr::new("-o"),
+                OsStr::new(options),
+                device.as_os_str(),
+                mount.point.as_os_str(),
+            ],
+        )?;
+        Ok(mount)
+    }
+}
+
+impl Drop for TestMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.point).output();
+        let _ = std::fs::remove_dir(&self.point);
+    }
+}
+
+/// Runs a program and fails with its standard error when it does.
+///
+/// # Errors
+/// The program is missing or fails.
+pub fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> io::Result<()> {
+    let output = Command::new(program).args(arguments).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{program}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )))
+}
+
+fn unique_path(name: &str, kind: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/var/tmp/{name}-{}-{number}.{kind}", std::process::id()))
+}
