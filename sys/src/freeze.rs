@@ -191,7 +191,10 @@ mod tests {
         let written = writer(&mount.point);
         written.recv_timeout(Duration::from_secs(5)).unwrap();
         assert!(frozen.frozen_for() >= Duration::from_millis(500));
-        assert_eq!(frozen.thaw().unwrap().thawed_early, [mount.point.clone()]);
+        assert_eq!(
+            frozen.thaw().unwrap().thawed_early,
+            std::slice::from_ref(&mount.point)
+        );
     }
 
     #[test]
@@ -212,7 +215,7 @@ mod tests {
         } else {
             60
         });
-        let points = vec![PathBuf::from(point)];
+        let points = [PathBuf::from(point)];
         let _frozen = Frozen::freeze(&points, deadline).unwrap();
         println!("frozen");
         std::thread::sleep(Duration::from_secs(60));
