@@ -1,1 +1,7 @@
-//! End-to-end tests.
+//! What end-to-end tests share: random trees, file systems to put them on, and a comparison that owes nothing to the
+//! code under test. The tests themselves drive the programs only.
+
+pub mod compare;
+pub mod dice;
+pub mod maketree;
+pub mod medium;
