@@ -8,14 +8,33 @@
 )]
 
 pub mod aligned;
+pub mod beneath;
 pub mod block_device;
 pub mod block_tracker;
 mod bpf;
 pub mod chunk_set;
+pub mod directory;
+pub mod extents;
+pub mod fiemap;
+pub mod file_attributes;
 pub mod freeze;
 pub mod getfsmap;
+pub mod inode_flags;
 pub mod loop_device;
 pub mod mounts;
 mod perf;
+pub mod reflink;
 mod tracepoint;
 pub mod watchdog;
+pub mod xattr;
+
+/// Turns the answer of a C library call into a result.
+fn answer(value: libc::c_int) -> rustix::io::Result<libc::c_int> {
+    if value >= 0 {
+        return Ok(value);
+    }
+    let errno = std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO);
+    Err(rustix::io::Errno::from_raw_os_error(errno))
+}
