@@ -1,5 +1,7 @@
 //! The tree engine: directory trees, entry by entry.
 
+pub mod capture;
 pub mod entry;
 pub mod filter;
 pub mod operation;
+pub mod write;
