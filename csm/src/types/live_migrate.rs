@@ -24,6 +24,8 @@ structure! {
         required lan_ip: String => "LanIp",
         /// Password made for the migration.
         required password: Secret => "Password",
+        /// TCP port of the target's receiver, when it is not 443. Not in the reference: an extension of this control plane.
+        optional port: u64 => "Port",
     }
 }
 
@@ -71,6 +73,8 @@ structure! {
         required password: Secret => "Password",
         /// Private IP of the target.
         required lan_ip: String => "LanIp",
+        /// TCP port of the target's receiver, when it is not 443. Not in the reference: an extension of this control plane.
+        optional port: u64 => "Port",
     }
 }
 
