@@ -9,11 +9,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::action::Action;
+use crate::action::{Action, Service};
 use crate::credential::Credential;
 use crate::dns::Resolver;
+use crate::envelope;
+use crate::secret::Secret;
 
 mod attempt;
 pub mod clock;
@@ -52,6 +56,27 @@ impl Call<'_> {
             .any(|verb| self.action.starts_with(verb))
     }
 }
+
+/// What an enrolment code was exchanged for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// A temporary key, good for registering one source and reporting on its jobs.
+    pub credential: Credential,
+    /// Until when, UTC, `YYYY-MM-DDThh:mm:ssZ`.
+    pub expired_time: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EnrolAnswer {
+    tmp_secret_id: String,
+    tmp_secret_key: Secret,
+    token: Secret,
+    expired_time: String,
+}
+
+/// The path of the enrolment, and its name in errors.
+const ENROL: &str = "enrol";
 
 /// Calls a control plane. Clones share connections, rate limit and credential.
 #[derive(Debug, Clone)]
@@ -176,6 +201,44 @@ impl Client {
         }
     }
 
+    /// Exchanges an enrolment code for a temporary key, and signs with it from now on. An extension of the
+    /// self-hosted control plane; the request is not signed, because the code is the proof.
+    ///
+    /// # Errors
+    /// [`Kind::Authentication`] when the code is unknown, expired, revoked or used up; else as [`Self::call`]. It is
+    /// sent once only, because each success uses the code up a little.
+    pub async fn enrol(&self, code: &Secret) -> Result<Enrolment, Error> {
+        let call = Call {
+            service: Service::Csm.name(),
+            version: Service::Csm.version(),
+            action: ENROL,
+        };
+        let url = format!("{}{ENROL}", self.shared.config.endpoint.url(call.service));
+        let body = serde_json::json!({"Code": code.reveal()}).to_string();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(envelope::CONTENT_TYPE));
+        let signed = attempt::Signed { headers, body };
+        let answer = attempt::send(&self.shared.http, &url, signed, &call, self.through()).await;
+        let answer: EnrolAnswer =
+            serde_json::from_value(answer.map_err(|failure| failure.error)?).map_err(|error| {
+                Error::new(Kind::NotTheApi, ENROL, "the answer has unexpected types").because(error)
+            })?;
+        let credential = Credential::temporary(answer.tmp_secret_id, answer.tmp_secret_key, answer.token);
+        self.set_credential(credential.clone());
+        Ok(Enrolment {
+            credential,
+            expired_time: answer.expired_time,
+        })
+    }
+
+    fn through(&self) -> Through {
+        if self.shared.config.proxy.is_some() {
+            Through::Proxy
+        } else {
+            Through::Direct
+        }
+    }
+
     async fn attempt(&self, call: &Call<'_>, request: &Value) -> Result<Value, Failure> {
         let shared = &self.shared;
         let credential = Arc::clone(&shared.credential.read().unwrap_or_else(PoisonError::into_inner));
@@ -191,12 +254,14 @@ impl Client {
             error,
             done: Done::No,
         })?;
-        let through = if shared.config.proxy.is_some() {
-            Through::Proxy
-        } else {
-            Through::Direct
-        };
-        attempt::send(&shared.http, &endpoint.url(call.service), signed, call, through).await
+        attempt::send(
+            &shared.http,
+            &endpoint.url(call.service),
+            signed,
+            call,
+            self.through(),
+        )
+        .await
     }
 
     /// Takes the server's time over, when that is wanted and safe; true when the call should be made again.

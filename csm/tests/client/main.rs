@@ -107,6 +107,34 @@ async fn the_token_of_a_temporary_key_is_sent_and_keys_can_be_exchanged() {
 }
 
 #[tokio::test]
+async fn an_enrolment_code_becomes_a_temporary_key_that_signs_from_then_on() {
+    let plane = Plane::http("127.0.0.1:0", |number, _| match number {
+        0 => success(&format!(
+            r#""TmpSecretId":"{SECRET_ID}","TmpSecretKey":"{SECRET_KEY}","Token":"the-token","ExpiredTime":"2026-01-31T00:00:00Z""#
+        )),
+        1 => success(""),
+        _ => failure("AuthFailure.TokenFailure"),
+    })
+    .await;
+    let client = client(&plane);
+    client.set_credential(Credential::default());
+    let enrolment = client.enrol(&"g2c-code".into()).await.unwrap();
+    assert_eq!(enrolment.expired_time, "2026-01-31T00:00:00Z");
+    client.call(&listing()).await.unwrap();
+    let received = plane.received();
+    assert_eq!(
+        (received[0].method.as_str(), received[0].uri.as_str()),
+        ("POST", "/enrol")
+    );
+    assert_eq!(received[0].body, br#"{"Code":"g2c-code"}"#);
+    received[1].verify("csm");
+    assert_eq!(received[1].header("x-tc-token"), Some("the-token"));
+    let error = client.enrol(&"g2c-code".into()).await.unwrap_err();
+    assert_eq!((error.kind(), plane.received().len()), (Kind::Authentication, 3));
+    assert!(!format!("{error:?}{error}{enrolment:?}").contains("g2c-code"));
+}
+
+#[tokio::test]
 async fn a_domain_gets_the_service_as_prefix_in_address_host_and_signature() {
     let plane = Plane::http("127.83.17.10:80", |_, _| success("")).await;
     let folder = tempfile::tempdir().unwrap();
