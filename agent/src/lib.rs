@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod folder;
+pub mod inventory;
 pub mod migrate;
 pub mod output;
 pub mod refusal;
