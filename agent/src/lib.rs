@@ -11,6 +11,7 @@ pub mod config;
 pub mod exit;
 pub mod folder;
 pub mod inventory;
+pub mod log;
 pub mod migrate;
 pub mod output;
 pub mod refusal;

@@ -86,6 +86,6 @@ fn kind_name(kind: Kind) -> &'static str {
 }
 
 /// The data plane's entry, until the library offers it.
-fn engine(_: &SyncPlan, _: &dyn Observer, _: &StopFlag) -> transfer::Result<Summary> {
+pub(crate) fn engine(_: &SyncPlan, _: &dyn Observer, _: &StopFlag) -> transfer::Result<Summary> {
     Err(Error::new(Kind::Usage, "copy: this build has no data plane yet"))
 }

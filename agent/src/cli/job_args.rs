@@ -153,6 +153,9 @@ pub struct JobArgs {
     /// Speak to the API without TLS: only for tests on one machine
     #[arg(long, help_heading = OWN)]
     pub plain_http: bool,
+    /// Folder of what is kept between runs (default /var/lib/go2cloud)
+    #[arg(long, value_name = "DIR", help_heading = OWN)]
+    pub state: Option<PathBuf>,
     /// End after one job instead of waiting for the next
     #[arg(long, help_heading = OWN)]
     pub once: bool,

@@ -19,6 +19,9 @@ mod keys;
 
 pub use keys::{ENV_SECRET_ID, ENV_SECRET_KEY, hide_keys};
 
+/// What is kept between runs, unless `--state` says otherwise.
+const STATE_ROOT: &str = "/var/lib/go2cloud";
+
 /// A checked run of the job-driven way.
 #[derive(Debug)]
 pub struct Plan {
@@ -28,6 +31,8 @@ pub struct Plan {
     pub source_root: PathBuf,
     /// The folder of the tool, with its configuration files and logs.
     pub folder: PathBuf,
+    /// The folder of what is kept between runs.
+    pub state_root: PathBuf,
     /// How the data goes.
     pub network: Network,
     /// What the flags say about the transfer; a job can say more.
@@ -217,6 +222,17 @@ impl Plan {
         Self::check_in(args, &folder)
     }
 
+    /// The folder of the baseline of one job, or of one target.
+    pub fn state_of(&self, key: &str) -> PathBuf {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.source_root.as_os_str().as_encoded_bytes());
+        hasher.update(&[0]);
+        hasher.update(key.as_bytes());
+        self.state_root
+            .join("state")
+            .join(&hasher.finalize().to_hex()[..32])
+    }
+
     /// Checks `args` with the files in `folder`.
     ///
     /// # Errors
@@ -237,6 +253,7 @@ impl Plan {
             task,
             source_root,
             folder: folder.to_owned(),
+            state_root: args.state.clone().unwrap_or_else(|| PathBuf::from(STATE_ROOT)),
             network,
             transfer,
             keep: checker.keep(),

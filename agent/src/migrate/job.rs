@@ -1,0 +1,419 @@
+//! One migration from beginning to end: the story, and the one branch that puts the world back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use csm::types::job::{MigrateResult, MigrationJob, ModifyMigrationJob};
+use transfer::progress::{StopFlag, Summary};
+use transfer::source::{Compression, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
+use transfer::throttle::Throttle;
+use transfer::{Error, Kind};
+
+use super::api::{Api, chain};
+use super::excludes;
+use super::failure::{Code, Ended, Failure};
+use super::plan::{Mode, Plan};
+use super::report::Reporter;
+use super::supervisor::{Orders, Supervised, Supervisor};
+use super::target::{self, Entered, Wanted};
+use super::transit;
+use crate::inventory::Inventory;
+use crate::output;
+use crate::sync::plan::never_copied;
+
+/// Data connections of a job.
+pub(super) const CONNECTIONS: usize = 4;
+/// Rounds of a job without an incremental phase: the full one, and one for what changed meanwhile.
+pub(super) const ROUNDS: u32 = 2;
+/// Reconnections in a row without progress. With pauses of up to 30 s an outage of an hour is sat out.
+pub(super) const RETRIES: u32 = 120;
+/// Pause between two rounds of an incremental phase.
+const ROUND_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a migration works with.
+pub struct Context<'a> {
+    /// The checked command line.
+    pub plan: &'a Plan,
+    /// The control plane.
+    pub api: &'a Arc<Api>,
+    /// This machine.
+    pub inventory: &'a Inventory,
+    /// Asks the whole program to stop.
+    pub stop: &'a Arc<StopFlag>,
+}
+
+/// A job on its way.
+struct Running<'a> {
+    context: &'a Context<'a>,
+    job: &'a MigrationJob,
+    id: &'a str,
+    reporter: Arc<Reporter>,
+    throttle: Arc<Throttle>,
+    orders: Arc<Orders>,
+}
+
+/// Migrates by `job`, and reports how it ended.
+///
+/// # Errors
+/// Why it ended before its success; the control plane knows it already.
+pub fn migrate(context: &Context<'_>, job: &MigrationJob) -> Result<Summary, Ended> {
+    let id = job.job_id.clone().unwrap_or_default();
+    let reporter = Arc::new(Reporter::new(output::observer(context.plan.run.style)));
+    let throttle = Arc::new(Throttle::new(0));
+    let supervised = Supervised {
+        api: Arc::clone(context.api),
+        job_id: id.clone(),
+        reporter: Arc::clone(&reporter),
+        throttle: Arc::clone(&throttle),
+        limit: context.plan.transfer.bandwidth_limit,
+        program: Arc::clone(context.stop),
+    };
+    let supervisor = Supervisor::start(supervised, job)
+        .map_err(|error| Failure::new(Code::Transmission, "Start", error.to_string()))?;
+    let running = Running {
+        context,
+        job,
+        id: &id,
+        reporter,
+        throttle,
+        orders: Arc::clone(&supervisor.orders),
+    };
+    let mut instance = None;
+    let result = running.phases(&mut instance);
+    // Its last report must not come after ours.
+    drop(supervisor);
+    if let Err(ended) = &result {
+        running.put_back(ended, instance.as_deref());
+    }
+    result
+}
+
+/// Reports that a job is at rest which was to stop while nothing ran.
+pub fn rest(context: &Context<'_>, job: &MigrationJob) {
+    let id = job.job_id.clone().unwrap_or_default();
+    if let Err(error) = context.api.insist(&stopped(&id), context.stop) {
+        tracing::error!(
+            "the control plane does not take the pause of {id}: {}",
+            chain(&error)
+        );
+    }
+}
+
+fn stopped(id: &str) -> ModifyMigrationJob {
+    ModifyMigrationJob {
+        job_id: id.to_owned(),
+        status: Some("STOPPED".to_owned()),
+        migrate_result: Some(MigrateResult {
+            state: Some("File Transmission Stopped".to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+impl Running<'_> {
+    /// The story. `instance` is what must leave migration mode when something fails.
+    fn phases(&self, instance: &mut Option<String>) -> Result<Summary, Ended> {
+        let target = self.find_target()?;
+        let entered = self.enter_migration_mode(&target, instance)?;
+        self.reach(&entered)?;
+        let mut summary = self.rounds(entered)?;
+        summary = self.complete(summary)?;
+        self.leave_migration_mode(&target)?;
+        *instance = None;
+        let image = self.make_image()?;
+        self.succeed(&summary, image)?;
+        Ok(summary)
+    }
+
+    fn find_target(&self) -> Result<String, Ended> {
+        self.reporter.say("preparing the target");
+        if transit::is_image(self.job) {
+            return transit::create(
+                self.context.api,
+                self.job,
+                self.context.inventory,
+                &self.orders.stop,
+            )
+            .map_err(|ended| self.or_orders(ended));
+        }
+        match self.job.instance_id.as_deref() {
+            Some(id) if !id.is_empty() => {
+                target::judge(self.context.api, id, &self.wanted(), &self.orders.stop)
+                    .map_err(|ended| self.or_orders(ended))?;
+                Ok(id.to_owned())
+            }
+            _ => Err(Failure::new(
+                Code::EnterMigrateMode,
+                "Prepare",
+                "the job names no target instance",
+            )
+            .into()),
+        }
+    }
+
+    fn enter_migration_mode(&self, target: &str, instance: &mut Option<String>) -> Result<Entered, Ended> {
+        self.reporter.say("the target enters migration mode");
+        *instance = Some(target.to_owned());
+        let extra = extra_info(self.context.plan);
+        target::enter(self.context.api, target, &self.wanted(), extra, &self.orders.stop)
+            .map_err(|ended| self.or_orders(ended))
+    }
+
+    fn reach(&self, entered: &Entered) -> Result<(), Ended> {
+        self.reporter.say(format!("connecting to {}", entered.address));
+        target::reach(entered.address, &self.orders.stop).map_err(|ended| self.or_orders(ended))
+    }
+
+    /// The full round, and rounds for what changed meanwhile: one, or as long as the incremental phase lasts.
+    fn rounds(&self, entered: Entered) -> Result<Summary, Ended> {
+        let mut plan = self.sync_plan(entered)?;
+        if self.orders.incremental().is_none() {
+            plan.rounds = Rounds::Count(ROUNDS);
+            plan.verify = self.wants_checksum();
+            return self.sync(&plan);
+        }
+        plan.rounds = Rounds::Count(1);
+        let mut total = self.sync(&plan)?;
+        let began = jiff::Timestamp::now().as_second();
+        loop {
+            let now = jiff::Timestamp::now().as_second();
+            let over = self
+                .orders
+                .incremental()
+                .is_none_or(|phase| phase.is_over(began, now));
+            plan.verify = over && self.wants_checksum();
+            add(&mut total, self.sync(&plan)?);
+            self.reporter
+                .say(format!("incremental round {} finished", total.rounds - 1));
+            if over {
+                return Ok(total);
+            }
+            if self.orders.stop.sleep(ROUND_PAUSE) {
+                return Err(self.orders.why());
+            }
+        }
+    }
+
+    fn sync(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
+        crate::sync::engine(plan, self.reporter.as_ref(), &self.orders.stop)
+            .map_err(|error| self.or_orders(ended_by(&error)))
+    }
+
+    /// A round that skipped anything did not succeed.
+    fn complete(&self, summary: Summary) -> Result<Summary, Ended> {
+        let Some(first) = summary.skipped.first() else {
+            return Ok(summary);
+        };
+        let text = format!(
+            "{} entries could not be copied as they are; the first: {} of {}: {}",
+            summary.skipped.len(),
+            first.what,
+            first.path,
+            first.why
+        );
+        for skipped in &summary.skipped {
+            tracing::error!(
+                path = skipped.path,
+                what = skipped.what,
+                "not copied: {}",
+                skipped.why
+            );
+        }
+        Err(Failure::new(Code::Transmission, "File Transmission", text).into())
+    }
+
+    fn leave_migration_mode(&self, target: &str) -> Result<(), Ended> {
+        self.reporter.say("the target leaves migration mode");
+        let context = self.context;
+        target::exit(context.api, target, context.inventory, true, &self.orders.stop).map_err(|error| {
+            if super::api::is_outage(&error) {
+                self.orders.why()
+            } else {
+                Failure::new(Code::InitServer, "Failed exitLiveMigrateInstance", chain(&error)).into()
+            }
+        })
+    }
+
+    fn make_image(&self) -> Result<Option<String>, Ended> {
+        if !transit::is_image(self.job) {
+            return Ok(None);
+        }
+        self.reporter.say("making the image");
+        transit::make_image(self.context.api, self.id, &self.orders.stop)
+            .map(Some)
+            .map_err(|ended| self.or_orders(ended))
+    }
+
+    fn succeed(&self, summary: &Summary, image: Option<String>) -> Result<(), Ended> {
+        let text = format!(
+            "{} entries, {} bytes, {} rounds, {:.0} s",
+            summary.files, summary.bytes_total, summary.rounds, summary.seconds
+        );
+        let request = ModifyMigrationJob {
+            job_id: self.id.to_owned(),
+            status: Some("SUCCESS".to_owned()),
+            progress: Some("100".to_owned()),
+            remaining_time_estimate: Some("0".to_owned()),
+            last_message: Some("Migrate successfully.".to_owned()),
+            image_id: image,
+            migrate_result: Some(MigrateResult {
+                state: Some("Finished".to_owned()),
+                result: Some("succ".to_owned()),
+                desc: Some(text),
+            }),
+            ..Default::default()
+        };
+        match self.context.api.insist(&request, self.context.stop) {
+            Ok(_) => Ok(()),
+            Err(_) if self.context.stop.is_stopped() => Err(Ended::Interrupted),
+            Err(error) => {
+                // The data are there and the target has left migration mode: only the console does not know it.
+                tracing::error!("the control plane does not take the success: {}", chain(&error));
+                Ok(())
+            }
+        }
+    }
+
+    /// The error branch: the target leaves migration mode unless the job goes on, and the control plane is told.
+    fn put_back(&self, ended: &Ended, instance: Option<&str>) {
+        let context = self.context;
+        match ended {
+            Ended::Interrupted | Ended::Deleted => {}
+            Ended::Paused => self.tell(&stopped(self.id)),
+            Ended::Failed(failure) => {
+                tracing::error!(step = failure.step, "{failure}");
+                let mut result = "normalFailed";
+                if let Some(instance) = instance
+                    && let Err(error) =
+                        target::exit(context.api, instance, context.inventory, false, context.stop)
+                {
+                    result = "malformedFailed";
+                    tracing::error!(
+                        "the target does not leave migration mode: {}; Please execute '--clean' option manually.",
+                        chain(&error)
+                    );
+                }
+                self.tell(&ModifyMigrationJob {
+                    job_id: self.id.to_owned(),
+                    status: Some("FAILED".to_owned()),
+                    last_message: Some(failure.description()),
+                    migrate_result: Some(MigrateResult {
+                        state: Some(failure.step.chars().take(128).collect()),
+                        result: Some(result.to_owned()),
+                        desc: Some(failure.description()),
+                    }),
+                    ..Default::default()
+                });
+            }
+        }
+    }
+
+    fn tell(&self, request: &ModifyMigrationJob) {
+        if let Err(error) = self.context.api.insist(request, self.context.stop) {
+            tracing::error!("the control plane does not take the result: {}", chain(&error));
+        }
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            inventory: self.context.inventory,
+            network: &self.context.plan.network,
+            mode: match self.job.mode {
+                Some(2) => Mode::Private,
+                Some(3) => Mode::Proxy,
+                _ => Mode::Public,
+            },
+            minify: self.context.plan.transfer.minify,
+        }
+    }
+
+    fn wants_checksum(&self) -> bool {
+        let job = self
+            .job
+            .migration_config_info
+            .as_ref()
+            .and_then(|config| config.checksum);
+        self.context.plan.transfer.checksum || job.unwrap_or(false)
+    }
+
+    fn sync_plan(&self, entered: Entered) -> Result<SyncPlan, Ended> {
+        let plan = self.context.plan;
+        let excludes = excludes::of(
+            &plan.folder,
+            &plan.source_root,
+            self.job.exclude_path_list.as_deref(),
+        )
+        .map_err(|error| {
+            Failure::new(
+                Code::Transmission,
+                "Prepare",
+                format!("{}: {error}", excludes::FILE),
+            )
+        })?;
+        let state = plan.state_of(self.id);
+        Ok(SyncPlan {
+            target: vec![entered.address],
+            secret: entered.secret,
+            connections: CONNECTIONS,
+            volume: SourceVolume::Tree(TreeSource {
+                root: plan.source_root.clone(),
+                cross_mounts: plan.source_root == std::path::Path::new("/"),
+                excludes,
+                never: never_copied(&state),
+            }),
+            state,
+            throttle: Arc::clone(&self.throttle),
+            compression: Compression::Auto,
+            verify: false,
+            rounds: Rounds::Count(ROUNDS),
+            retry: Retry::Times(RETRIES),
+        })
+    }
+
+    /// What stopped a phase: an order, if there was one.
+    fn or_orders(&self, ended: Ended) -> Ended {
+        match ended {
+            Ended::Interrupted => self.orders.why(),
+            other if self.orders.stop.is_stopped() && self.orders.why() == Ended::Deleted => {
+                tracing::debug!("the job was deleted meanwhile: {other:?}");
+                Ended::Deleted
+            }
+            other => other,
+        }
+    }
+}
+
+/// What the target's side needs to know for the conversion, as JSON.
+pub(super) fn extra_info(plan: &Plan) -> String {
+    serde_json::json!({ "keep": plan.keep, "minify": plan.transfer.minify }).to_string()
+}
+
+pub(super) fn ended_by(error: &Error) -> Ended {
+    let code = match error.kind() {
+        Kind::Stopped => return Ended::Interrupted,
+        Kind::Refused => Code::InitServer,
+        Kind::Retry | Kind::Medium | Kind::Usage | Kind::Corrupt => Code::Transmission,
+    };
+    Failure::new(code, "File Transmission", chain(error)).into()
+}
+
+/// Adds a later run's figures to those of the earlier ones.
+fn add(total: &mut Summary, later: Summary) {
+    *total = Summary {
+        ok: later.ok,
+        files: later.files,
+        bytes_total: later.bytes_total,
+        verified: later.verified,
+        skipped: later.skipped,
+        frozen_ms: later.frozen_ms.or(total.frozen_ms),
+        sent: total.sent + later.sent,
+        deleted: total.deleted + later.deleted,
+        bytes_read: total.bytes_read + later.bytes_read,
+        bytes_data: total.bytes_data + later.bytes_data,
+        bytes_wire: total.bytes_wire + later.bytes_wire,
+        seconds: total.seconds + later.seconds,
+        rounds: total.rounds + later.rounds,
+        resumes: total.resumes + later.resumes,
+    };
+}
