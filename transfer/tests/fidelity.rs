@@ -7,6 +7,8 @@ mod copier;
 mod cross;
 #[path = "fidelity/hostile.rs"]
 mod hostile;
+#[path = "fidelity/programs.rs"]
+mod programs;
 #[path = "fidelity/single.rs"]
 mod single;
 

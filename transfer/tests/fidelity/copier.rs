@@ -54,7 +54,8 @@ impl Copier {
     }
 
     fn note(&mut self, path: &EntryPath, refusals: Vec<Refusal>) {
-        self.refusals.extend(refusals.into_iter().map(|refusal| (path.clone(), refusal)));
+        self.refusals
+            .extend(refusals.into_iter().map(|refusal| (path.clone(), refusal)));
     }
 
     fn directory(&mut self, source: &Directory, path: &EntryPath) {
@@ -155,9 +156,16 @@ impl Copier {
         let (parent, name) = path.split().unwrap();
         let parent = EntryPath::parse(parent).unwrap();
         let name = std::ffi::CString::new(name).unwrap();
-        let there = self.target.open_beneath(&parent).and_then(|target| target.stat_entry(&name));
+        let there = self
+            .target
+            .open_beneath(&parent)
+            .and_then(|target| target.stat_entry(&name));
         let alone = stat.nlink == 1 && there.map_or(true, |there| there.nlink == 1);
-        if self.style == Style::Rewrite && alone { Existing::Rewrite } else { Existing::Replace }
+        if self.style == Style::Rewrite && alone {
+            Existing::Rewrite
+        } else {
+            Existing::Replace
+        }
     }
 
     fn long_file(
@@ -168,7 +176,11 @@ impl Copier {
         existing: Existing,
     ) -> Vec<Refusal> {
         let len = file.metadata().unwrap().len();
-        let long = match self.writer.begin_long_file(&entry.path, &entry.meta, len, existing).unwrap() {
+        let long = match self
+            .writer
+            .begin_long_file(&entry.path, &entry.meta, len, existing)
+            .unwrap()
+        {
             Prepared::Ready(long) => long,
             Prepared::Refused(refusal) => return vec![refusal],
         };
