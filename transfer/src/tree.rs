@@ -4,4 +4,5 @@ pub mod capture;
 pub mod entry;
 pub mod filter;
 pub mod operation;
+pub mod replica;
 pub mod write;
