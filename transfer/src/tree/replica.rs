@@ -77,12 +77,25 @@ impl Replica {
     /// # Errors
     /// The replica is damaged, in use, or cannot be read or written.
     pub fn open(folder: &Path) -> Result<Option<Self>> {
+        Self::open_with(folder, Unfinished::Seal)
+    }
+
+    /// Opens the replica in `folder` as it was sealed last; records of an unfinished generation are thrown away. For a
+    /// copy, whose truth is elsewhere.
+    ///
+    /// # Errors
+    /// The replica is damaged, in use, or cannot be read or written.
+    pub fn open_sealed(folder: &Path) -> Result<Option<Self>> {
+        Self::open_with(folder, Unfinished::Forget)
+    }
+
+    fn open_with(folder: &Path, unfinished: Unfinished) -> Result<Option<Self>> {
         if !folder.is_dir() {
             return Ok(None);
         }
         let lock = lock(folder)?;
         match Manifest::read(folder)? {
-            Some(manifest) => Self::with_manifest(folder, manifest, lock).map(Some),
+            Some(manifest) => Self::with_manifest(folder, manifest, lock, unfinished).map(Some),
             None => Ok(None),
         }
     }
@@ -123,17 +136,25 @@ impl Replica {
         })
     }
 
-    fn with_manifest(folder: &Path, manifest: Manifest, lock: File) -> Result<Self> {
+    fn with_manifest(folder: &Path, manifest: Manifest, lock: File, unfinished: Unfinished) -> Result<Self> {
         sweep(folder, Some(&manifest))?;
-        let runs = manifest.runs.iter().map(|info| Run::open(folder, info).map(Arc::new)).collect::<Result<_>>()?;
+        let runs = manifest
+            .runs
+            .iter()
+            .map(|info| Run::open(folder, info).map(Arc::new))
+            .collect::<Result<_>>()?;
         let name = LogName {
             migration: manifest.migration,
             generation: manifest.generation,
             number: manifest.log,
         };
         let mut reader = LogReader::open(folder, name)?;
-        let unfinished = reader.has_records()?;
-        let log = if unfinished { Log::closed(folder, name)? } else { Log::resume(folder, name)? };
+        let unfinished = unfinished == Unfinished::Seal && reader.has_records()?;
+        let log = if unfinished {
+            Log::closed(folder, name)?
+        } else {
+            Log::resume(folder, name)?
+        };
         let mut replica = Self {
             folder: folder.to_owned(),
             manifest,
@@ -171,15 +192,25 @@ impl Replica {
     /// Number of sealed entries. Too high by the entries that were replaced or lie in removed directories, until runs
     /// are merged.
     pub fn entries(&self) -> u64 {
-        let (entries, tombstones) = self.manifest.runs.iter().fold((0u64, 0u64), |(entries, tombstones), run| {
-            (entries.saturating_add(run.entries), tombstones.saturating_add(run.tombstones))
-        });
+        let (entries, tombstones) =
+            self.manifest
+                .runs
+                .iter()
+                .fold((0u64, 0u64), |(entries, tombstones), run| {
+                    (
+                        entries.saturating_add(run.entries),
+                        tombstones.saturating_add(run.tombstones),
+                    )
+                });
         entries.saturating_sub(tombstones)
     }
 
     /// Sum of the lengths of the sealed regular files, in bytes; an estimate as [`Self::entries`] is.
     pub fn content_len(&self) -> u64 {
-        self.manifest.runs.iter().fold(0, |sum, run| sum.saturating_add(run.content_len))
+        self.manifest
+            .runs
+            .iter()
+            .fold(0, |sum, run| sum.saturating_add(run.content_len))
     }
 
     /// The sealed contents.
@@ -319,6 +350,13 @@ impl Replica {
     }
 }
 
+/// What opening does with an unfinished generation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
+    Seal,
+    Forget,
+}
+
 /// Sealed contents in the making.
 struct Folded {
     /// Oldest first.
@@ -359,8 +397,12 @@ impl Folded {
 
     /// Merges everything when the overlays have grown to a quarter of the base, the overlays alone when there are many.
     fn merge_if_due(&mut self, folder: &Path) -> Result<()> {
-        let Some((base, overlays)) = self.runs.split_first() else { return Ok(()) };
-        let overlay_len = overlays.iter().fold(0u64, |sum, run| sum.saturating_add(run.info().raw_len));
+        let Some((base, overlays)) = self.runs.split_first() else {
+            return Ok(());
+        };
+        let overlay_len = overlays
+            .iter()
+            .fold(0u64, |sum, run| sum.saturating_add(run.info().raw_len));
         if overlay_len > base.info().raw_len / 4 {
             self.merge(folder, 0)
         } else if self.runs.len() > limits::RUNS_MAX {
@@ -372,7 +414,11 @@ impl Folded {
 
     /// Merges the runs from `oldest` on.
     fn merge(&mut self, folder: &Path, oldest: usize) -> Result<()> {
-        let depth = if oldest == 0 { Depth::Bottom } else { Depth::Overlay };
+        let depth = if oldest == 0 {
+            Depth::Bottom
+        } else {
+            Depth::Overlay
+        };
         let number = self.take_number();
         let newest_first: Vec<_> = self.runs[oldest..].iter().rev().cloned().collect();
         let info = merge::merge(folder, number, &newest_first, depth)?;
@@ -407,7 +453,9 @@ fn sweep(folder: &Path, manifest: Option<&Manifest>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let Some(name) = name.to_str() else { continue };
-        let Some((kind, number)) = name.split_once(['-', '.']) else { continue };
+        let Some((kind, number)) = name.split_once(['-', '.']) else {
+            continue;
+        };
         let number = number.parse::<u64>().ok();
         let stale = match (kind, number) {
             ("MANIFEST", None) => name == "MANIFEST.tmp",
@@ -415,7 +463,7 @@ fn sweep(folder: &Path, manifest: Option<&Manifest>) -> Result<()> {
             ("run", Some(number)) => {
                 !manifest.is_some_and(|manifest| manifest.runs.iter().any(|run| run.number == number))
             }
-            ("log", Some(number)) => !manifest.is_some_and(|manifest| manifest.log == number),
+            ("log", Some(number)) => manifest.is_none_or(|manifest| manifest.log != number),
             _ => false,
         };
         if stale {

@@ -24,7 +24,8 @@ pub(super) struct Output {
 impl Output {
     /// Creates the file, or empties it.
     pub(super) fn create(path: &Path) -> Result<Self> {
-        hook::before(&hook::Change::Create(path)).map_err(|e| Error::io("create a file of the replica", path, e))?;
+        hook::before(&hook::Change::Create(path))
+            .map_err(|e| Error::io("create a file of the replica", path, e))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -38,7 +39,11 @@ impl Output {
     /// Continues the existing file after its first `len` bytes; what follows them is cut off.
     pub(super) fn extend(path: &Path, len: u64) -> Result<Self> {
         let failed = |e| Error::io("open a file of the replica for writing", path, e);
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
         if file.metadata().map_err(failed)?.len() != len {
             hook::before(&hook::Change::Write(path)).map_err(failed)?;
             file.set_len(len).map_err(failed)?;
@@ -80,7 +85,9 @@ impl Output {
             self.file.write_all_at(half, self.written).map_err(failed)?;
             return Err(failed(error));
         }
-        self.file.write_all_at(&self.buffer, self.written).map_err(failed)?;
+        self.file
+            .write_all_at(&self.buffer, self.written)
+            .map_err(failed)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -114,7 +121,9 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     let failed = |e| Error::io("make the replica's folder durable", folder, e);
     hook::before(&hook::Change::SyncFolder(folder)).map_err(failed)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)?;
     hook::folder_synced(folder);
     Ok(())
 }

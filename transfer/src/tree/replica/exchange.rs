@@ -3,9 +3,9 @@
 //! The header names the version that the peer must have, and the manifest that it will have. Everything that comes in is
 //! foreign: a run is believed only after each of its items was read, and before that the manifest does not change.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use super::log::{Log, LogName};
 use super::manifest::Manifest;
 use super::run::{self, Column, Run, item};
 use super::scan::Scan;
-use super::{Replica, Version, key, lock, record, varint, walk};
+use super::{Replica, Unfinished, Version, key, lock, record, varint, walk};
 use crate::{Error, Kind, Result};
 
 const MAGIC: &[u8; 8] = b"g2cEXP\x00\x01";
@@ -60,10 +60,19 @@ impl Export {
 
 /// How many of the oldest runs make up version `have`, if that is part of the history.
 fn runs_of(manifest: &Manifest, have: Version) -> Option<usize> {
-    if have == (Version { generation: manifest.generation, digest: manifest.state }) {
+    if have
+        == (Version {
+            generation: manifest.generation,
+            digest: manifest.state,
+        })
+    {
         return Some(manifest.runs.len());
     }
-    let kept = manifest.runs.iter().take_while(|run| run.generation_last <= have.generation).count();
+    let kept = manifest
+        .runs
+        .iter()
+        .take_while(|run| run.generation_last <= have.generation)
+        .count();
     let digest = kept.checked_sub(1).map(|last| manifest.runs[last].state)?;
     (digest == have.digest && have.generation <= manifest.generation).then_some(kept)
 }
@@ -84,7 +93,10 @@ impl Iterator for Export {
             self.run += 1;
             self.at = 0;
         }
-        Some(read.map(|()| piece).map_err(|e| Error::io("read the replica", "", e)))
+        Some(
+            read.map(|()| piece)
+                .map_err(|e| Error::io("read the replica", "", e)),
+        )
     }
 }
 
@@ -93,7 +105,11 @@ pub(super) fn import(folder: &Path, pieces: &mut dyn Iterator<Item = Result<Vec<
     let lock = lock(folder)?;
     let first = pieces.next().ok_or_else(|| refuse("nothing came"))??;
     let (header, theirs) = parse_header(&first).ok_or_else(|| refuse("its header is malformed"))?;
-    let ours = if header.kept > 0 { Manifest::read(folder)? } else { None };
+    let ours = if header.kept > 0 {
+        Manifest::read(folder)?
+    } else {
+        None
+    };
     let kept = kept_runs(&header, ours.as_ref())?;
     let mut next_number = match &ours {
         Some(ours) => ours.next_number,
@@ -130,11 +146,13 @@ pub(super) fn import(folder: &Path, pieces: &mut dyn Iterator<Item = Result<Vec<
     Log::create(folder, name)?;
     disk::sync_folder(folder)?;
     manifest.write(folder)?;
-    Replica::with_manifest(folder, manifest, lock)
+    Replica::with_manifest(folder, manifest, lock, Unfinished::Forget)
 }
 
 fn parse_header(piece: &[u8]) -> Option<(Header, Manifest)> {
-    let body = piece.strip_prefix(MAGIC).filter(|body| body.len() <= EXPORT_PIECE_LEN_MAX)?;
+    let body = piece
+        .strip_prefix(MAGIC)
+        .filter(|body| body.len() <= EXPORT_PIECE_LEN_MAX)?;
     let (header, rest): (Header, _) = postcard::take_from_bytes(body).ok()?;
     let manifest = Manifest::decode(&header.manifest)?;
     (rest.is_empty() && header.kept <= manifest.runs.len() as u64).then_some((header, manifest))
@@ -165,7 +183,10 @@ fn highest_number(folder: &Path) -> Result<u64> {
     let mut highest = 0;
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let number = name.to_str().and_then(|name| name.split_once('-')).and_then(|(_, number)| number.parse().ok());
+        let number = name
+            .to_str()
+            .and_then(|name| name.split_once('-'))
+            .and_then(|(_, number)| number.parse().ok());
         highest = number.unwrap_or(0).max(highest);
     }
     // A foreign file may have any number in its name; ours stay far below.
@@ -203,7 +224,9 @@ impl Received<'_> {
 }
 
 fn refuse(why: &str) -> Error {
-    Error::new(Kind::Corrupt, "take over the peer's replica").because(why).remedy("connect again")
+    Error::new(Kind::Corrupt, "take over the peer's replica")
+        .because(why)
+        .remedy("connect again")
 }
 
 /// Reads every item of a foreign run.
@@ -231,7 +254,7 @@ fn verify(run: &Arc<Run>) -> Result<()> {
             }
             match scan.kind() {
                 item::TOMBSTONE => tombstones += 1,
-                item::ENTRY | item::CHUNKED => {
+                item::ENTRY | item::CHUNKED | item::TORN => {
                     entries += 1;
                     content_len = content_len.saturating_add(varint::take(&mut scan.payload()).unwrap_or(0));
                 }
@@ -254,9 +277,12 @@ fn verify(run: &Arc<Run>) -> Result<()> {
 }
 
 fn entry_is_sound(scan: &Scan) -> bool {
-    let Ok(path) = key::decode(scan.key()) else { return false };
+    let Ok(path) = key::decode(scan.key()) else {
+        return false;
+    };
     match scan.kind() {
         item::TOMBSTONE => scan.payload().is_empty(),
+        item::TORN => record::decode_entry(path, scan.payload()).is_some(),
         kind @ (item::ENTRY | item::CHUNKED) => record::decode_entry(path, scan.payload())
             .is_some_and(|entry| record::chunked(&entry).is_some() == (kind == item::CHUNKED)),
         _ => false,
@@ -269,7 +295,10 @@ fn chunk_item_is_sound(scan: &Scan) -> Result<bool> {
     let sound = match scan.kind() {
         item::LIMIT => varint::take(&mut payload).is_some() && payload.is_empty(),
         _ => {
-            let group = scan.key().last_chunk().map_or(u64::MAX, |number| u64::from_be_bytes(*number));
+            let group = scan
+                .key()
+                .last_chunk()
+                .map_or(u64::MAX, |number| u64::from_be_bytes(*number));
             group < super::limits::CHUNK_NUMBER_MAX / GROUP_LEN as u64
                 && record::apply_group(payload, &mut [None; GROUP_LEN]).is_some()
         }

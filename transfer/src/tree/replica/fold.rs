@@ -22,7 +22,7 @@ use crate::{Error, Kind, Result};
 const EVENT: u8 = 0;
 /// What became known of its chunks.
 const PATCH: u8 = 1;
-/// A subtree removed; its key is the prefix, its payload the key of the path.
+/// A subtree removed; its key is the prefix.
 const SUBTREE: u8 = 2;
 
 /// Events, as the first byte of their payload.
@@ -62,7 +62,7 @@ fn push(sorter: &mut Sorter, record: &Record, scratch: &mut Vec<u8>) -> Result<(
         Record::Remove { path } => {
             let key = key::of(path);
             sorter.push(&key, EVENT, 0, &[event::REMOVE])?;
-            sorter.push(&key::below(path), SUBTREE, 0, &key)?;
+            sorter.push(&key::below(path), SUBTREE, 0, &[])?;
         }
         Record::Chunks {
             path,
@@ -124,7 +124,12 @@ fn groups(first: u64, count: u64) -> impl Iterator<Item = (u64, u64, std::ops::R
 }
 
 /// Folds sorted records over the older `runs` (newest first) into run `number`; `None` when nothing remains to be said.
-pub(super) fn fold(folder: &Path, number: u64, runs: &[Arc<Run>], mut sorted: Sorted) -> Result<Option<RunInfo>> {
+pub(super) fn fold(
+    folder: &Path,
+    number: u64,
+    runs: &[Arc<Run>],
+    mut sorted: Sorted,
+) -> Result<Option<RunInfo>> {
     let mut fold = Fold {
         writer: RunWriter::create(folder, number)?,
         older: EntryScan::new(runs, Show::Live),
@@ -218,7 +223,7 @@ impl Fold {
     fn take(&mut self, item: Item<'_>) -> Result<()> {
         if item.class() == SUBTREE {
             self.end_path()?;
-            return self.remove_subtree(item.key(), item.payload());
+            return self.remove_subtree(item.key());
         }
         if self.path.as_ref().is_none_or(|path| path.key != item.key()) {
             self.end_path()?;
@@ -232,17 +237,21 @@ impl Fold {
         }
         let current = self.path.as_mut().expect("set above");
         if item.class() == EVENT {
-            return current.story.event(item.sequence(), item.payload()).ok_or_else(malformed);
+            return current
+                .story
+                .event(item.sequence(), item.payload())
+                .ok_or_else(malformed);
         }
         self.patch(item)
     }
 
-    /// Whatever was below `prefix` is gone, unless it was certainly nothing.
-    fn remove_subtree(&mut self, prefix: &[u8], path: &[u8]) -> Result<()> {
-        if self.removed.as_ref().is_some_and(|removed| prefix.starts_with(removed)) {
-            return Ok(());
-        }
-        if self.older.find(path)? && self.older.entry()?.node != Node::Directory {
+    /// Whatever was below `prefix` is gone.
+    fn remove_subtree(&mut self, prefix: &[u8]) -> Result<()> {
+        if self
+            .removed
+            .as_ref()
+            .is_some_and(|removed| prefix.starts_with(removed))
+        {
             return Ok(());
         }
         self.removed = Some(prefix.to_vec());
@@ -251,13 +260,16 @@ impl Fold {
 
     /// All events of the path are known: decides which patches hold, and writes what voids older ones.
     fn end_events(&mut self) -> Result<()> {
-        let Some(current) = &mut self.path else { return Ok(()) };
+        let Some(current) = &mut self.path else {
+            return Ok(());
+        };
         if current.ended.is_some() {
             return Ok(());
         }
         let ended = current.story.end();
         current.identity = ended.identity;
-        if ended.identity.is_none() && ended.limit.is_none() && ended.intent_chunks {
+        let removed = is_removed(self.removed.as_deref(), &current.key);
+        if ended.identity.is_none() && ended.limit.is_none() && ended.intent_chunks && !removed {
             current.identity = self.older_chunks.resolve(&current.key)?.identity_of_path();
         }
         put_limit(&mut self.writer, &current.key, ended.limit)?;
@@ -279,18 +291,29 @@ impl Fold {
             return Ok(());
         }
         let base = item.group() * GROUP_LEN as u64;
-        let end = ended.count_after(item.sequence()).saturating_sub(base).min(GROUP_LEN as u64) as usize;
+        let end = ended
+            .count_after(item.sequence())
+            .saturating_sub(base)
+            .min(GROUP_LEN as u64) as usize;
         self.group.apply(item.payload(), end).ok_or_else(malformed)
     }
 
     fn end_group(&mut self) -> Result<()> {
-        let Some(current) = &mut self.path else { return Ok(()) };
+        let Some(current) = &mut self.path else {
+            return Ok(());
+        };
         if !self.group.any {
             return Ok(());
         }
         current.torn_chunks |= self.group.torn.contains(&true);
         if let Some(identity) = current.identity {
-            put_group(&mut self.writer, &current.key, self.group.number, identity, &self.group.slots)?;
+            put_group(
+                &mut self.writer,
+                &current.key,
+                self.group.number,
+                identity,
+                &self.group.slots,
+            )?;
         }
         self.group.any = false;
         Ok(())
@@ -299,11 +322,16 @@ impl Fold {
     fn end_path(&mut self) -> Result<()> {
         self.end_events()?;
         self.end_group()?;
-        let Some(current) = self.path.take() else { return Ok(()) };
+        let Some(current) = self.path.take() else {
+            return Ok(());
+        };
         let ended = current.ended.expect("events have ended");
         let torn = ended.torn || current.torn_chunks;
+        let removed = is_removed(self.removed.as_deref(), &current.key);
         if ended.removed {
-            return self.writer.put(Column::Entries, &current.key, item::TOMBSTONE, &[]);
+            return self
+                .writer
+                .put(Column::Entries, &current.key, item::TOMBSTONE, &[]);
         }
         if !torn {
             return match ended.entry {
@@ -311,21 +339,26 @@ impl Fold {
                 None => Ok(()),
             };
         }
-        let entry = match ended.entry {
-            Some(payload) => {
-                let path = key::decode(&current.key).ok();
-                Some(path.and_then(|path| record::decode_entry(path, &payload)).ok_or_else(malformed)?)
-            }
-            None if self.older.find(&current.key)? => Some(self.older.entry()?),
-            None => None,
-        };
-        match entry {
-            Some(entry) => {
-                put_entry(&mut self.writer, &current.key, &record::encode_entry(&torn_entry(entry), Vec::new()))
-            }
-            None => Ok(()),
+        if let Some(payload) = ended.entry {
+            let path = key::decode(&current.key).ok();
+            let entry = path
+                .and_then(|path| record::decode_entry(path, &payload))
+                .ok_or_else(malformed)?;
+            let payload = record::encode_entry(&torn_entry(entry), Vec::new());
+            put_entry(&mut self.writer, &current.key, &payload)
+        } else if !removed && self.older.find(&current.key)? {
+            let payload = record::encode_entry(&torn_entry(self.older.entry()?), Vec::new());
+            self.writer
+                .put(Column::Entries, &current.key, item::TORN, &payload)
+        } else {
+            Ok(())
         }
     }
+}
+
+/// Whether this generation removed a directory above the key.
+fn is_removed(prefix: Option<&[u8]>, key: &[u8]) -> bool {
+    prefix.is_some_and(|prefix| key::is_below(key, prefix))
 }
 
 fn put_entry(writer: &mut RunWriter, key: &[u8], payload: &[u8]) -> Result<()> {

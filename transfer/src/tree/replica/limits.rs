@@ -6,17 +6,17 @@ use crate::limits;
 pub const GROUP_LEN: usize = 1024;
 
 /// Highest chunk number plus one. 2^43 chunks of 1 MiB are the largest file of any Linux file system (8 EiB).
-pub const CHUNK_NUMBER_MAX: u64 = 1 << 43;
+pub(super) const CHUNK_NUMBER_MAX: u64 = 1 << 43;
 
 /// Ranges in one `Intent`: a frame names no more, 16 bytes each.
-pub const INTENT_RANGES_MAX: usize = 4096;
+pub(super) const INTENT_RANGES_MAX: usize = 4096;
 
 /// Groups that one `Intent` may reach into before it is taken for the whole file: 1 GiB of digests is beyond any one
 /// frame, so a longer one is a sign of damage.
 pub(super) const INTENT_GROUPS_MAX: u64 = 4096;
 
 /// Longest serialised record, in bytes: an entry, or two paths, or a group of digests.
-pub const RECORD_LEN_MAX: usize = limits::ENTRY_LEN_MAX + 2 * limits::PATH_LEN_MAX;
+pub(super) const RECORD_LEN_MAX: usize = limits::ENTRY_LEN_MAX + 2 * limits::PATH_LEN_MAX;
 
 /// Raw bytes after which a block of a run is closed.
 pub(super) const BLOCK_RAW_LEN_TARGET: usize = 64 * 1024;

@@ -56,8 +56,16 @@ impl LogName {
     /// Check of a batch: of the log's header, the batch's place, its header and its stored bytes.
     fn check(&self, at: u64, header: &[u8], stored: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.header()).update(&at.to_le_bytes()).update(header).update(stored);
-        *hasher.finalize().as_bytes().first_chunk().expect("a digest has 32 bytes")
+        hasher
+            .update(&self.header())
+            .update(&at.to_le_bytes())
+            .update(header)
+            .update(stored);
+        *hasher
+            .finalize()
+            .as_bytes()
+            .first_chunk()
+            .expect("a digest has 32 bytes")
     }
 }
 
@@ -96,7 +104,9 @@ impl Log {
     /// A log that a crash ended: only to be read.
     pub(super) fn closed(folder: &Path, name: LogName) -> Result<Self> {
         let path = folder.join(file_name(name.number));
-        let len = std::fs::metadata(&path).map_err(|e| Error::io("open the journal", &path, e))?.len();
+        let len = std::fs::metadata(&path)
+            .map_err(|e| Error::io("open the journal", &path, e))?
+            .len();
         let output = Output::extend(&path, len)?;
         Self::over(name, output)
     }
@@ -129,15 +139,22 @@ impl Log {
     /// Adds a record to the batch under way.
     pub(super) fn append(&mut self, record: &Record) -> Result<()> {
         let is_rename = matches!(record, Record::Rename { .. });
-        assert!(!(is_rename && self.renames_ended), "renames come first in a generation");
+        assert!(
+            !(is_rename && self.renames_ended),
+            "renames come first in a generation"
+        );
         self.renames_ended |= !is_rename;
         self.any = true;
         self.clean = false;
         let start = self.pending.len();
         let pending = std::mem::take(&mut self.pending);
-        self.pending = postcard::to_extend(record, pending).expect("records have no part that cannot be serialised");
+        self.pending =
+            postcard::to_extend(record, pending).expect("records have no part that cannot be serialised");
         let len = self.pending.len() - start;
-        assert!(len <= RECORD_LEN_MAX, "records are checked before they are appended");
+        assert!(
+            len <= RECORD_LEN_MAX,
+            "records are checked before they are appended"
+        );
         // The length goes before the record; it is known only now.
         let mut prefix = Vec::with_capacity(4);
         varint::put(&mut prefix, len as u64);
@@ -166,7 +183,8 @@ impl Log {
     fn close_batch(&mut self) -> Result<()> {
         self.stored.clear();
         if !self.pending.is_empty() {
-            self.stored.reserve(zstd::zstd_safe::compress_bound(self.pending.len()));
+            self.stored
+                .reserve(zstd::zstd_safe::compress_bound(self.pending.len()));
             self.compressor
                 .compress_to_buffer(&self.pending[..], &mut self.stored)
                 .map_err(|e| Error::new(Kind::Medium, "compress a batch of the journal").because(e))?;
@@ -247,7 +265,9 @@ impl LogReader {
         if !self.has_records()? {
             return Ok(None);
         }
-        let record = self.parse().ok_or_else(|| corrupt(&self.path, "a record is malformed"))?;
+        let record = self
+            .parse()
+            .ok_or_else(|| corrupt(&self.path, "a record is malformed"))?;
         let is_rename = matches!(record, Record::Rename { .. });
         if is_rename && self.renames_ended {
             return Err(corrupt(&self.path, "a rename comes after other records"));
@@ -280,7 +300,10 @@ impl LogReader {
         self.next = 0;
         if batch.stored_len > 0 {
             self.raw.reserve(batch.raw_len);
-            match self.decompressor.decompress_to_buffer(&self.stored[..], &mut self.raw) {
+            match self
+                .decompressor
+                .decompress_to_buffer(&self.stored[..], &mut self.raw)
+            {
                 Ok(len) if len == batch.raw_len => {}
                 _ => return Err(corrupt(&self.path, "a batch does not decompress")),
             }
@@ -299,7 +322,10 @@ impl LogReader {
         }
         self.file.read_exact_at(&mut header, at).map_err(failed)?;
         let number = |range: std::ops::Range<usize>| {
-            header[range].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+            header[range]
+                .iter()
+                .rev()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte))
         };
         let (raw_len, stored_len, durable) = (number(4..8), number(8..12), number(12..20));
         let bound = zstd::zstd_safe::compress_bound(BATCH_RAW_LEN_MAX) as u64;
@@ -311,7 +337,9 @@ impl LogReader {
             return Ok(None);
         }
         self.stored.resize(stored_len as usize, 0);
-        self.file.read_exact_at(&mut self.stored, at + BATCH_HEADER_LEN as u64).map_err(failed)?;
+        self.file
+            .read_exact_at(&mut self.stored, at + BATCH_HEADER_LEN as u64)
+            .map_err(failed)?;
         let whole = self.name.check(at, &header[..20], &self.stored) == header[20..];
         Ok(whole.then_some(Batch {
             raw_len: raw_len as usize,
@@ -346,7 +374,11 @@ impl LogReader {
 }
 
 fn magics(window: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    window.windows(BATCH_MAGIC.len()).enumerate().filter(|(_, bytes)| bytes == BATCH_MAGIC).map(|(at, _)| at)
+    window
+        .windows(BATCH_MAGIC.len())
+        .enumerate()
+        .filter(|(_, bytes)| bytes == BATCH_MAGIC)
+        .map(|(at, _)| at)
 }
 
 fn corrupt(path: &Path, what: &str) -> Error {

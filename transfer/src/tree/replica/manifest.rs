@@ -59,9 +59,11 @@ impl Manifest {
             pair[0].generation_last <= pair[1].generation_first
         });
         let ranges = self.runs.iter().all(|run| {
-            (1..=run.generation_last).contains(&run.generation_first) && run.generation_last <= self.generation
+            (1..=run.generation_last).contains(&run.generation_first)
+                && run.generation_last <= self.generation
         });
-        let numbers = self.runs.iter().all(|run| run.number < self.next_number) && self.log < self.next_number;
+        let numbers =
+            self.runs.iter().all(|run| run.number < self.next_number) && self.log < self.next_number;
         let state = self.runs.last().map_or(Digest::default(), |run| run.state);
         generations_follow
             && ranges

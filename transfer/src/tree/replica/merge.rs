@@ -8,8 +8,8 @@ use super::limits::GROUP_LEN;
 use super::record::{self, Identity, Slots};
 use super::run::{Column, Run, RunInfo, RunWriter, item};
 use super::scan::{Removals, Scan};
-use super::walk::{ChunkWalk, Resolved};
 use super::varint;
+use super::walk::{ChunkWalk, Resolved};
 use crate::Result;
 use crate::tree::entry::{Digest, Entry};
 
@@ -176,7 +176,12 @@ pub(super) enum Depth {
 }
 
 /// Merges `runs` (newest first) into run `number`.
-pub(super) fn merge(folder: &std::path::Path, number: u64, runs: &[Arc<Run>], depth: Depth) -> Result<RunInfo> {
+pub(super) fn merge(
+    folder: &std::path::Path,
+    number: u64,
+    runs: &[Arc<Run>],
+    depth: Depth,
+) -> Result<RunInfo> {
     let mut writer = RunWriter::create(folder, number)?;
     if depth == Depth::Overlay {
         merge_removals(runs, &mut writer)?;
@@ -220,7 +225,9 @@ fn merge_removals(runs: &[Arc<Run>], writer: &mut RunWriter) -> Result<()> {
 }
 
 fn smallest(scans: &[Scan]) -> Option<usize> {
-    (0..scans.len()).filter(|at| scans[*at].valid()).min_by(|a, b| scans[*a].key().cmp(scans[*b].key()))
+    (0..scans.len())
+        .filter(|at| scans[*at].valid())
+        .min_by(|a, b| scans[*a].key().cmp(scans[*b].key()))
 }
 
 /// The paths of which some run says something about chunks, in order. For an overlay also the files that travel in
@@ -263,7 +270,7 @@ impl ChunkPaths {
             None => None,
         };
         if let Some(entries) = &mut self.entries {
-            while entries.valid() && entries.item().kind() != item::CHUNKED {
+            while entries.valid() && !matches!(entries.item().kind(), item::CHUNKED | item::TORN) {
                 entries.next()?;
             }
             if entries.valid() && path.as_ref().is_none_or(|path| entries.item().key() <= &path[..]) {
@@ -319,7 +326,12 @@ pub(super) fn put_group(
     }
     let mut payload = Vec::with_capacity(GROUP_LEN * 32 + 32);
     record::encode_group(identity, slots, &mut payload);
-    writer.put(Column::Chunks, &super::walk::group_key(path, group), item::GROUP, &payload)
+    writer.put(
+        Column::Chunks,
+        &super::walk::group_key(path, group),
+        item::GROUP,
+        &payload,
+    )
 }
 
 fn put_groups(
@@ -329,7 +341,9 @@ fn put_groups(
     resolved: &Resolved,
     depth: Depth,
 ) -> Result<()> {
-    let Some(identity) = resolved.identity() else { return Ok(()) };
+    let Some(identity) = resolved.identity() else {
+        return Ok(());
+    };
     let mut groups = walk.groups(path, resolved, 0)?;
     let mut slots = [None; GROUP_LEN];
     while let Some(group) = groups.next(walk, &mut slots)? {

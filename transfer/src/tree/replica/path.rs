@@ -2,7 +2,6 @@
 
 use super::fold::event;
 use super::record::{self, Identity};
-use super::varint;
 
 /// Follows the events of one path in their order.
 #[derive(Default)]
@@ -45,7 +44,11 @@ pub(super) struct Ended {
 impl Ended {
     /// Of a patch with this sequence number, the number of chunks that later entries left.
     pub(super) fn count_after(&self, sequence: u64) -> u64 {
-        let later = self.counts.iter().filter(|(at, _)| *at > sequence).map(|(_, count)| *count);
+        let later = self
+            .counts
+            .iter()
+            .filter(|(at, _)| *at > sequence)
+            .map(|(_, count)| *count);
         later.min().unwrap_or(u64::MAX)
     }
 }
@@ -128,7 +131,12 @@ impl PathStory {
             }
             None => u64::MAX,
         };
-        let least = self.counts.iter().map(|(_, count)| *count).min().unwrap_or(u64::MAX);
+        let least = self
+            .counts
+            .iter()
+            .map(|(_, count)| *count)
+            .min()
+            .unwrap_or(u64::MAX);
         let limit = if self.barrier { 0 } else { least };
         (limit < implied).then_some(limit)
     }

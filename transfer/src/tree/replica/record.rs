@@ -87,7 +87,12 @@ impl Record {
 }
 
 fn entry_is_too_long(entry: &Entry) -> bool {
-    let xattrs: usize = entry.meta.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 16).sum();
+    let xattrs: usize = entry
+        .meta
+        .xattrs
+        .iter()
+        .map(|xattr| xattr.name.len() + xattr.value.len() + 16)
+        .sum();
     let target = match &entry.node {
         Node::Symlink { target } => target.len(),
         _ => 0,
@@ -195,7 +200,10 @@ pub(super) fn encode_group(identity: Identity, slots: &Slots, payload: &mut Vec<
             varint::put(payload, len as u64);
             payload.push(u8::from(!unknown));
             if !unknown {
-                slots[at..at + len].iter().flatten().for_each(|digest| payload.extend_from_slice(&digest.0));
+                slots[at..at + len]
+                    .iter()
+                    .flatten()
+                    .for_each(|digest| payload.extend_from_slice(&digest.0));
             }
         }
         at += len;
@@ -207,7 +215,9 @@ pub(super) fn group_identity(payload: &mut &[u8]) -> Option<Identity> {
     let ino = varint::take(payload)?;
     let (&chunk_log2, rest) = payload.split_first()?;
     *payload = rest;
-    (1..=62).contains(&chunk_log2).then_some(Identity { ino, chunk_log2 })
+    (1..=62)
+        .contains(&chunk_log2)
+        .then_some(Identity { ino, chunk_log2 })
 }
 
 /// Lays the digests of a serialised group over `slots`; `None` when it is malformed.

@@ -8,14 +8,14 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::entry::{EntryPath, Node};
+use super::super::entry::EntryPath;
+use super::key;
 use super::limits::{GROUP_LEN, RENAMES_PER_SWEEP_MAX};
 use super::merge::{ChunkPaths, Depth, EntryScan, Show, forget_unknown, put_limit};
 use super::record;
 use super::run::{Column, Run, RunInfo, RunWriter, item};
 use super::sort::{Sorted, Sorter};
 use super::walk::{ChunkWalk, group_key};
-use super::key;
 use crate::Result;
 
 /// Classes of sorted items: of one path the first that is there decides.
@@ -90,7 +90,11 @@ impl PathSet {
     fn touches(&self, path: &EntryPath) -> bool {
         let prefix = key::below(path);
         let from = (Bound::Included(&prefix[..]), Bound::Unbounded);
-        let below = self.0.range::<[u8], _>(from).next().is_some_and(|next| next.starts_with(&prefix));
+        let below = self
+            .0
+            .range::<[u8], _>(from)
+            .next()
+            .is_some_and(|next| next.starts_with(&prefix));
         let mut above = path.parent();
         while let Some(directory) = above {
             if self.contains(&directory) {
@@ -112,11 +116,7 @@ struct Copy {
 impl Copy {
     /// What is at and below `path` goes.
     fn vacate(&mut self, path: &EntryPath) -> Result<()> {
-        let key = key::of(path);
-        self.sorter.push(&key, GONE, 0, &[])?;
-        if self.entries.find(&key)? && self.entries.entry()?.node != Node::Directory {
-            return Ok(());
-        }
+        self.sorter.push(&key::of(path), GONE, 0, &[])?;
         self.sorter.push(&key::below(path), SUBTREE, 0, &[])
     }
 
@@ -142,6 +142,10 @@ impl Copy {
         let item = self.entries.item();
         let mut payload = vec![item.kind()];
         payload.extend_from_slice(item.payload());
+        if item.kind() != item::ENTRY {
+            // What older runs know of chunks at the new path is not of this file.
+            self.sorter.push(moved, LIMIT, 0, &[])?;
+        }
         self.sorter.push(moved, ENTRY, 0, &payload)
     }
 
@@ -164,7 +168,9 @@ impl Copy {
 
     fn copy_groups(&mut self, path: &[u8], moved: &[u8]) -> Result<()> {
         let resolved = self.walk.resolve(path)?;
-        let Some(identity) = resolved.identity() else { return Ok(()) };
+        let Some(identity) = resolved.identity() else {
+            return Ok(());
+        };
         if key::decode(moved).is_err() {
             return Ok(());
         }
@@ -180,7 +186,11 @@ impl Copy {
                 any = true;
             }
         }
-        if any { self.sorter.push(moved, LIMIT, 0, &[]) } else { Ok(()) }
+        if any {
+            self.sorter.push(moved, LIMIT, 0, &[])
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -191,6 +201,7 @@ fn moved(key: &[u8], below: &[u8], to_below: &[u8]) -> Vec<u8> {
 fn write(folder: &Path, number: u64, mut sorted: Sorted) -> Result<RunInfo> {
     let mut writer = RunWriter::create(folder, number)?;
     let mut entry_done: Option<Vec<u8>> = None;
+    let mut limit_done: Option<Vec<u8>> = None;
     let mut subtree_done: Option<Vec<u8>> = None;
     while let Some(item) = sorted.next()? {
         let key = item.key();
@@ -205,9 +216,18 @@ fn write(folder: &Path, number: u64, mut sorted: Sorted) -> Result<RunInfo> {
                 writer.put(Column::Entries, key, item::TOMBSTONE, &[])?;
                 entry_done = Some(key.to_vec());
             }
-            LIMIT => put_limit(&mut writer, key, Some(0))?,
+            LIMIT if limit_done.as_deref() == Some(key) => {}
+            LIMIT => {
+                put_limit(&mut writer, key, Some(0))?;
+                limit_done = Some(key.to_vec());
+            }
             GROUP => {
-                writer.put(Column::Chunks, &group_key(key, item.group()), item::GROUP, item.payload())?;
+                writer.put(
+                    Column::Chunks,
+                    &group_key(key, item.group()),
+                    item::GROUP,
+                    item.payload(),
+                )?;
             }
             _ if subtree_done.as_ref().is_some_and(|done| key.starts_with(done)) => {}
             _ => {

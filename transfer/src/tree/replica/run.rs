@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::entry::Digest;
 use super::disk::Output;
 use super::limits::{BLOCK_RAW_LEN_MAX, BLOCK_RAW_LEN_TARGET, KEY_LEN_MAX, RECORD_LEN_MAX};
-use super::super::entry::Digest;
 use super::varint;
 use crate::{Error, Kind, Result};
 
@@ -51,6 +51,8 @@ pub(super) mod item {
     pub(in super::super) const LIMIT: u8 = 4;
     /// A group of chunk digests.
     pub(in super::super) const GROUP: u8 = 5;
+    /// An older run's entry, repeated because its content became unknown; says nothing of chunks.
+    pub(in super::super) const TORN: u8 = 7;
     /// Everything that older runs hold below the prefix is gone.
     pub(in super::super) const REMOVED: u8 = 6;
 }
@@ -132,13 +134,21 @@ impl RunWriter {
     /// Adds an item. Keys of a column only ever grow.
     pub(super) fn put(&mut self, column: Column, key: &[u8], kind: u8, payload: &[u8]) -> Result<()> {
         let writer = &mut self.columns[column as usize];
-        assert!(!writer.any || *key > *writer.last_key, "items of a run are written in order");
+        assert!(
+            !writer.any || *key > *writer.last_key,
+            "items of a run are written in order"
+        );
         let shared = if writer.block.is_empty() {
             writer.first_key.clear();
             writer.first_key.extend_from_slice(key);
             0
         } else {
-            writer.last_key.iter().zip(key).take_while(|(a, b)| a == b).count()
+            writer
+                .last_key
+                .iter()
+                .zip(key)
+                .take_while(|(a, b)| a == b)
+                .count()
         };
         varint::put(&mut writer.block, shared as u64);
         varint::put(&mut writer.block, (key.len() - shared) as u64);
@@ -150,7 +160,7 @@ impl RunWriter {
         writer.last_key.extend_from_slice(&key[shared..]);
         writer.any = true;
         match kind {
-            item::ENTRY | item::CHUNKED => {
+            item::ENTRY | item::CHUNKED | item::TORN => {
                 self.entries += 1;
                 let len = varint::take(&mut &payload[..]).expect("an entry's payload begins with its length");
                 self.content_len = self.content_len.saturating_add(len);
@@ -170,7 +180,8 @@ impl RunWriter {
             return Ok(());
         }
         self.compressed.clear();
-        self.compressed.reserve(zstd::zstd_safe::compress_bound(writer.block.len()));
+        self.compressed
+            .reserve(zstd::zstd_safe::compress_bound(writer.block.len()));
         self.compressor
             .compress_to_buffer(&writer.block[..], &mut self.compressed)
             .map_err(|e| Error::new(Kind::Medium, "compress a block of the replica").because(e))?;
@@ -266,7 +277,8 @@ impl Run {
         let mut magic = [0; 8];
         file.read_exact_at(&mut magic, 0).map_err(failed)?;
         let mut trailer = [0; TRAILER_LEN];
-        file.read_exact_at(&mut trailer, len - TRAILER_LEN as u64).map_err(failed)?;
+        file.read_exact_at(&mut trailer, len - TRAILER_LEN as u64)
+            .map_err(failed)?;
         if magic != *MAGIC || trailer[40..] != *MAGIC || trailer[8..40] != info.index.0 {
             return Err(corrupt("its ends are damaged, or it is another run"));
         }
@@ -306,7 +318,10 @@ impl Run {
 
     /// Raw bytes of a column's blocks, as the index tells.
     pub(super) fn raw_len(&self, column: Column) -> u64 {
-        self.columns[column as usize].iter().map(|block| u64::from(block.raw_len)).sum()
+        self.columns[column as usize]
+            .iter()
+            .map(|block| u64::from(block.raw_len))
+            .sum()
     }
 
     /// Number of blocks of a column.
@@ -321,7 +336,9 @@ impl Run {
 
     /// Number of the last block whose first key is not above `key`; the first block when all are.
     pub(super) fn block_of(&self, column: Column, key: &[u8]) -> usize {
-        self.columns[column as usize].partition_point(|block| *block.key <= *key).saturating_sub(1)
+        self.columns[column as usize]
+            .partition_point(|block| *block.key <= *key)
+            .saturating_sub(1)
     }
 
     /// Reads, checks and decompresses a block into `raw`.
@@ -389,4 +406,5 @@ fn parse_index(mut index: &[u8], blocks_end: u64) -> Option<[Vec<BlockRef>; COLU
     index.is_empty().then_some(columns)
 }
 
-const _: () = assert!(BLOCK_RAW_LEN_MAX > RECORD_LEN_MAX + KEY_LEN_MAX && BLOCK_RAW_LEN_MAX < u32::MAX as usize);
+const _: () =
+    assert!(BLOCK_RAW_LEN_MAX > RECORD_LEN_MAX + KEY_LEN_MAX && BLOCK_RAW_LEN_MAX < u32::MAX as usize);

@@ -108,7 +108,11 @@ impl Scan {
     /// Skips whole blocks that end before `key`; then stands somewhere at or before the first item not below it.
     pub(super) fn skip_towards(&mut self, key: &[u8]) -> Result<()> {
         if self.valid && self.run.block_of(self.column, key) > self.block {
-            return self.seek(self.run.clone().first_key(self.column, self.run.block_of(self.column, key)));
+            return self.seek(
+                self.run
+                    .clone()
+                    .first_key(self.column, self.run.block_of(self.column, key)),
+            );
         }
         Ok(())
     }
@@ -207,6 +211,9 @@ impl Removals {
             }
             self.scan.next()?;
         }
-        Ok(self.current.as_ref().is_some_and(|current| super::key::is_below(key, current)))
+        Ok(self
+            .current
+            .as_ref()
+            .is_some_and(|current| super::key::is_below(key, current)))
     }
 }

@@ -31,10 +31,6 @@ impl Snapshot {
         Self { runs: runs.collect() }
     }
 
-    pub(super) fn runs(&self) -> &[Arc<Run>] {
-        &self.runs
-    }
-
     /// A cursor; each thread needs its own.
     pub fn cursor(&self) -> Cursor {
         Cursor {
@@ -88,7 +84,13 @@ impl Iterator for Entries {
             Place::End => return None,
         };
         self.place = Place::Within;
-        let entry = moved.and_then(|()| if self.scan.valid() { self.scan.entry().map(Some) } else { Ok(None) });
+        let entry = moved.and_then(|()| {
+            if self.scan.valid() {
+                self.scan.entry().map(Some)
+            } else {
+                Ok(None)
+            }
+        });
         if !matches!(entry, Ok(Some(_))) {
             self.place = Place::End;
         }
@@ -126,7 +128,11 @@ impl Cursor {
     /// # Errors
     /// The replica is damaged or cannot be read.
     pub fn get(&mut self, path: &EntryPath) -> Result<Option<Entry>> {
-        if self.entries.find(&key::of(path))? { self.entries.entry().map(Some) } else { Ok(None) }
+        if self.entries.find(&key::of(path))? {
+            self.entries.entry().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// What is known of the chunks of the file `path` whose inode number at the source is `ino`; `None` when nothing is.
@@ -155,10 +161,15 @@ impl Cursor {
         };
         let mut digests = Vec::new();
         let mut slots = [None; GROUP_LEN];
-        let mut groups = self.chunks.groups(&key, &resolved, range.start / GROUP_LEN as u64)?;
+        let mut groups = self
+            .chunks
+            .groups(&key, &resolved, range.start / GROUP_LEN as u64)?;
         while let Some(group) = groups.next(&mut self.chunks, &mut slots)? {
-            let base = group.checked_mul(GROUP_LEN as u64).filter(|base| *base < CHUNK_NUMBER_MAX);
-            let base = base.ok_or_else(|| Error::new(Kind::Corrupt, "read the chunks of a file").on(path.display()))?;
+            let base = group
+                .checked_mul(GROUP_LEN as u64)
+                .filter(|base| *base < CHUNK_NUMBER_MAX);
+            let base = base
+                .ok_or_else(|| Error::new(Kind::Corrupt, "read the chunks of a file").on(path.display()))?;
             if base >= range.end {
                 break;
             }

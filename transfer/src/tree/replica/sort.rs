@@ -58,12 +58,16 @@ impl<'a> Item<'a> {
     }
 
     fn cmp(self, other: Item<'_>) -> Ordering {
-        self.key().cmp(other.key()).then_with(|| self.tail().cmp(other.tail()))
+        self.key()
+            .cmp(other.key())
+            .then_with(|| self.tail().cmp(other.tail()))
     }
 }
 
 fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Collects items.
@@ -96,11 +100,6 @@ impl Sorter {
         }
     }
 
-    /// The number that the next item gets.
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
     /// Adds an item.
     pub(super) fn push(&mut self, key: &[u8], class: u8, group: u64, payload: &[u8]) -> Result<()> {
         let sequence = self.sequence;
@@ -111,7 +110,8 @@ impl Sorter {
         }
         self.starts.push(self.arena.len());
         self.arena.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.arena.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.arena
+            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.arena.extend_from_slice(key);
         self.arena.push(class);
         self.arena.extend_from_slice(&group.to_be_bytes());
@@ -138,7 +138,8 @@ impl Sorter {
 
     fn sort(&mut self) {
         let arena = &self.arena;
-        self.starts.sort_unstable_by(|a, b| item_at(arena, *a).cmp(item_at(arena, *b)));
+        self.starts
+            .sort_unstable_by(|a, b| item_at(arena, *a).cmp(item_at(arena, *b)));
     }
 
     fn spill(&mut self) -> Result<()> {
@@ -186,7 +187,9 @@ fn remove_scratch(path: &PathBuf) {
 }
 
 fn item_at(arena: &[u8], start: usize) -> Item<'_> {
-    let lengths: &[u8; LENGTHS_LEN] = arena[start..].first_chunk().expect("items lie whole in the arena");
+    let lengths: &[u8; LENGTHS_LEN] = arena[start..]
+        .first_chunk()
+        .expect("items lie whole in the arena");
     Item(&arena[start..start + item_len(lengths)])
 }
 
@@ -205,12 +208,18 @@ struct Spill<W: Write> {
 
 impl<W: Write> Spill<W> {
     fn write(&mut self, item: Item<'_>) -> Result<()> {
-        self.encoder.write_all(item.0).map_err(|e| Error::io("write a scratch file", &self.path, e))
+        self.encoder
+            .write_all(item.0)
+            .map_err(|e| Error::io("write a scratch file", &self.path, e))
     }
 
     fn finish(self) -> Result<()> {
-        let mut file = self.encoder.finish().map_err(|e| Error::io("write a scratch file", &self.path, e))?;
-        file.flush().map_err(|e| Error::io("write a scratch file", &self.path, e))
+        let mut file = self
+            .encoder
+            .finish()
+            .map_err(|e| Error::io("write a scratch file", &self.path, e))?;
+        file.flush()
+            .map_err(|e| Error::io("write a scratch file", &self.path, e))
     }
 }
 
@@ -234,7 +243,9 @@ impl Sorted {
     pub(super) fn next(&mut self) -> Result<Option<Item<'_>>> {
         match self {
             Self::Memory { arena, starts, next } => {
-                let Some(start) = starts.get(*next) else { return Ok(None) };
+                let Some(start) = starts.get(*next) else {
+                    return Ok(None);
+                };
                 *next += 1;
                 Ok(Some(item_at(arena, *start)))
             }
@@ -293,7 +304,9 @@ impl Head {
         self.bytes.clear();
         self.bytes.extend_from_slice(&lengths);
         self.bytes.resize(len, 0);
-        self.decoder.read_exact(&mut self.bytes[LENGTHS_LEN..]).map_err(failed)?;
+        self.decoder
+            .read_exact(&mut self.bytes[LENGTHS_LEN..])
+            .map_err(failed)?;
         Ok(true)
     }
 }
@@ -341,4 +354,4 @@ impl Drop for Merge {
     }
 }
 
-const _: () = assert!(KEY_LEN_MAX < u32::MAX as usize && RECORD_LEN_MAX < u32::MAX as usize);
+const _: () = assert!(KEY_LEN_MAX + RECORD_LEN_MAX < u32::MAX as usize);

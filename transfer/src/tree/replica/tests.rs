@@ -1,1 +1,43 @@
-//! Tests of the replica as a whole.
+//! Tests of the replica as a whole: against a model, across crashes, against damage.
+
+mod model;
+
+use super::super::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Stamp};
+use super::*;
+
+pub(super) fn path(text: &str) -> EntryPath {
+    EntryPath::parse(text).unwrap()
+}
+
+pub(super) fn digest(seed: u64) -> Digest {
+    Digest::of(&seed.to_le_bytes())
+}
+
+pub(super) fn entry(at: &str, ino: u64, node: Node) -> Entry {
+    Entry {
+        path: path(at),
+        stamp: Stamp {
+            ino,
+            clean: true,
+            ..Stamp::default()
+        },
+        meta: Meta::default(),
+        node,
+    }
+}
+
+pub(super) fn file(at: &str, ino: u64, len: u64, chunk_log2: u8) -> Entry {
+    let content = Content {
+        len,
+        digest: digest(len ^ ino),
+        chunk_log2,
+    };
+    entry(at, ino, Node::File(content))
+}
+
+/// What a replica tells of itself, entry by entry.
+pub(super) type Contents = Vec<(Entry, Option<ChunkDigests>)>;
+
+pub(super) fn contents(replica: &Replica) -> Contents {
+    replica.snapshot().iter_chunked().collect::<Result<_>>().unwrap()
+}

@@ -49,6 +49,9 @@ mod tests {
             assert_eq!(take(&mut &bytes[..bytes.len() - 1]), None);
         }
         assert_eq!(take(&mut &[0xff; 11][..]), None);
-        assert_eq!(take(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), None);
+        assert_eq!(
+            take(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]),
+            None
+        );
     }
 }

@@ -33,8 +33,9 @@ pub(super) struct Resolved {
     members: Vec<(usize, u64)>,
     /// First chunk that is void in runs older than all of these.
     limit: u64,
-    /// Chunks of the newest entry; 0 when it does not travel in chunks or is gone, `None` when no run has one.
-    newest_entry_chunks: Option<u64>,
+    /// What the newest entry alone says of older runs' chunks: those from its own number of chunks on are void, all when
+    /// it does not travel in chunks or is gone. `None` when no run has one.
+    implied: Option<u64>,
 }
 
 impl Resolved {
@@ -50,7 +51,7 @@ impl Resolved {
 
     /// What a merged run must say about older runs' chunks beyond what its entry says.
     pub(super) fn limit_for_older(&self) -> Option<u64> {
-        let implied = self.newest_entry_chunks.unwrap_or(u64::MAX);
+        let implied = self.implied.unwrap_or(u64::MAX);
         (self.limit < implied).then_some(self.limit)
     }
 }
@@ -100,7 +101,13 @@ impl ChunkWalk {
 
 impl Layer {
     /// Takes this layer into account; false when older layers do not count at all.
-    fn visit(&mut self, at: usize, path: &[u8], first_chunk_key: &[u8], resolved: &mut Resolved) -> Result<bool> {
+    fn visit(
+        &mut self,
+        at: usize,
+        path: &[u8],
+        first_chunk_key: &[u8],
+        resolved: &mut Resolved,
+    ) -> Result<bool> {
         let (identity, limit) = self.chunk_marks(path, first_chunk_key)?;
         if let Some(identity) = identity {
             if resolved.identity.is_some_and(|newer| newer != identity) {
@@ -113,17 +120,26 @@ impl Layer {
         self.entries.seek(path)?;
         if self.entries.valid() && self.entries.key() == path {
             let mut payload = self.entries.payload();
-            let chunked = match self.entries.kind() {
+            let kind = self.entries.kind();
+            let chunked = match kind {
                 item::TOMBSTONE => None,
                 _ => {
-                    record::head(&mut payload)
-                        .ok_or_else(|| self.entries.run().corrupt("an entry is malformed"))?
+                    let head = record::head(&mut payload);
+                    head.ok_or_else(|| self.entries.run().corrupt("an entry is malformed"))?
                         .chunked
                 }
             };
-            resolved.newest_entry_chunks =
-                resolved.newest_entry_chunks.or(Some(chunked.map_or(0, |(_, count)| count)));
-            let Some((identity, count)) = chunked else { return Ok(false) };
+            let implied = match kind {
+                item::TORN => u64::MAX,
+                _ => chunked.map_or(0, |(_, count)| count),
+            };
+            resolved.implied = resolved.implied.or(Some(implied));
+            if kind == item::TORN {
+                return Ok(resolved.limit > 0 && !self.removals.covers(path)?);
+            }
+            let Some((identity, count)) = chunked else {
+                return Ok(false);
+            };
             if resolved.identity.is_some_and(|newer| newer != identity) {
                 return Ok(false);
             }
@@ -160,8 +176,13 @@ pub(super) struct Groups {
 impl Groups {
     /// Fills `slots` with the next group and returns its number.
     pub(super) fn next(&mut self, walk: &mut ChunkWalk, slots: &mut Slots) -> Result<Option<u64>> {
-        let numbers = self.members.iter().map(|(layer, _)| group_of(&walk.layers[*layer].chunks, &self.path));
-        let Some(group) = numbers.flatten().min() else { return Ok(None) };
+        let numbers = self
+            .members
+            .iter()
+            .map(|(layer, _)| group_of(&walk.layers[*layer].chunks, &self.path));
+        let Some(group) = numbers.flatten().min() else {
+            return Ok(None);
+        };
         slots.fill(None);
         let base = group * GROUP_LEN as u64;
         for (layer, limit) in self.members.iter().rev() {
