@@ -141,12 +141,23 @@ impl AsFd for Watch {
 /// # Errors
 /// `fstatfs` fails.
 pub fn file_system_id(file: impl AsFd) -> io::Result<FileSystemId> {
-    // Two 32-bit words, the first in the low half.
-    let words = rustix::fs::fstatvfs(file)?.f_fsid;
+    Ok(id_of(rustix::fs::fstatvfs(file)?.f_fsid))
+}
+
+/// The same of what `path` leads to.
+///
+/// # Errors
+/// `statfs` fails.
+pub fn file_system_id_at(path: &Path) -> io::Result<FileSystemId> {
+    Ok(id_of(rustix::fs::statvfs(path)?.f_fsid))
+}
+
+/// Two 32-bit words, the first in the low half.
+fn id_of(words: u64) -> FileSystemId {
     let mut id = FileSystemId::default();
     id[..4].copy_from_slice(&(words as u32).to_ne_bytes());
     id[4..].copy_from_slice(&((words >> 32) as u32).to_ne_bytes());
-    Ok(id)
+    id
 }
 
 /// Reads the events of one buffer. Whatever does not add up is an [`Event::Broken`]: never skipped.

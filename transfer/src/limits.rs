@@ -36,6 +36,10 @@ pub const FRAME_RAW_LEN_MAX: usize = 8 * 1024 * 1024;
 /// Largest serialised entry, in bytes.
 pub const ENTRY_LEN_MAX: usize = 2 * 1024 * 1024;
 
+/// Directories with changes that a tracker keeps until a round looks at them: of about 120 bytes each, 16 MiB. With more
+/// of them a sweep is no slower.
+pub const TRACKED_DIRECTORIES_MAX: usize = 128 * 1024;
+
 /// Connections of one session.
 pub const CONNECTIONS_MAX: usize = 16;
 

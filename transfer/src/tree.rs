@@ -5,4 +5,5 @@ pub mod entry;
 pub mod filter;
 pub mod operation;
 pub mod replica;
+pub mod track;
 pub mod write;
