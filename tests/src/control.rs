@@ -1,0 +1,178 @@
+//! A control plane for a test: the real program, in a folder of its own, on a port of its own. Ends when dropped.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// Hooks that do nothing and succeed, for a control plane whose instances only have to be told of.
+pub const HOOKS: [&str; 10] = [
+    "create",
+    "destroy",
+    "enter",
+    "exit",
+    "start",
+    "stop",
+    "reboot",
+    "image",
+    "discard-image",
+    "import",
+];
+
+/// A program of this workspace, built beside the tests.
+///
+/// # Panics
+/// When it is not there, with the command that builds it.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let mut folder = std::env::current_exe().expect("the test knows where it is");
+    folder.pop();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: build the workspace first (cargo build)",
+        path.display()
+    );
+    path
+}
+
+/// A running control plane, in the clear on the loopback network.
+#[derive(Debug)]
+pub struct Control {
+    process: Child,
+    /// `127.0.0.1:port`.
+    pub address: String,
+    folder: TempDir,
+    options: Vec<String>,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Control {
+    /// Starts one whose instances have hooks that do nothing.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn with_empty_hooks(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let hooks = folder.path().join("hooks");
+        fs::create_dir(&hooks).expect("a folder for hooks");
+        for hook in HOOKS {
+            let path = hooks.join(hook);
+            let answer = if hook == "enter" {
+                r#"{"Ip":"127.0.0.1","LanIp":"127.0.0.1","Port":443}"#
+            } else {
+                ""
+            };
+            fs::write(
+                &path,
+                format!("#!/bin/sh\ncat > /dev/null\nprintf '%s' '{answer}'\n"),
+            )
+            .expect("a hook");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a hook that can be run");
+        }
+        let mut all: Vec<String> = vec!["--provider".into(), "command".into(), "--hooks".into()];
+        all.push(hooks.display().to_string());
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        let (process, address) = serve(folder.path(), "127.0.0.1:0", &all);
+        Self {
+            process,
+            address,
+            folder,
+            options: all,
+        }
+    }
+
+    /// A new key of the account: its id and its secret.
+    ///
+    /// # Panics
+    /// When the program refuses.
+    #[must_use]
+    pub fn create_key(&self) -> (String, String) {
+        let output = Command::new(program("go2cloud-control"))
+            .args(["key", "create", "--json", "--data"])
+            .arg(self.folder.path().join("data"))
+            .output()
+            .expect("go2cloud-control runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        (member(&text, "SecretId"), member(&text, "SecretKey"))
+    }
+
+    /// Kills it as a power cut would, and starts it again on the same address and data.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill().expect("it was running");
+        self.process.wait().expect("it ends");
+        (self.process, self.address) = serve(self.folder.path(), &self.address, &self.options);
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// When the kernel does not say.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("its state can be asked").is_none()
+    }
+}
+
+fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String) {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("a log");
+    let mut process = Command::new(program("go2cloud-control"))
+        .args(["serve", "--plain-http", "--listen", listen, "--data"])
+        .arg(folder.join("data"))
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("go2cloud-control starts");
+    let mut lines = BufReader::new(process.stdout.take().expect("its output is a pipe")).lines();
+    let ready = lines.find_map(|line| {
+        let line = line.ok()?;
+        let rest = line.split_once("listening on http://")?.1;
+        Some(rest.split_whitespace().next()?.trim_end_matches('/').to_owned())
+    });
+    let Some(address) = ready else {
+        let _ = process.kill();
+        let _ = process.wait();
+        let said = fs::read_to_string(folder.join("log")).unwrap_or_default();
+        panic!("go2cloud-control did not come up:\n{said}");
+    };
+    // What it prints later must not fill the pipe.
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = writeln!(std::io::sink(), "{line}");
+        }
+    });
+    (process, address)
+}
+
+/// The text member `name` of a flat JSON object.
+fn member(json: &str, name: &str) -> String {
+    let after = json.split_once(&format!("\"{name}\"")).map(|(_, rest)| rest);
+    let value = after.and_then(|rest| rest.split('"').nth(1)).map(str::to_owned);
+    value.unwrap_or_else(|| panic!("{name} is missing in {json}"))
+}
