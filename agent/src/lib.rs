@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod log;
 pub mod migrate;
 pub mod output;
+pub mod preflight;
 pub mod refusal;
 pub mod resolve;
 pub mod secret_text;

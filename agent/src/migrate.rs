@@ -12,7 +12,8 @@ use transfer::progress::StopFlag;
 use crate::cli::JobArgs;
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine};
-use crate::output::{complain, say};
+use crate::output::{Style, complain, say};
+use crate::preflight::{self, Status, Subject, block_test};
 use crate::{log, signals};
 
 pub mod api;
@@ -66,8 +67,54 @@ fn act(plan: &Plan) -> anyhow::Result<Exit> {
         Task::Jobs(control, target) => jobs(plan, control, target.as_ref(), &stop),
         Task::NoJob(control, instance) => direct::by_instance(plan, control, instance, &stop),
         Task::Direct { address, secret } => direct::by_address(plan, *address, secret, &stop),
-        Task::Check(_) | Task::BlockTest | Task::Clean(..) => Ok(exit::FAILED),
+        Task::Check(control) => check(plan, control.as_ref()),
+        Task::BlockTest => Ok(block_test::run(
+            plan.run.style,
+            &Inventory::take(&Machine::here())?,
+        )),
+        Task::Clean(..) => Ok(exit::FAILED),
     }
+}
+
+/// `--check`: looks, prints, migrates nothing.
+fn check(plan: &Plan, control: Option<&Control>) -> anyhow::Result<Exit> {
+    let machine = Machine::here();
+    let inventory = Inventory::of(&machine, &plan.source_root)?;
+    let api = control
+        .map(|control| Api::new(control, &plan.state_root))
+        .transpose()?;
+    let findings = preflight::check(&Subject {
+        machine: &machine,
+        inventory: &inventory,
+        plan,
+        api: api.as_ref(),
+    });
+    Ok(preflight::print(plan.run.style, &findings))
+}
+
+/// The checks before a migration: silent about what is in order.
+fn is_fit(plan: &Plan, inventory: &Inventory, api: Option<&Api>) -> bool {
+    if plan.run.ignore_check {
+        return true;
+    }
+    let mut findings = preflight::check(&Subject {
+        machine: &Machine::here(),
+        inventory,
+        plan,
+        api,
+    });
+    findings.retain(|finding| finding.status >= Status::Warn);
+    for finding in &findings {
+        tracing::warn!(id = finding.id, status = ?finding.status, "{}: {}; {}", finding.name, finding.observed, finding.remedy);
+    }
+    if !findings.is_empty() {
+        preflight::print(Style::People, &findings);
+    }
+    let fit = findings.iter().all(|finding| finding.status < Status::Fail);
+    if !fit {
+        complain("go2cloud: repair what failed, or skip the checks with -ignore-check; nothing was migrated");
+    }
+    fit
 }
 
 /// The story of the job-driven way.
@@ -79,6 +126,9 @@ fn jobs(
 ) -> anyhow::Result<Exit> {
     let inventory = Inventory::of(&Machine::here(), &plan.source_root)?;
     let api = Arc::new(Api::new(control, &plan.state_root)?);
+    if !is_fit(plan, &inventory, Some(&api)) {
+        return Ok(exit::CHECK_FAILED);
+    }
     let source = match Source::register(&api, &inventory, stop) {
         Ok(source) => source,
         Err(_) if stop.is_stopped() => return Ok(exit::INTERRUPTED),

@@ -1,0 +1,72 @@
+//! Checks before a migration: each has a stable id, says what it looked at, and what an administrator can do.
+//!
+//! Nothing is changed. What the target's side of the conversion repairs by itself is marked as such, so that nobody is
+//! scared by it. Lists of drivers of an initramfs are asked from the distribution's own tool, if it is there.
+
+use std::path::Path;
+
+use crate::inventory::{Inventory, Machine};
+use crate::migrate::api::Api;
+use crate::migrate::plan::Plan;
+
+pub mod block_test;
+mod boot;
+mod configuration;
+mod control;
+mod finding;
+mod forecast;
+mod guest;
+mod kernel;
+mod network;
+mod print;
+mod space;
+mod storage;
+mod system;
+mod trackers;
+
+pub use finding::{Finding, Status};
+pub use print::print;
+
+/// What is checked.
+pub struct Subject<'a> {
+    /// Where files are read.
+    pub machine: &'a Machine,
+    /// What it is.
+    pub inventory: &'a Inventory,
+    /// What is planned.
+    pub plan: &'a Plan,
+    /// The control plane, if it is known.
+    pub api: Option<&'a Api>,
+}
+
+impl Subject<'_> {
+    /// Whether the whole system is migrated, so that it must boot at the target.
+    fn is_whole(&self) -> bool {
+        self.plan.source_root == Path::new("/")
+    }
+}
+
+/// Makes all checks, in the order of their ids.
+pub fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let machine = subject.machine;
+    let inventory = subject.inventory;
+    let mut findings = system::always(machine);
+    if subject.is_whole() {
+        findings.extend(system::whole(machine, inventory));
+        findings.extend(kernel::check(machine, &inventory.os.kernel));
+        findings.extend(boot::check(machine, inventory));
+        findings.extend(storage::check(machine, inventory));
+        findings.extend(configuration::check(machine));
+        findings.extend(network::check(machine));
+        findings.extend(guest::check(machine));
+    }
+    findings.extend(space::check(subject));
+    findings.extend(trackers::check(subject));
+    findings.extend(control::check(subject));
+    findings.push(forecast::check(subject));
+    findings.sort_by(|one, other| one.id.cmp(other.id));
+    findings
+}
+
+#[cfg(test)]
+mod tests;
