@@ -19,6 +19,7 @@ pub mod fanotify;
 pub mod fiemap;
 pub mod file_attributes;
 pub mod file_handle;
+pub mod file_system;
 pub mod freeze;
 pub mod getfsmap;
 pub mod inode_flags;

@@ -74,6 +74,18 @@ impl Error {
         self
     }
 
+    /// The message with all its causes, on one line.
+    pub fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     /// What the caller can do.
     pub fn kind(&self) -> Kind {
         self.kind

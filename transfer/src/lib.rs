@@ -4,12 +4,14 @@
 //! hashes, compresses and throttles it onto a [`link`]; the target verifies, writes and journals it, and acknowledges
 //! what is durable. This crate knows nothing of HTTP, jobs, terminals or environment variables.
 
+pub mod compress;
 pub mod error;
 pub mod limits;
 pub mod link;
 pub mod progress;
 pub mod protocol;
 pub mod secret;
+pub mod sequence;
 pub mod source;
 pub mod target;
 pub mod throttle;

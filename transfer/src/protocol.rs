@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
-use crate::link::auth::Id;
 use crate::tree::entry::EntryPath;
+use crate::tree::replica::Version;
 
 /// Frame kind of an [`Order`] on the control connection.
 pub const KIND_ORDER: u8 = 1;
@@ -22,13 +22,13 @@ pub const KIND_REPLICA: u8 = 4;
 /// Frame kind of disk chunks on a data connection.
 pub const KIND_DISK: u8 = 5;
 
-/// What the target durably holds: two replicas with equal positions have equal contents.
+/// Which sealed contents a disk's journal has; the tree's replica has a [`Version`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Position {
     /// Number of sealed generations.
     pub generation: u64,
     /// Random mark of this generation, drawn by the target when it sealed it.
-    pub mark: Id,
+    pub mark: crate::link::auth::Id,
 }
 
 /// Source to target, on the control connection.
@@ -38,8 +38,8 @@ pub enum Order {
     KeepAlive,
     /// Send the replica: the source has lost its baseline, or has another one.
     Fetch {
-        /// Generation the source has, 0 for none.
-        have_generation: u64,
+        /// What the source has.
+        have: Version,
     },
     /// All frames of the round have been sent; make them durable and seal the generation.
     EndRound {
@@ -60,12 +60,12 @@ pub enum Report {
     /// The session is open.
     Opened {
         /// What the target durably holds.
-        position: Position,
+        version: Version,
     },
     /// The replica has been sent.
     ReplicaEnd {
-        /// The position it is at.
-        position: Position,
+        /// The version it has.
+        version: Version,
     },
     /// Frames became durable.
     Durable {
@@ -85,8 +85,8 @@ pub enum Report {
     },
     /// The round is durable and sealed.
     RoundDone {
-        /// The new position.
-        position: Position,
+        /// The new version.
+        version: Version,
     },
     /// Verification under way.
     VerifyProgress {
@@ -112,8 +112,8 @@ pub enum Report {
         bytes: u64,
         /// Entries that differ.
         differences: u64,
-        /// The replica's position, which differences have moved.
-        position: Position,
+        /// The replica's version: differences make a new one.
+        version: Version,
     },
     /// The target gives up on this session.
     Failed {
@@ -199,12 +199,12 @@ mod tests {
             "02ac02"
         );
         assert_eq!(bytes(encode(KIND_ORDER, &Order::Goodbye).unwrap()), "04");
-        let position = Position {
+        let version = Version {
             generation: 2,
-            mark: [0xab; 16],
+            digest: crate::tree::entry::Digest([0xab; 32]),
         };
-        let done = encode(KIND_REPORT, &Report::RoundDone { position }).unwrap();
-        assert_eq!(bytes(done), format!("0502{}", "ab".repeat(16)));
+        let done = encode(KIND_REPORT, &Report::RoundDone { version }).unwrap();
+        assert_eq!(bytes(done), format!("0502{}", "ab".repeat(32)));
         let skipped = Report::Skipped {
             path: EntryPath::parse(*b"a/b").unwrap(),
             what: "owner".into(),

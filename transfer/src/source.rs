@@ -1,11 +1,27 @@
 //! The source side's front door: what to copy, whereto, and how.
 
+pub mod conversation;
+pub mod counters;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::error::Result;
+use crate::progress::{Observer, StopFlag, Summary};
 use crate::secret::Secret;
 use crate::throttle::Throttle;
+
+/// Copies a volume to a target, in rounds, and says what was done. Lost links are taken up again as the plan allows.
+///
+/// # Errors
+/// [`crate::Kind`] says what the caller can do. What the target had made durable stays, and the next run goes on from
+/// there.
+pub fn sync(plan: &SyncPlan, observer: &dyn Observer, stop: &StopFlag) -> Result<Summary> {
+    match &plan.volume {
+        SourceVolume::Tree(source) => crate::tree::sync::sync(plan, source, observer, stop),
+    }
+}
 
 /// A run of the source side. Built by the agent after all checks; everything in it is valid.
 pub struct SyncPlan {

@@ -1,12 +1,21 @@
 //! The target side's front door: what is served, where it lands, and the receiver that does it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use crate::error::{Error, Kind, Result};
-use crate::progress::{Observer, StopFlag};
+use crate::error::{Kind, Result};
+use crate::link::auth::{Id, VolumeKind};
+use crate::link::tls::Breaker;
+use crate::link::{Accepted, Acceptor};
+use crate::progress::{Event, Observer, StopFlag};
+use crate::protocol::{self, Failure, KIND_REPORT, Report};
 use crate::secret::Secret;
+use crate::tree::receive::TreeTarget;
+
+/// How often the receiver looks for a request to stop.
+const WATCH: Duration = Duration::from_millis(50);
 
 /// What a receiver serves. Built after all checks; everything in it is valid.
 pub struct ServePlan {
@@ -31,43 +40,141 @@ pub enum TargetVolume {
 
 /// A listening target.
 pub struct Receiver {
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    acceptor: Acceptor,
+    target: Target,
+}
+
+/// The volume, ready to be written.
+enum Target {
+    Tree(TreeTarget),
+}
+
+impl Target {
+    fn kind(&self) -> VolumeKind {
+        match self {
+            Self::Tree(_) => VolumeKind::Tree,
+        }
+    }
+
+    fn serve(&self, accepted: Accepted, stop: &StopFlag) -> Result<()> {
+        match self {
+            Self::Tree(tree) => tree.serve(accepted, stop),
+        }
+    }
+}
+
+/// The session under way.
+struct Active<'scope> {
+    instance: Id,
+    breakers: Vec<Breaker>,
+    thread: ScopedJoinHandle<'scope, ()>,
 }
 
 impl Receiver {
-    /// Opens the listening socket.
+    /// Opens the volume and the listening socket.
     ///
     /// # Errors
-    /// The address is not local or its port is in use.
+    /// The target directory cannot be opened, the address is not local, or its port is in use.
     pub fn bind(plan: ServePlan) -> Result<Self> {
-        let listen = plan.listen;
-        let failed = |error: std::io::Error| {
-            Error::new(Kind::Usage, format!("listen on {listen}"))
-                .because(error)
-                .remedy("choose an address of this machine and a free port, or port 0")
+        let target = match plan.volume {
+            TargetVolume::Tree { root } => Target::Tree(TreeTarget::open(&root, &plan.journal)?),
         };
-        let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let local_addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, local_addr })
+        Ok(Self {
+            acceptor: Acceptor::bind(plan.listen, plan.secret)?,
+            target,
+        })
     }
 
     /// The address listened on, with the port that was given for port 0.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.acceptor.local_addr()
     }
 
-    /// Serves until asked to stop.
+    /// Serves one session after the other until asked to stop. A second source meanwhile is told that it is busy here;
+    /// a new session of the same agent replaces its old one.
     ///
     /// # Errors
-    /// The medium refuses, or the listening socket fails.
-    pub fn run(&self, _observer: &dyn Observer, stop: &StopFlag) -> Result<()> {
-        while !stop.sleep(Duration::from_millis(100)) {
-            if let Ok((connection, _)) = self.listener.accept() {
-                drop(connection);
+    /// TLS cannot be set up. Failures of sessions are told to the source and the observer; the receiver stays up.
+    pub fn run(&self, observer: &dyn Observer, stop: &StopFlag) -> Result<()> {
+        let (sender, sessions) = crossbeam_channel::bounded(1);
+        std::thread::scope(|scope| {
+            let accepting = scope.spawn(move || self.acceptor.run(&sender, stop));
+            let mut active: Option<Active<'_>> = None;
+            while !stop.is_stopped() && !accepting.is_finished() {
+                if let Ok(accepted) = sessions.recv_timeout(WATCH) {
+                    active = self.take(scope, active, accepted, observer, stop);
+                }
             }
+            // Connections that came too late are dropped, so that nobody waits for a place in the channel.
+            drop(sessions);
+            accepting.join().expect("accepting does not panic")
+        })
+    }
+
+    fn take<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        active: Option<Active<'scope>>,
+        accepted: Accepted,
+        observer: &'env dyn Observer,
+        stop: &'env StopFlag,
+    ) -> Option<Active<'scope>> {
+        let active = active.filter(|active| !active.thread.is_finished());
+        if accepted.hello.volume != self.target.kind() {
+            refuse(
+                accepted,
+                Failure::OtherMigration,
+                "this receiver serves another kind of volume",
+            );
+            return active;
         }
-        Ok(())
+        if let Some(active) = active {
+            if active.instance != accepted.hello.instance {
+                refuse(
+                    accepted,
+                    Failure::Busy,
+                    "another source is connected to this receiver; wait for it to end",
+                );
+                return Some(active);
+            }
+            active.breakers.iter().for_each(Breaker::break_off);
+            active.thread.join().expect("a session does not panic");
+        }
+        let breakers = accepted
+            .breakers
+            .iter()
+            .map(Breaker::try_clone)
+            .collect::<Result<Vec<_>>>();
+        let breakers = breakers.unwrap_or_default();
+        let instance = accepted.hello.instance;
+        let thread = scope.spawn(move || self.serve(accepted, observer, stop));
+        Some(Active {
+            instance,
+            breakers,
+            thread,
+        })
+    }
+
+    fn serve(&self, accepted: Accepted, observer: &dyn Observer, stop: &StopFlag) {
+        let (target, connections) = (accepted.source.to_string(), accepted.data.len());
+        observer.event(&Event::Connected { target, connections });
+        match self.target.serve(accepted, stop) {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::Stopped => {}
+            Err(error) => observer.event(&Event::Warning {
+                message: error.describe(),
+            }),
+        }
+    }
+}
+
+fn refuse(mut accepted: Accepted, why: Failure, message: &str) {
+    let report = Report::Failed {
+        why,
+        message: message.to_owned(),
+    };
+    let told = protocol::encode(KIND_REPORT, &report).and_then(|frame| accepted.report.send(&frame));
+    if let Err(error) = told {
+        tracing::debug!(%error, "refusal not sent");
     }
 }

@@ -1,9 +1,22 @@
 //! The tree engine: directory trees, entry by entry.
 
+pub mod apply;
+pub mod baseline;
 pub mod capture;
 pub mod entry;
 pub mod filter;
+pub mod journal;
+pub mod links;
+pub mod long;
 pub mod operation;
+pub mod receive;
 pub mod replica;
+pub mod round;
+pub mod scan;
+pub mod send;
+pub mod spool;
+pub mod sync;
+pub mod tasks;
 pub mod track;
+pub mod verify;
 pub mod write;

@@ -98,7 +98,7 @@ fn connect_to(
     let mut next = || streams.next().expect("one stream was made for each role");
     Ok(SourceLink {
         control: FrameWriter::new(next().into_writer(Some(Arc::clone(throttle)))?),
-        report: FrameReader::new(next().into_reader()?),
+        report: FrameReader::new(next().into_reader(Some(tls::SILENCE_MAX))?),
         data: (0..count)
             .map(|_| Ok(FrameWriter::new(next().into_writer(Some(Arc::clone(throttle)))?)))
             .collect::<Result<_>>()?,
@@ -235,12 +235,12 @@ impl Gathering {
             Ok(Accepted {
                 hello: self.hello,
                 source: self.source,
-                control: FrameReader::new(control.into_reader()?),
+                control: FrameReader::new(control.into_reader(Some(tls::SILENCE_MAX))?),
                 report: FrameWriter::new(report.into_writer(None)?),
                 data: self
                     .data
                     .into_iter()
-                    .map(|stream| Ok(FrameReader::new(stream.into_reader()?)))
+                    .map(|stream| Ok(FrameReader::new(stream.into_reader(None)?)))
                     .collect::<Result<_>>()?,
                 breakers,
             })

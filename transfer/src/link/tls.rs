@@ -158,7 +158,7 @@ impl TlsStream {
     fn handshake(mut socket: TcpStream, mut connection: Connection) -> Result<Self> {
         let tuned = socket.set_nodelay(true).and_then(|()| {
             socket.set_read_timeout(Some(HANDSHAKE_MAX))?;
-            socket.set_write_timeout(Some(SILENCE_MAX))
+            socket.set_write_timeout(Some(HANDSHAKE_MAX))
         });
         tuned.map_err(|error| lost("set up the connection", error))?;
         connection.set_buffer_limit(None);
@@ -214,6 +214,10 @@ impl TlsStream {
     /// # Errors
     /// The socket is gone.
     pub fn into_writer(self, throttle: Option<Arc<Throttle>>) -> Result<TlsWriter> {
+        // A slow target holds writers up; whether it lives, its reports tell.
+        self.socket
+            .set_write_timeout(None)
+            .map_err(|error| lost("set up the connection", error))?;
         Ok(TlsWriter {
             connection: self.connection,
             socket: self.socket,
@@ -222,12 +226,13 @@ impl TlsStream {
         })
     }
 
-    /// Keeps the receiving direction; silence is bounded by [`SILENCE_MAX`].
+    /// Keeps the receiving direction. A connection that carries signs of life bounds its peer's silence; on the others
+    /// nothing may come for long.
     ///
     /// # Errors
     /// The socket is gone.
-    pub fn into_reader(self) -> Result<TlsReader> {
-        let set = self.socket.set_read_timeout(Some(SILENCE_MAX));
+    pub fn into_reader(self, silence_max: Option<Duration>) -> Result<TlsReader> {
+        let set = self.socket.set_read_timeout(silence_max);
         set.map_err(|error| lost("set up the connection", error))?;
         Ok(TlsReader {
             connection: self.connection,
@@ -252,6 +257,17 @@ impl TlsStream {
 pub struct Breaker(TcpStream);
 
 impl Breaker {
+    /// Another handle of the same connection.
+    ///
+    /// # Errors
+    /// Out of file descriptors.
+    pub fn try_clone(&self) -> Result<Self> {
+        self.0
+            .try_clone()
+            .map(Self)
+            .map_err(|error| lost("set up the connection", error))
+    }
+
     /// Ends the connection.
     pub fn break_off(&self) {
         // Already closed is what we want.

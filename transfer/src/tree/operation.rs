@@ -81,6 +81,8 @@ pub enum Operation {
         existing: Existing,
         /// Digest of the content that the target must hold now, when only changed chunks will follow; else unknown.
         base: Digest,
+        /// Chunks, first and count, that a change of length tears: both sides count them as unknown until they are sent.
+        torn: Option<(u64, u64)>,
     },
     /// Neighbouring chunks of a long file.
     LongChunks {

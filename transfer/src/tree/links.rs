@@ -1,0 +1,128 @@
+//! Entries with several names: one of them carries the content, the others become links to it.
+//!
+//! The walk spools every name of an entry with more than one. When everything was seen, the spool is sorted by inode,
+//! so that a group's names come together without a map of them in memory.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::source::counters;
+use crate::tree::entry::EntryPath;
+use crate::tree::replica::Cursor;
+use crate::tree::scan::{OpenDirectory, Scan};
+use crate::tree::spool::Spool;
+use crate::tree::tasks::{File, Task, Work};
+
+/// One name of an entry that has several, as the walk saw it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SeenLink {
+    /// Number of the file system inside the volume.
+    pub file_system: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// The name's path.
+    pub path: EntryPath,
+    /// Whether the baseline knows it, unchanged.
+    pub unchanged: bool,
+    /// Whether the baseline knows anything at this path.
+    pub known: bool,
+    /// Whether the baseline knows this very inode under this name.
+    pub known_inode: bool,
+}
+
+/// Groups come together, and their names in the replica's order.
+fn by_inode(a: &SeenLink, b: &SeenLink) -> Ordering {
+    (a.file_system, a.ino)
+        .cmp(&(b.file_system, b.ino))
+        .then_with(|| a.path.replica_cmp(&b.path))
+}
+
+/// Makes tasks of all groups in which something changed.
+///
+/// # Errors
+/// The disk fails, the baseline is damaged, or the session broke.
+pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>) -> Result<()> {
+    let mut groups = Groups {
+        scan,
+        cursor: scan.snapshot.cursor(),
+        work: Work::new(scan.dispatcher),
+    };
+    let mut group: Vec<SeenLink> = Vec::new();
+    for seen in spool.sorted(by_inode)? {
+        let seen = seen?;
+        let same = group
+            .first()
+            .is_some_and(|first| (first.file_system, first.ino) == (seen.file_system, seen.ino));
+        if !same {
+            groups.dispatch(std::mem::take(&mut group))?;
+        }
+        group.push(seen);
+    }
+    groups.dispatch(group)?;
+    groups.work.finish()
+}
+
+struct Groups<'a> {
+    scan: &'a Scan<'a>,
+    cursor: Cursor,
+    work: Work<'a>,
+}
+
+impl Groups<'_> {
+    fn dispatch(&mut self, group: Vec<SeenLink>) -> Result<()> {
+        if group.iter().all(|seen| seen.unchanged) {
+            return self.count_unchanged(&group);
+        }
+        // A name under which the target has this inode keeps it; otherwise the first name makes a new one.
+        let leader = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
+        let mut names: Vec<SeenLink> = group;
+        let leader = names.remove(leader);
+        let Some((parent, name)) = leader.path.split() else {
+            return Ok(());
+        };
+        let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
+        let name = std::ffi::CString::new(name).expect("names hold no NUL");
+        let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
+            let stat = directory.stat_entry(&name)?;
+            Ok((directory, stat))
+        });
+        let Ok((directory, stat)) = opened else {
+            counters::add(&self.scan.counters.unsettled, 1);
+            return Ok(());
+        };
+        if stat.ino != leader.ino {
+            counters::add(&self.scan.counters.unsettled, 1);
+            return Ok(());
+        }
+        let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
+        let known = if leader.known {
+            self.cursor.get(&leader.path)?
+        } else {
+            None
+        };
+        self.work.push(Task::Entry(Box::new(File {
+            directory: Arc::new(directory),
+            name,
+            path: leader.path,
+            stat,
+            known,
+            other_names: names.into_iter().map(|seen| seen.path).collect(),
+            rewrite: leader.known_inode,
+        })))
+    }
+
+    fn count_unchanged(&mut self, group: &[SeenLink]) -> Result<()> {
+        if let Some(first) = group.first()
+            && let Some(entry) = self.cursor.get(&first.path)?
+        {
+            counters::add(
+                &self.scan.counters.bytes_done,
+                entry.stamp.size * group.len() as u64,
+            );
+        }
+        Ok(())
+    }
+}

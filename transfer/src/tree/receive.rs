@@ -1,0 +1,371 @@
+//! The target's story for a tree: one session at a time, frame by frame, until the source says goodbye.
+//!
+//! A thread per data connection receives, verifies, waits for its turn and applies; one thread makes groups durable and
+//! acknowledges; one keeps the link alive; the session's own thread follows orders. Whatever ends a session, what has
+//! been applied by then is still made durable.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::error::{Error, Kind, Result};
+use crate::link::tls::{Breaker, KEEP_ALIVE};
+use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
+use crate::progress::StopFlag;
+use crate::protocol::{self, Failure, KIND_ORDER, KIND_REPLICA, KIND_REPORT, KIND_TREE, Order, Report};
+use crate::sequence::Sequence;
+use crate::tree::apply::{Applier, LongFiles};
+use crate::tree::journal::{Applied, Entering, Journal};
+use crate::tree::operation;
+use crate::tree::replica::Record;
+use crate::tree::verify::{self, Verified};
+use crate::tree::write::TreeWriter;
+
+/// Frames that wait to become durable, records only.
+const ENTERING_MAX: usize = 256;
+/// How often the watcher looks for a request to stop.
+const WATCH: Duration = Duration::from_millis(50);
+/// Entries looked at before a journal is believed.
+const SAMPLE_MAX: usize = 256;
+
+/// A target tree.
+pub struct TreeTarget {
+    root: PathBuf,
+    writer: TreeWriter,
+    journal: Journal,
+}
+
+impl TreeTarget {
+    /// The tree at `root` with its journal in `journal`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn open(root: &Path, journal: &Path) -> Result<Self> {
+        Ok(Self {
+            root: root.to_owned(),
+            writer: TreeWriter::open(root)?,
+            journal: Journal::new(journal),
+        })
+    }
+
+    /// Serves one session to its end.
+    ///
+    /// # Errors
+    /// Why it ended, if not by the source's goodbye; the source has been told.
+    pub fn serve(&self, accepted: Accepted, stop: &StopFlag) -> Result<()> {
+        let Accepted {
+            hello,
+            mut control,
+            report,
+            data,
+            breakers,
+            ..
+        } = accepted;
+        let session = Session {
+            target: self,
+            report: Mutex::new(report),
+            breakers,
+            sequence: Sequence::default(),
+            long_files: LongFiles::default(),
+            failure: Mutex::new(None),
+            over: AtomicBool::new(false),
+            round: AtomicU64::new(0),
+        };
+        let opened = self
+            .open_journal(hello.migration)
+            .and_then(|version| session.say(&Report::Opened { version }));
+        if let Err(error) = opened {
+            session.fail(error);
+            return session.verdict();
+        }
+        let (entering, entered) = crossbeam_channel::bounded(ENTERING_MAX);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut frames = 0;
+                let mut bytes = 0;
+                let kept = self
+                    .journal
+                    .keep(&self.writer, &entered, |group_frames, group_bytes| {
+                        frames += group_frames;
+                        bytes += group_bytes;
+                        session.say_if_possible(&Report::Durable { frames, bytes });
+                    });
+                if let Err(error) = kept {
+                    session.fail(error);
+                    // Whoever waits for the journal must not wait for ever.
+                    for entering in &entered {
+                        drop(entering);
+                    }
+                }
+            });
+            scope.spawn(|| session.watch(stop));
+            for reader in data {
+                let (entering, session) = (entering.clone(), &session);
+                scope.spawn(move || {
+                    if let Err(error) = session.receive(reader, &entering) {
+                        session.fail(error);
+                    }
+                });
+            }
+            if let Err(error) = session.follow(&mut control, &entering) {
+                session.fail(error);
+            }
+            session.end();
+            drop(entering);
+        });
+        session.verdict()
+    }
+
+    /// Opens the journal and has a look whether the tree is what it says: a target that was emptied or replaced behind
+    /// our back must not be taken for complete.
+    fn open_journal(&self, migration: crate::link::auth::Id) -> Result<crate::tree::replica::Version> {
+        let version = self.journal.open(migration)?;
+        let (snapshot, _) = self.journal.sealed()?;
+        let mut names_missing = false;
+        let directory = crate::tree::capture::Directory::open_root(&self.root)
+            .map_err(|error| Error::io("open the target directory", &self.root, error))?;
+        for entry in snapshot.iter().take(SAMPLE_MAX) {
+            let entry = entry?;
+            let Some((parent, name)) = entry.path.split() else {
+                continue;
+            };
+            let parent =
+                crate::tree::entry::EntryPath::parse(parent).expect("the parent of a plain path is plain");
+            let name = std::ffi::CString::new(name).expect("names hold no NUL");
+            let found = directory
+                .open_beneath(&parent)
+                .and_then(|parent| parent.stat_entry(&name));
+            names_missing |= found.is_err();
+        }
+        if names_missing {
+            tracing::warn!(
+                target = %self.root.display(),
+                "the target directory does not hold what its journal lists: the journal begins anew"
+            );
+            return self.journal.restart(migration);
+        }
+        Ok(version)
+    }
+}
+
+/// A session while it lasts.
+struct Session<'a> {
+    target: &'a TreeTarget,
+    report: Mutex<FrameWriter>,
+    breakers: Vec<Breaker>,
+    sequence: Sequence,
+    long_files: LongFiles,
+    failure: Mutex<Option<Error>>,
+    over: AtomicBool,
+    /// Rounds sealed in this session: appliers then look at the new contents of the journal.
+    round: AtomicU64,
+}
+
+impl Session<'_> {
+    /// Receives and applies the frames of one connection.
+    fn receive(&self, mut reader: FrameReader, entering: &Sender<Entering>) -> Result<()> {
+        let (snapshot, _) = self.target.journal.sealed()?;
+        let mut applier = Applier::new(self.target.writer.clone(), &snapshot, &self.long_files);
+        let mut round = self.round.load(Ordering::Acquire);
+        while let Some(frame) = reader.receive()? {
+            let now = self.round.load(Ordering::Acquire);
+            if now != round {
+                applier.turn_to(&self.target.journal.sealed()?.0);
+                round = now;
+            }
+            self.frame(frame, &mut applier, entering)?;
+        }
+        Ok(())
+    }
+
+    fn frame(&self, frame: Frame, applier: &mut Applier<'_>, entering: &Sender<Entering>) -> Result<()> {
+        if frame.kind != KIND_TREE {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("accept a frame of kind {} here", frame.kind),
+            ));
+        }
+        let (number, after) = (frame.number, frame.after);
+        let payload = frame.decode()?;
+        let loaded = operation::load(&payload)?;
+        let verified = loaded
+            .into_iter()
+            .map(Verified::check)
+            .collect::<Result<Vec<_>>>()?;
+        self.sequence.wait_for(number, after)?;
+        let mut intents = Vec::new();
+        for operation in &verified {
+            intents.extend(applier.intents(operation.operation())?);
+        }
+        if !intents.is_empty() {
+            self.target.journal.intend(&intents)?;
+        }
+        let mut applied = Applied {
+            records: Vec::new(),
+            bytes: payload.len() as u64,
+        };
+        for operation in verified {
+            let outcome = applier.apply(operation)?;
+            applied.records.extend(outcome.records);
+            for (path, what, why) in outcome.refusals {
+                self.say(&Report::Skipped { path, what, why })?;
+            }
+        }
+        let gone = || Error::new(Kind::Retry, "go on: the session is over");
+        entering.send(Entering::Applied(applied)).map_err(|_| gone())?;
+        self.sequence.applied(number)
+    }
+
+    /// Follows orders until the goodbye.
+    fn follow(&self, control: &mut FrameReader, entering: &Sender<Entering>) -> Result<()> {
+        loop {
+            let Some(frame) = control.receive()? else {
+                return Err(Error::new(
+                    Kind::Retry,
+                    "hear from the source: it ended without a goodbye",
+                ));
+            };
+            match protocol::decode(KIND_ORDER, frame)? {
+                Order::KeepAlive => {}
+                Order::Goodbye => return Ok(()),
+                Order::Fetch { have } => {
+                    for piece in self.target.journal.export(have)? {
+                        self.report
+                            .lock()
+                            .expect("not poisoned")
+                            .send(&Frame::message(KIND_REPLICA, piece?))?;
+                    }
+                    let (_, version) = self.target.journal.sealed()?;
+                    self.say(&Report::ReplicaEnd { version })?;
+                }
+                Order::EndRound { frames } => {
+                    self.sequence.wait_below(frames)?;
+                    self.flush(entering)?;
+                    let version = self.target.journal.seal()?;
+                    self.round.fetch_add(1, Ordering::AcqRel);
+                    self.say(&Report::RoundDone { version })?;
+                }
+                Order::Verify => self.verify()?,
+            }
+        }
+    }
+
+    fn flush(&self, entering: &Sender<Entering>) -> Result<()> {
+        let gone = || Error::new(Kind::Retry, "go on: the session is over");
+        let (flushed, done) = crossbeam_channel::bounded(1);
+        entering.send(Entering::Flush(flushed)).map_err(|_| gone())?;
+        done.recv().map_err(|_| gone())
+    }
+
+    /// Re-reads the medium and compares it with the journal.
+    fn verify(&self) -> Result<()> {
+        let (snapshot, _) = self.target.journal.sealed()?;
+        let bytes_total = self.target.journal.content_len()?;
+        let mut told = Instant::now();
+        let findings = verify::read_back(&self.target.root, &snapshot, &mut |bytes| {
+            if told.elapsed() >= Duration::from_millis(200) {
+                told = Instant::now();
+                self.say(&Report::VerifyProgress { bytes, bytes_total })?;
+            }
+            if self.over.load(Ordering::Acquire) {
+                Err(Error::new(Kind::Retry, "go on: the session is over"))
+            } else {
+                Ok(())
+            }
+        })?;
+        let differences = findings.differences.len() as u64;
+        for (path, what) in findings.differences {
+            self.target.journal.append(&[Record::Intent {
+                path: path.clone(),
+                chunks: Vec::new(),
+            }])?;
+            self.say(&Report::Differs { path, what })?;
+        }
+        let version = if differences > 0 {
+            self.target.journal.seal()?
+        } else {
+            self.target.journal.sealed()?.1
+        };
+        self.round.fetch_add(1, Ordering::AcqRel);
+        let (root, compared, bytes) = (findings.root, findings.compared, findings.bytes);
+        self.say(&Report::Verified {
+            root,
+            compared,
+            bytes,
+            differences,
+            version,
+        })
+    }
+
+    fn watch(&self, stop: &StopFlag) {
+        let mut quiet_since = Instant::now();
+        while !self.over.load(Ordering::Acquire) {
+            if stop.is_stopped() {
+                self.fail(Error::new(
+                    Kind::Stopped,
+                    "serve on: the receiver was told to stop",
+                ));
+            } else if quiet_since.elapsed() >= KEEP_ALIVE {
+                quiet_since = Instant::now();
+                if let Err(error) = self.say(&Report::KeepAlive) {
+                    self.fail(error);
+                }
+            }
+            std::thread::sleep(WATCH);
+        }
+    }
+
+    fn say(&self, report: &Report) -> Result<()> {
+        let frame = protocol::encode(KIND_REPORT, report)?;
+        self.report.lock().expect("not poisoned").send(&frame).map(drop)
+    }
+
+    /// For what a source that is gone need not hear.
+    fn say_if_possible(&self, report: &Report) {
+        if let Err(error) = self.say(report) {
+            tracing::debug!(%error, "report not sent");
+        }
+    }
+
+    /// Notes the first failure, tells the source, and ends the session.
+    fn fail(&self, error: Error) {
+        {
+            let mut failure = self.failure.lock().expect("not poisoned");
+            if self.over.load(Ordering::Acquire) || failure.is_some() {
+                return;
+            }
+            let why = match error.kind() {
+                Kind::Retry => None,
+                Kind::Stopped => Some(Failure::Stopped),
+                Kind::Refused => Some(Failure::OtherMigration),
+                Kind::Corrupt => Some(Failure::Protocol),
+                Kind::Medium | Kind::Usage => Some(Failure::Medium),
+            };
+            let message = error.describe();
+            *failure = Some(error);
+            if let Some(why) = why {
+                self.say_if_possible(&Report::Failed { why, message });
+            }
+        }
+        self.end();
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.sequence.break_off();
+        for breaker in &self.breakers {
+            breaker.break_off();
+        }
+    }
+
+    fn verdict(&self) -> Result<()> {
+        self.failure
+            .lock()
+            .expect("not poisoned")
+            .take()
+            .map_or(Ok(()), Err)
+    }
+}

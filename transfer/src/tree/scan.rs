@@ -1,0 +1,568 @@
+//! The walk: every directory once, in parallel, each compared with the baseline's children as it is read.
+//!
+//! A directory is listed, sorted and merged with the replica's children of the same path, so memory holds one
+//! directory's names and a few blocks of the replica, never the tree. Whatever differs becomes a [`Task`]; entries with
+//! several names go to the link spool ([`super::links`]), because their groups are known only when everything was seen.
+//!
+//! Mount points are boundaries unless the volume crosses mounts, and then only disk-backed file systems are entered,
+//! each once. Subvolumes of btrfs are not boundaries: they are part of the tree.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::error::{Error, Kind, Result};
+use crate::progress::Skipped;
+use crate::source::counters::{self, Counters};
+use crate::tree::capture::{self, Directory, FileKind, Stat};
+use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
+use crate::tree::filter::Filter;
+use crate::tree::links::SeenLink;
+use crate::tree::replica::{Cursor, Snapshot};
+use crate::tree::spool::Spool;
+use crate::tree::tasks::{Dispatcher, File, Task, Work};
+
+/// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
+/// timestamp proves nothing.
+const RACY_NS: i64 = 20_000_000;
+
+/// What a walk needs to know.
+pub struct Scan<'a> {
+    /// The volume's root.
+    pub root: &'a Directory,
+    /// What the target durably holds.
+    pub snapshot: &'a Snapshot,
+    /// What is left alone on both sides.
+    pub filter: &'a Filter,
+    /// Device and inode numbers of directories that are never copied.
+    pub never: &'a HashSet<(u64, u64)>,
+    /// Whether disk-backed file systems mounted inside are entered.
+    pub cross_mounts: bool,
+    /// Begin of the round.
+    pub t0: Time,
+    /// Where tasks go.
+    pub dispatcher: &'a Dispatcher,
+    /// Counted as the walk goes.
+    pub counters: &'a Counters,
+    /// Entries with several names.
+    pub links: &'a Mutex<Spool<SeenLink>>,
+    /// Directories whose metadata are to be applied when everything in them is done.
+    pub directories: &'a Mutex<Spool<Entry>>,
+    /// What could not be looked at.
+    pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// File systems entered so far, by device number.
+    pub entered: &'a Mutex<HashSet<u64>>,
+}
+
+/// An open directory of the walk; kept open while tasks refer to it.
+pub struct OpenDirectory {
+    /// The descriptor.
+    pub directory: Directory,
+    /// Its path.
+    pub path: EntryPath,
+    /// Number of its file system inside the volume.
+    pub file_system: u64,
+    dev: u64,
+}
+
+impl OpenDirectory {
+    /// A directory that was opened outside the walk.
+    pub fn at(directory: Directory, path: EntryPath, file_system: u64, dev: u64) -> Self {
+        Self {
+            directory,
+            path,
+            file_system,
+            dev,
+        }
+    }
+
+    /// The version of `stat`, an entry of this directory, taken at `t0` or later.
+    pub fn stamp(&self, stat: &Stat, t0: Time) -> Stamp {
+        stamp(self.file_system, stat, t0)
+    }
+}
+
+/// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
+pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
+    let limit = nanoseconds(t0).saturating_sub(RACY_NS);
+    Stamp {
+        file_system,
+        ino: stat.ino,
+        birth_ns: stat.btime.map_or(0, nanoseconds),
+        size: stat.size,
+        mtime: stat.mtime,
+        ctime: stat.ctime,
+        clean: nanoseconds(stat.mtime) < limit && nanoseconds(stat.ctime) < limit,
+    }
+}
+
+/// Whether the entry is still the version that the baseline knows, and provably so.
+pub fn is_unchanged(known: &Stamp, present: &Stamp) -> bool {
+    // A file whose mtime lies in the future is compared by ctime alone; its stamp can never be clean by mtime.
+    known.clean
+        && *known
+            == Stamp {
+                clean: true,
+                ..*present
+            }
+}
+
+fn nanoseconds(time: Time) -> i64 {
+    time.sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(time.nsec))
+}
+
+/// Directories that wait to be walked: a stack of listings, so that the walk goes deep first and a directory with a
+/// million subdirectories costs their names only.
+#[derive(Default)]
+pub struct Stack {
+    state: Mutex<StackState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct StackState {
+    listings: Vec<Listing>,
+    active: usize,
+    broken: bool,
+}
+
+struct Listing {
+    parent: Arc<OpenDirectory>,
+    names: Vec<(CString, Option<Time>)>,
+}
+
+impl Stack {
+    fn push(&self, parent: &Arc<OpenDirectory>, names: Vec<(CString, Option<Time>)>) {
+        if !names.is_empty() {
+            self.lock().listings.push(Listing {
+                parent: Arc::clone(parent),
+                names,
+            });
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next directory; `None` when the walk is over. Each one taken must be given back by [`Stack::done`].
+    fn pop(&self) -> Option<(Arc<OpenDirectory>, CString, Option<Time>)> {
+        let mut state = self.lock();
+        loop {
+            if state.broken {
+                return None;
+            }
+            if let Some(listing) = state.listings.last_mut() {
+                let (name, known) = listing
+                    .names
+                    .pop()
+                    .expect("empty listings are not pushed and are removed");
+                let parent = Arc::clone(&listing.parent);
+                if listing.names.is_empty() {
+                    state.listings.pop();
+                }
+                state.active += 1;
+                return Some((parent, name, known));
+            }
+            if state.active == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).expect("not poisoned");
+        }
+    }
+
+    fn done(&self) {
+        let mut state = self.lock();
+        state.active -= 1;
+        if state.active == 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    fn break_off(&self) {
+        self.lock().broken = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, StackState> {
+        self.state.lock().expect("not poisoned")
+    }
+}
+
+impl Scan<'_> {
+    /// Walks everything with `threads` threads.
+    ///
+    /// # Errors
+    /// The root cannot be read, the baseline is damaged, or the session broke.
+    pub fn run(&self, threads: usize) -> Result<()> {
+        let stack = Stack::default();
+        self.walk_root(&stack)?;
+        std::thread::scope(|scope| {
+            let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.walk(&stack))).collect();
+            let results = walkers
+                .into_iter()
+                .map(|walker| walker.join().expect("walking does not panic"));
+            results.fold(Ok(()), Result::and)
+        })
+    }
+
+    fn walk_root(&self, stack: &Stack) -> Result<()> {
+        let failed = |error: std::io::Error| Error::io("read the directory to copy", PathBuf::new(), error);
+        let stat = self.root.stat().map_err(failed)?;
+        let directory = self.root.open_beneath(&EntryPath::root()).map_err(failed)?;
+        self.entered.lock().expect("not poisoned").insert(stat.dev);
+        let open = OpenDirectory {
+            directory,
+            path: EntryPath::root(),
+            file_system: 0,
+            dev: stat.dev,
+        };
+        let mut walker = Walker::new(self, stack);
+        let known = scan_root_entry(&mut walker)?;
+        let known_ctime = known.filter(|entry| is_unchanged(&entry.stamp, &stamp(0, &stat, self.t0)));
+        walker.directory(&Arc::new(open), &stat, known_ctime.map(|entry| entry.stamp.ctime))?;
+        walker.work.finish()
+    }
+
+    fn walk(&self, stack: &Stack) -> Result<()> {
+        let mut walker = Walker::new(self, stack);
+        while let Some((parent, name, known)) = stack.pop() {
+            let walked = walker.subdirectory(&parent, &name, known);
+            stack.done();
+            if let Err(error) = walked {
+                stack.break_off();
+                return Err(error);
+            }
+        }
+        walker.work.finish()
+    }
+}
+
+/// One thread of the walk.
+struct Walker<'a> {
+    scan: &'a Scan<'a>,
+    stack: &'a Stack,
+    /// Taken while a directory is compared, for the comparison borrows the walker, too.
+    cursor: Option<Cursor>,
+    work: Work<'a>,
+}
+
+impl<'a> Walker<'a> {
+    fn new(scan: &'a Scan<'a>, stack: &'a Stack) -> Self {
+        Self {
+            scan,
+            stack,
+            cursor: Some(scan.snapshot.cursor()),
+            work: Work::new(scan.dispatcher),
+        }
+    }
+
+    /// Walks one directory that a listing named.
+    fn subdirectory(&mut self, parent: &Arc<OpenDirectory>, name: &CStr, known: Option<Time>) -> Result<()> {
+        let path = child_path(&parent.path, name)?;
+        let opened = parent.directory.open_child(name).and_then(|directory| {
+            let stat = directory.stat()?;
+            Ok((directory, stat))
+        });
+        let (directory, stat) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.unreadable(&path, "directory", error),
+        };
+        let file_system = if stat.dev == parent.dev {
+            parent.file_system
+        } else {
+            file_system_number(&path)
+        };
+        let open = OpenDirectory {
+            directory,
+            path,
+            file_system,
+            dev: stat.dev,
+        };
+        self.directory(&Arc::new(open), &stat, known)
+    }
+
+    /// Lists a directory and compares it with what the baseline knows of it. `known` is the change time of its
+    /// unchanged baseline entry.
+    fn directory(&mut self, open: &Arc<OpenDirectory>, stat: &Stat, known: Option<Time>) -> Result<()> {
+        let mut names = match open.directory.names() {
+            Ok(names) => names,
+            Err(error) => return self.unreadable(&open.path, "directory", error),
+        };
+        names.sort();
+        counters::add(&self.scan.counters.scanned, 1);
+        let mut merge = Merge {
+            open,
+            subdirectories: Vec::new(),
+            touched: false,
+        };
+        let mut next = 0;
+        let mut cursor = self
+            .cursor
+            .take()
+            .expect("directories are compared one at a time");
+        let compared = cursor.children(&open.path, &mut |known: Entry| {
+            let known_name = known
+                .path
+                .split()
+                .map(|(_, name)| name.to_vec())
+                .unwrap_or_default();
+            while next < names.len() && names.get(next).bytes() < known_name.as_slice() {
+                self.entry(&mut merge, names.get(next).c_str, None)?;
+                next += 1;
+            }
+            if next < names.len() && names.get(next).bytes() == known_name.as_slice() {
+                next += 1;
+                self.entry(&mut merge, names.get(next - 1).c_str, Some(known))
+            } else {
+                self.gone(&mut merge, &known)
+            }
+        });
+        self.cursor = Some(cursor);
+        compared?;
+        for index in next..names.len() {
+            self.entry(&mut merge, names.get(index).c_str, None)?;
+        }
+        let Merge {
+            subdirectories,
+            touched,
+            ..
+        } = merge;
+        self.stack.push(open, subdirectories);
+        if touched || known != Some(stat.ctime) {
+            self.finish_later(open, stat)?;
+        }
+        Ok(())
+    }
+
+    /// Has the directory's metadata applied at the end of the round.
+    fn finish_later(&mut self, open: &OpenDirectory, stat: &Stat) -> Result<()> {
+        use std::os::fd::AsFd;
+        match capture::capture_meta_fd(open.directory.as_fd(), stat) {
+            Ok(meta) => {
+                let stamp = open.stamp(stat, self.scan.t0);
+                let entry = Entry {
+                    path: open.path.clone(),
+                    stamp,
+                    meta,
+                    node: Node::Directory,
+                };
+                self.scan.directories.lock().expect("not poisoned").push(&entry)
+            }
+            Err(error) => self.unreadable(&open.path, "metadata", error),
+        }
+    }
+
+    /// Looks at one name.
+    fn entry(&mut self, merge: &mut Merge<'_>, name: &CStr, known: Option<Entry>) -> Result<()> {
+        let path = child_path(&merge.open.path, name)?;
+        let stat = match merge.open.directory.stat_entry(name) {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return known.map_or(Ok(()), |known| self.gone(merge, &known));
+            }
+            Err(error) => return self.unreadable(&path, "entry", error),
+        };
+        let is_directory = stat.kind == FileKind::Directory;
+        if self.scan.filter.excludes(path.as_bytes(), is_directory)
+            || self.scan.never.contains(&(stat.dev, stat.ino))
+        {
+            return Ok(());
+        }
+        counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
+        if is_directory {
+            return self.directory_entry(merge, name, path, &stat, known);
+        }
+        counters::add(
+            &self.scan.counters.bytes_total,
+            if stat.kind == FileKind::File { stat.size } else { 0 },
+        );
+        let present = merge.open.stamp(&stat, self.scan.t0);
+        let same_kind = known
+            .as_ref()
+            .is_some_and(|known| kind_of(&known.node) == stat.kind);
+        let unchanged = same_kind
+            && known
+                .as_ref()
+                .is_some_and(|known| is_unchanged(&known.stamp, &present));
+        merge.touched |= !unchanged;
+        if stat.nlink > 1 {
+            if known
+                .as_ref()
+                .is_some_and(|known| matches!(known.node, Node::Directory))
+            {
+                self.work.push(Task::Remove(path.clone()))?;
+            }
+            let seen = SeenLink {
+                file_system: merge.open.file_system,
+                ino: stat.ino,
+                path,
+                unchanged,
+                known: known.is_some(),
+                known_inode: same_kind && known.is_some_and(|known| known.stamp.ino == stat.ino),
+            };
+            return self.scan.links.lock().expect("not poisoned").push(&seen);
+        }
+        if unchanged {
+            counters::add(
+                &self.scan.counters.bytes_done,
+                if stat.kind == FileKind::File { stat.size } else { 0 },
+            );
+            return Ok(());
+        }
+        let file = File {
+            directory: Arc::clone(merge.open),
+            name: name.to_owned(),
+            path,
+            stat,
+            known,
+            other_names: Vec::new(),
+            rewrite: false,
+        };
+        self.work.push(Task::Entry(Box::new(file)))
+    }
+
+    fn directory_entry(
+        &mut self,
+        merge: &mut Merge<'_>,
+        name: &CStr,
+        path: EntryPath,
+        stat: &Stat,
+        known: Option<Entry>,
+    ) -> Result<()> {
+        let known = known.filter(|known| matches!(known.node, Node::Directory));
+        if known.is_none() {
+            merge.touched = true;
+            self.work.push(Task::Directory(path.clone()))?;
+        }
+        let crosses = stat.dev != merge.open.dev || stat.is_mount_root == Some(true);
+        let file_system = if stat.dev == merge.open.dev {
+            merge.open.file_system
+        } else {
+            file_system_number(&path)
+        };
+        let present = stamp(file_system, stat, self.scan.t0);
+        let unchanged = known
+            .as_ref()
+            .is_some_and(|known| is_unchanged(&known.stamp, &present));
+        if crosses && !self.enters(&merge.open.directory, name, stat)? {
+            return if unchanged {
+                Ok(())
+            } else {
+                self.boundary(path, stat, present)
+            };
+        }
+        merge
+            .subdirectories
+            .push((name.to_owned(), unchanged.then_some(stat.ctime)));
+        Ok(())
+    }
+
+    /// A mount point that is not entered is copied as the empty directory that it covers: mode and owner.
+    fn boundary(&mut self, path: EntryPath, stat: &Stat, stamp: Stamp) -> Result<()> {
+        let meta = Meta {
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            atime: stat.atime,
+            mtime: stat.mtime,
+            ..Meta::default()
+        };
+        let entry = Entry {
+            path,
+            stamp,
+            meta,
+            node: Node::Directory,
+        };
+        self.scan.directories.lock().expect("not poisoned").push(&entry)
+    }
+
+    /// Whether the walk goes into a directory on which another file system begins.
+    fn enters(&self, parent: &Directory, name: &CStr, stat: &Stat) -> Result<bool> {
+        if stat.is_mount_root == Some(false) {
+            return Ok(true);
+        }
+        if !self.scan.cross_mounts {
+            return Ok(false);
+        }
+        let Ok(directory) = parent.open_child(name) else {
+            return Ok(false);
+        };
+        use std::os::fd::AsFd;
+        let on_disk = sys::file_system::is_disk_backed(directory.as_fd())
+            .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))?;
+        // A second mount of the same file system would copy it twice.
+        Ok(on_disk && self.scan.entered.lock().expect("not poisoned").insert(stat.dev))
+    }
+
+    /// The baseline knows an entry that is no longer there.
+    fn gone(&mut self, merge: &mut Merge<'_>, known: &Entry) -> Result<()> {
+        if self
+            .scan
+            .filter
+            .excludes(known.path.as_bytes(), matches!(known.node, Node::Directory))
+        {
+            return Ok(());
+        }
+        merge.touched = true;
+        self.work.push(Task::Remove(known.path.clone()))
+    }
+
+    /// What cannot be read is named; what vanished meanwhile is for the next round.
+    fn unreadable(&mut self, path: &EntryPath, what: &str, error: std::io::Error) -> Result<()> {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            counters::add(&self.scan.counters.unsettled, 1);
+            return Ok(());
+        }
+        let skipped = Skipped {
+            path: path.display(),
+            what: what.to_owned(),
+            why: error.to_string(),
+        };
+        self.scan.skipped.lock().expect("not poisoned").push(skipped);
+        Ok(())
+    }
+}
+
+fn scan_root_entry(walker: &mut Walker<'_>) -> Result<Option<Entry>> {
+    walker
+        .cursor
+        .as_mut()
+        .map_or(Ok(None), |cursor| cursor.get(&EntryPath::root()))
+}
+
+/// A directory while it is compared.
+struct Merge<'a> {
+    open: &'a Arc<OpenDirectory>,
+    subdirectories: Vec<(CString, Option<Time>)>,
+    /// Whether anything directly in it will change at the target, which moves its modification time there.
+    touched: bool,
+}
+
+/// The kind of file that a baseline entry is.
+pub fn kind_of(node: &Node) -> FileKind {
+    match node {
+        Node::Directory => FileKind::Directory,
+        Node::File(_) => FileKind::File,
+        Node::Symlink { .. } => FileKind::Symlink,
+        Node::Fifo => FileKind::Fifo,
+        Node::Socket => FileKind::Socket,
+        Node::CharDevice { .. } => FileKind::CharDevice,
+        Node::BlockDevice { .. } => FileKind::BlockDevice,
+    }
+}
+
+fn child_path(parent: &EntryPath, name: &CStr) -> Result<EntryPath> {
+    parent.join(name.to_bytes()).map_err(|error| {
+        Error::new(Kind::Usage, "copy so deep a directory")
+            .on(parent.display())
+            .remedy("exclude it: its path exceeds 64 KiB")
+            .because(error)
+    })
+}
+
+/// A file system inside the volume is named after the place where it begins: device numbers change at every boot.
+fn file_system_number(path: &EntryPath) -> u64 {
+    let digest = blake3::hash(path.as_bytes());
+    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("32 bytes hold 8")) | 1
+}

@@ -1,0 +1,659 @@
+//! Senders: each owns one data connection, reads, hashes, compresses and sends.
+//!
+//! A sender takes batches of tasks from the queue, turns them into operations and sends a frame when enough are
+//! together or nothing waits. The records of what it sent go to the baseline's log at the same time; they count only
+//! when the target seals the round, and are thrown away when the session breaks before.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::compress::{Compressor, Governor};
+use crate::error::Result;
+use crate::limits;
+use crate::link::{Frame, FrameWriter};
+use crate::progress::Skipped;
+use crate::protocol::KIND_TREE;
+use crate::source::counters::{self, Counters};
+use crate::tree::baseline::Baseline;
+use crate::tree::capture::{self, FileKind, Stat};
+use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Time};
+use crate::tree::long::{self, LongFile};
+use crate::tree::operation::{Batch, Existing, Extent, Operation};
+use crate::tree::replica::{Cursor, Record, Snapshot};
+use crate::tree::spool::Spool;
+use crate::tree::tasks::{Dispatcher, File, Item, Task};
+
+/// A link to be made when its leader is through.
+pub type PendingLink = Operation;
+
+/// What all senders of a session share.
+pub struct Shared<'a> {
+    /// Where tasks come from.
+    pub dispatcher: &'a Dispatcher,
+    /// Level of compression.
+    pub governor: &'a Governor,
+    /// Number of the next frame of the session.
+    pub frames: &'a AtomicU64,
+    /// Number of the next long file of the session.
+    pub long_files: &'a AtomicU64,
+    /// Frames of the present phase follow all frames below this number.
+    pub phase_after: &'a AtomicU64,
+    /// The baseline; its log takes the records.
+    pub baseline: &'a Baseline,
+    /// Links to make when their leaders are there.
+    pub links: &'a Mutex<Option<Spool<PendingLink>>>,
+    /// Counted as it goes.
+    pub counters: &'a Counters,
+    /// What could not be read.
+    pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// Begin of the round.
+    pub t0: Time,
+    /// What the target durably holds.
+    pub snapshot: &'a Snapshot,
+}
+
+/// One sender.
+pub struct Sender<'a, 'b> {
+    shared: &'a Shared<'a>,
+    writer: &'b mut FrameWriter,
+    compressor: Compressor,
+    cursor: Cursor,
+    batch: Batch,
+    records: Vec<Record>,
+    /// The frame being gathered follows all frames below this number.
+    after: u64,
+    /// Chunks of long files in the frame being gathered.
+    chunks: Vec<(Arc<LongFile>, u64)>,
+    /// Items that are through when the frame being gathered is sent.
+    finished: usize,
+}
+
+impl<'a, 'b> Sender<'a, 'b> {
+    /// A sender on its connection.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(shared: &'a Shared<'a>, writer: &'b mut FrameWriter) -> Result<Self> {
+        Ok(Self {
+            shared,
+            writer,
+            compressor: Compressor::new()?,
+            cursor: shared.snapshot.cursor(),
+            batch: Batch::default(),
+            records: Vec::new(),
+            after: 0,
+            chunks: Vec::new(),
+            finished: 0,
+        })
+    }
+
+    /// Works until the queue is closed.
+    ///
+    /// # Errors
+    /// The link is lost, or the baseline cannot be written.
+    pub fn run(&mut self) -> Result<()> {
+        loop {
+            let item = match self.shared.dispatcher.try_next() {
+                Some(item) => item,
+                None => {
+                    self.flush()?;
+                    let Some(item) = self.shared.dispatcher.next() else {
+                        return Ok(());
+                    };
+                    item
+                }
+            };
+            match item {
+                Item::Tasks(tasks) => tasks.into_iter().try_for_each(|task| self.task(task))?,
+                Item::Help(file) => self.help(&file)?,
+            }
+            self.finished += 1;
+        }
+    }
+
+    fn task(&mut self, task: Task) -> Result<()> {
+        match task {
+            Task::Entry(file) if file.stat.kind == FileKind::File => self.regular(file)?,
+            Task::Entry(file) => self.special(&file)?,
+            Task::Directory(path) => self.push(Operation::Directory { path }),
+            Task::Remove(path) => {
+                counters::add(&self.shared.counters.deleted, 1);
+                self.push(Operation::Remove { path });
+            }
+            Task::Operation(operation) => self.push(*operation),
+        }
+        if self.batch.is_full() { self.send() } else { Ok(()) }
+    }
+
+    /// A regular file: whole, or the begin of a long one.
+    fn regular(&mut self, file: Box<File>) -> Result<()> {
+        let opened = file.directory.directory.open_file(&file.name).and_then(|data| {
+            let before = Stat::of_fd(data.as_fd())?;
+            Ok((data, before))
+        });
+        let (data, before) = match opened {
+            Ok((data, before)) if before.kind == FileKind::File && before.ino == file.stat.ino => {
+                (data, before)
+            }
+            Ok(_) => return self.unsettled(),
+            Err(error) => return self.unreadable(&file, "content", &error),
+        };
+        if before.size > limits::WHOLE_FILE_LEN_MAX {
+            return self.begin_long(file, data, before);
+        }
+        match self.read_whole(&file, &data, &before) {
+            Ok((entry, extents)) => self.whole(&file, entry, extents),
+            Err(error) => self.unreadable(&file, "content", &error),
+        }
+    }
+
+    /// Reads a whole file into the batch. On an error the batch is as before.
+    fn read_whole(
+        &mut self,
+        file: &File,
+        data: &OwnedFd,
+        before: &Stat,
+    ) -> std::io::Result<(Entry, Vec<Extent>)> {
+        let meta = capture::capture_meta_fd(data.as_fd(), before)?;
+        let start = self.batch.data().len();
+        let read = read_extents(data, before, self.batch.data()).and_then(|extents| {
+            let after = Stat::of_fd(data.as_fd())?;
+            Ok((extents, after))
+        });
+        let (extents, after) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.batch.data().truncate(start);
+                return Err(error);
+            }
+        };
+        let bytes = &self.batch.data()[start..];
+        counters::add(&self.shared.counters.bytes_read, bytes.len() as u64);
+        let digest = long::digest_of_extents(&extents, bytes, before.size);
+        let mut stamp = file.directory.stamp(before, self.shared.t0);
+        if !after.unchanged_since(before) {
+            stamp.clean = false;
+            counters::add(&self.shared.counters.unsettled, 1);
+        }
+        let content = Content {
+            len: before.size,
+            digest,
+            chunk_log2: 0,
+        };
+        let entry = Entry {
+            path: file.path.clone(),
+            stamp,
+            meta,
+            node: Node::File(content),
+        };
+        Ok((entry, extents))
+    }
+
+    fn whole(&mut self, file: &File, entry: Entry, extents: Vec<Extent>) -> Result<()> {
+        counters::add(&self.shared.counters.bytes_done, entry.stamp.size);
+        let operation = if file
+            .known
+            .as_ref()
+            .is_some_and(|known| same_content(known, &entry))
+        {
+            let len: usize = extents.iter().map(|extent| extent.len as usize).sum();
+            let data = self.batch.data();
+            data.truncate(data.len() - len);
+            Operation::Metadata(entry)
+        } else {
+            counters::add(&self.shared.counters.bytes_data, entry.stamp.size);
+            let existing = if file.rewrite {
+                Existing::Rewrite
+            } else {
+                Existing::Replace
+            };
+            Operation::File {
+                entry,
+                extents,
+                existing,
+                known: file.known.is_some(),
+            }
+        };
+        self.entry_through(file, operation)
+    }
+
+    /// A symbolic link, device, pipe or socket.
+    fn special(&mut self, file: &File) -> Result<()> {
+        let directory = &file.directory.directory;
+        let captured = capture::capture_meta(directory, &file.name, &file.stat).and_then(|meta| {
+            let node = match file.stat.kind {
+                FileKind::Symlink => Node::Symlink {
+                    target: directory.read_link(&file.name)?,
+                },
+                FileKind::Fifo => Node::Fifo,
+                FileKind::Socket => Node::Socket,
+                FileKind::CharDevice => Node::CharDevice { rdev: file.stat.rdev },
+                FileKind::BlockDevice => Node::BlockDevice { rdev: file.stat.rdev },
+                FileKind::Directory | FileKind::File => return Err(std::io::ErrorKind::InvalidInput.into()),
+            };
+            Ok((meta, node))
+        });
+        match captured {
+            Ok((meta, node)) => {
+                let stamp = file.directory.stamp(&file.stat, self.shared.t0);
+                let entry = Entry {
+                    path: file.path.clone(),
+                    stamp,
+                    meta,
+                    node,
+                };
+                self.entry_through(file, Operation::Special(entry))
+            }
+            Err(error) => self.unreadable(file, "metadata", &error),
+        }
+    }
+
+    /// Adds the operation that makes `file`, makes room for it where a directory stood, and lets its other names follow.
+    fn entry_through(&mut self, file: &File, operation: Operation) -> Result<()> {
+        if file
+            .known
+            .as_ref()
+            .is_some_and(|known| matches!(known.node, Node::Directory))
+        {
+            self.push(Operation::Remove {
+                path: file.path.clone(),
+            });
+        }
+        counters::add(&self.shared.counters.sent, 1);
+        if let Operation::File { entry, .. }
+        | Operation::Metadata(entry)
+        | Operation::Special(entry)
+        | Operation::LongEnd { entry, .. } = &operation
+        {
+            self.links_follow(file, entry)?;
+        }
+        self.push(operation);
+        Ok(())
+    }
+
+    fn links_follow(&self, file: &File, entry: &Entry) -> Result<()> {
+        let mut links = self.shared.links.lock().expect("not poisoned");
+        let Some(spool) = links.as_mut().filter(|_| !file.other_names.is_empty()) else {
+            return Ok(());
+        };
+        for path in &file.other_names {
+            let entry = Entry {
+                path: path.clone(),
+                ..entry.clone()
+            };
+            spool.push(&Operation::Link {
+                leader: file.path.clone(),
+                entry,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Announces a long file and works on it; whoever is idle helps.
+    fn begin_long(&mut self, file: Box<File>, data: OwnedFd, before: Stat) -> Result<()> {
+        let meta = match capture::capture_meta_fd(data.as_fd(), &before) {
+            Ok(meta) => meta,
+            Err(error) => return self.unreadable(&file, "metadata", &error),
+        };
+        let Base {
+            chunk_log2,
+            digests: base,
+            digest: base_digest,
+            torn,
+        } = self.base_of(&file, &before)?;
+        let number = self.shared.long_files.fetch_add(1, Ordering::AcqRel);
+        let stamp = file.directory.stamp(&before, self.shared.t0);
+        let content = Content {
+            len: before.size,
+            digest: Digest::default(),
+            chunk_log2,
+        };
+        let entry = Entry {
+            path: file.path.clone(),
+            stamp,
+            meta,
+            node: Node::File(content),
+        };
+        let keeps_inode = file.rewrite || !base.is_empty();
+        let existing = if keeps_inode {
+            Existing::Rewrite
+        } else {
+            Existing::Replace
+        };
+        if file
+            .known
+            .as_ref()
+            .is_some_and(|known| matches!(known.node, Node::Directory))
+        {
+            self.push(Operation::Remove {
+                path: file.path.clone(),
+            });
+        }
+        self.push(Operation::LongBegin {
+            file: number,
+            entry,
+            existing,
+            base: base_digest,
+            torn,
+        });
+        self.send()?;
+        let begun_after = self.shared.frames.load(Ordering::Acquire);
+        let long = Arc::new(LongFile::new(
+            file,
+            data,
+            before,
+            number,
+            chunk_log2,
+            base,
+            begun_after,
+        ));
+        self.shared.dispatcher.offer_help(&long);
+        self.help(&long)
+    }
+
+    /// What the target holds of a long file.
+    fn base_of(&mut self, file: &File, before: &Stat) -> Result<Base> {
+        let fresh = Base {
+            chunk_log2: long::chunk_log2(before.size),
+            ..Base::default()
+        };
+        let held = match &file.known {
+            // Chunk digests of a file that was short in between are stale.
+            Some(Entry {
+                node: Node::File(content),
+                stamp,
+                ..
+            }) if content.chunk_log2 > 0 && stamp.ino == before.ino => Some(content),
+            Some(_) => return Ok(fresh),
+            None => None,
+        };
+        let Some(known) = self.cursor.chunks(&file.path, before.ino)? else {
+            return Ok(fresh);
+        };
+        let (chunk_log2, mut digests) = (known.chunk_log2, known.digests);
+        let count = before.size.div_ceil(1 << chunk_log2);
+        if count > limits::CHUNK_COUNT_SOFT_MAX * 4 || held.is_some_and(|held| held.chunk_log2 != chunk_log2)
+        {
+            return Ok(fresh);
+        }
+        if held.is_some_and(|held| held.len == before.size) {
+            digests.truncate(count as usize);
+            let digest = held.map_or_else(Digest::default, |held| held.digest);
+            return Ok(Base {
+                chunk_log2,
+                digests,
+                digest,
+                torn: None,
+            });
+        }
+        // Another length, or one that an interrupted session left: from where the two part, nothing is certain.
+        let parting = held.map_or(before.size, |held| held.len.min(before.size)) >> chunk_log2;
+        let torn_end = count.max(digests.len() as u64);
+        digests.truncate(parting as usize);
+        let torn = (torn_end > parting).then(|| (parting, torn_end - parting));
+        Ok(Base {
+            chunk_log2,
+            digests,
+            digest: Digest::default(),
+            torn,
+        })
+    }
+
+    /// Reads chunks of a long file until none are left.
+    fn help(&mut self, long: &Arc<LongFile>) -> Result<()> {
+        while let Some((first, count)) = long.take() {
+            let sent = match self.read_chunks(long, first, count) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    // The range counts as through; the file ends unclean and named.
+                    self.report_skipped(&long.task.path, "content", &error);
+                    0
+                }
+            };
+            if sent > 0 {
+                self.after = self.after.max(long.begun_after);
+                self.chunks.push((Arc::clone(long), count));
+            } else if long.settle(count, 0) {
+                self.end_long(long)?;
+            }
+            if self.batch.is_full() {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a range of chunks into the batch; returns how many differ from the baseline.
+    fn read_chunks(&mut self, long: &LongFile, first: u64, count: u64) -> std::io::Result<u64> {
+        let mut run: Vec<crate::tree::operation::Chunk> = Vec::new();
+        let (mut run_first, mut sent) = (first, 0);
+        let mut failure = None;
+        for index in first..first + count {
+            let chunk = match long.read_chunk(index, self.batch.data(), &self.shared.counters.bytes_read) {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    long.damaged.store(true, Ordering::Release);
+                    failure = Some(error);
+                    None
+                }
+            };
+            match chunk {
+                Some(chunk) => {
+                    if run.is_empty() {
+                        run_first = index;
+                    }
+                    counters::add(&self.shared.counters.bytes_data, u64::from(chunk.len));
+                    sent += 1;
+                    run.push(chunk);
+                }
+                None => self.push_chunks(long, run_first, &mut run),
+            }
+        }
+        self.push_chunks(long, run_first, &mut run);
+        let bytes = (count << long.chunk_log2).min(long.before.size - (first << long.chunk_log2));
+        counters::add(&self.shared.counters.bytes_done, bytes);
+        match failure {
+            Some(error) if sent == 0 => Err(error),
+            Some(error) => {
+                self.report_skipped(&long.task.path, "content", &error);
+                Ok(sent)
+            }
+            None => Ok(sent),
+        }
+    }
+
+    fn push_chunks(&mut self, long: &LongFile, first: u64, run: &mut Vec<crate::tree::operation::Chunk>) {
+        if run.is_empty() {
+            return;
+        }
+        let chunks = std::mem::take(run);
+        self.records.push(Record::Chunks {
+            path: long.task.path.clone(),
+            ino: long.before.ino,
+            chunk_log2: long.chunk_log2,
+            first,
+            digests: chunks.iter().map(|chunk| chunk.digest).collect(),
+        });
+        self.batch.push(Operation::LongChunks {
+            file: long.number,
+            first,
+            chunks,
+        });
+    }
+
+    fn end_long(&mut self, long: &LongFile) -> Result<()> {
+        let file = &*long.task;
+        let after = Stat::of_fd(long.data.as_fd());
+        let mut stamp = file.directory.stamp(&long.before, self.shared.t0);
+        let settled = after.is_ok_and(|after| after.unchanged_since(&long.before));
+        if !settled || long.damaged.load(Ordering::Acquire) {
+            stamp.clean = false;
+            counters::add(&self.shared.counters.unsettled, 1);
+        }
+        let meta = match capture::capture_meta_fd(long.data.as_fd(), &long.before) {
+            Ok(meta) => meta,
+            Err(error) => return self.unreadable(file, "metadata", &error),
+        };
+        let entry = Entry {
+            path: file.path.clone(),
+            stamp,
+            meta,
+            node: Node::File(long.content()),
+        };
+        self.after = self.after.max(long.ended_after());
+        counters::add(&self.shared.counters.sent, 1);
+        self.links_follow(file, &entry)?;
+        self.push(Operation::LongEnd {
+            file: long.number,
+            entry,
+        });
+        Ok(())
+    }
+
+    fn push(&mut self, operation: Operation) {
+        match &operation {
+            Operation::FinishDirectory(entry)
+            | Operation::File { entry, .. }
+            | Operation::Special(entry)
+            | Operation::Metadata(entry)
+            | Operation::Link { entry, .. }
+            | Operation::LongEnd { entry, .. } => self.records.push(Record::Entry(entry.clone())),
+            Operation::Remove { path } => self.records.push(Record::Remove { path: path.clone() }),
+            Operation::Rename { from, to } => {
+                self.records.push(Record::Rename {
+                    from: from.clone(),
+                    to: to.clone(),
+                });
+            }
+            Operation::LongBegin {
+                entry,
+                torn: Some(torn),
+                ..
+            } => {
+                self.records.push(Record::Intent {
+                    path: entry.path.clone(),
+                    chunks: vec![*torn],
+                });
+            }
+            Operation::Directory { .. } | Operation::LongBegin { .. } | Operation::LongChunks { .. } => {}
+        }
+        self.batch.push(operation);
+    }
+
+    /// Sends until nothing is left: ends of long files may come up while frames are sent.
+    fn flush(&mut self) -> Result<()> {
+        while !self.batch.is_empty() {
+            self.send()?;
+        }
+        self.shared.dispatcher.done(std::mem::take(&mut self.finished));
+        Ok(())
+    }
+
+    /// Sends what has been gathered as one frame.
+    fn send(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let raw = self.batch.take_payload()?;
+        let raw_len = raw.len() as u32;
+        let begin = Instant::now();
+        let (codec, payload) = self.compressor.compress(raw, self.shared.governor)?;
+        let compressed = Instant::now();
+        self.shared
+            .baseline
+            .with(|replica| replica.append(&self.records))?;
+        self.records.clear();
+        let after = std::mem::take(&mut self.after).max(self.shared.phase_after.load(Ordering::Acquire));
+        let number = self.shared.frames.fetch_add(1, Ordering::AcqRel);
+        let frame = Frame {
+            kind: KIND_TREE,
+            number,
+            after,
+            codec,
+            raw_len,
+            payload,
+        };
+        let sending = Instant::now();
+        let wire = self.writer.send(&frame)?;
+        counters::add(&self.shared.counters.bytes_wire, wire);
+        self.shared.governor.learn(compressed - begin, sending.elapsed());
+        for (long, count) in std::mem::take(&mut self.chunks) {
+            if long.settle(count, number + 1) {
+                self.end_long(&long)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unsettled(&mut self) -> Result<()> {
+        counters::add(&self.shared.counters.unsettled, 1);
+        Ok(())
+    }
+
+    /// A file that cannot be read is named; one that vanished goes at the target, too.
+    fn unreadable(&mut self, file: &File, what: &str, error: &std::io::Error) -> Result<()> {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            if file.known.is_some() {
+                self.push(Operation::Remove {
+                    path: file.path.clone(),
+                });
+            }
+            return self.unsettled();
+        }
+        self.report_skipped(&file.path, what, error);
+        Ok(())
+    }
+
+    fn report_skipped(&self, path: &EntryPath, what: &str, error: &std::io::Error) {
+        let skipped = Skipped {
+            path: path.display(),
+            what: what.to_owned(),
+            why: error.to_string(),
+        };
+        self.shared.skipped.lock().expect("not poisoned").push(skipped);
+    }
+}
+
+/// What the target holds of a long file.
+#[derive(Default)]
+struct Base {
+    chunk_log2: u8,
+    /// Chunk by chunk; empty when nothing usable is known.
+    digests: Vec<Digest>,
+    /// Proves all of it, when it is complete.
+    digest: Digest,
+    /// Chunks that a change of length tears.
+    torn: Option<(u64, u64)>,
+}
+
+/// Whether the target holds exactly this content under this very inode.
+fn same_content(known: &Entry, present: &Entry) -> bool {
+    match (&known.node, &present.node) {
+        (Node::File(known_content), Node::File(content)) => {
+            known_content == content && !content.digest.is_unknown() && known.stamp.ino == present.stamp.ino
+        }
+        _ => false,
+    }
+}
+
+/// Reads a file's data, holes left out.
+fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut Vec<u8>) -> std::io::Result<Vec<Extent>> {
+    let sparse = stat.blocks * 512 < stat.size;
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while let Some(range) = long::next_stretch(file, at, stat.size, sparse)? {
+        let begin = data.len();
+        long::read_at(file, range.start, (range.end - range.start) as usize, data)?;
+        let len = (data.len() - begin) as u32;
+        if len > 0 {
+            extents.push(Extent {
+                offset: range.start as u32,
+                len,
+            });
+        }
+        at = range.end;
+    }
+    Ok(extents)
+}

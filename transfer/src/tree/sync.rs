@@ -1,0 +1,381 @@
+//! The source's story for a tree: connect, agree on the baseline, make rounds, verify; again after a lost link.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::compress::Governor;
+use crate::error::{Error, Kind, Result};
+use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
+use crate::link::{self, FrameWriter};
+use crate::progress::{Event, Observer, Skipped, StopFlag, Summary, Verified};
+use crate::protocol::{Order, Report};
+use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
+use crate::source::counters::{Counters, Meter, get};
+use crate::source::{Retry, Rounds, SyncPlan, TreeSource};
+use crate::tree::baseline::Baseline;
+use crate::tree::capture::Directory;
+use crate::tree::filter::Filter;
+use crate::tree::replica::Record;
+use crate::tree::round::{self, Ground, Numbers, Session, Tally};
+use crate::tree::verify;
+
+/// First pause before a lost link is taken up again; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause before a lost link is taken up again.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Differences repaired after a verification before it counts as failed.
+const REPAIRS_MAX: u32 = 2;
+
+/// Copies a tree.
+///
+/// # Errors
+/// See the kinds of [`Kind`]; what is durable stays so, and the next run goes on from there.
+pub fn sync(
+    plan: &SyncPlan,
+    source: &TreeSource,
+    observer: &dyn Observer,
+    stop: &StopFlag,
+) -> Result<Summary> {
+    let _lock = lock_state(&plan.state)?;
+    let root = Directory::open_root(&source.root)
+        .map_err(|error| Error::io("open the directory to copy", &source.root, error))?;
+    let filter = Filter::parse(&source.excludes)?;
+    let never = never_copied(source, &plan.state);
+    let governor = Governor::new(plan.compression);
+    let findings = Findings::default();
+    let ground = Ground {
+        root: &root,
+        filter: &filter,
+        never: &never,
+        cross_mounts: source.cross_mounts,
+        state: &plan.state,
+        governor: &governor,
+        observer,
+        findings: &findings,
+    };
+    let migration = migration_id(&source.root)?;
+    let mut run = Run {
+        plan,
+        ground: &ground,
+        stop,
+        migration,
+        instance: auth::random_id()?,
+        baseline: Baseline::open(&plan.state, migration)?,
+        summary: Summary::default(),
+        rounds_left: match plan.rounds {
+            Rounds::Count(count) => count,
+            Rounds::UntilClean { max } => max,
+        },
+        skipped: Vec::new(),
+        begin: Instant::now(),
+    };
+    run.until_done()?;
+    Ok(run.finish())
+}
+
+/// What survives a lost link.
+struct Run<'a> {
+    plan: &'a SyncPlan,
+    ground: &'a Ground<'a>,
+    stop: &'a StopFlag,
+    migration: Id,
+    instance: Id,
+    baseline: Baseline,
+    summary: Summary,
+    rounds_left: u32,
+    /// What the last round could not read.
+    skipped: Vec<Skipped>,
+    begin: Instant,
+}
+
+impl Run<'_> {
+    /// Sessions until one goes through.
+    fn until_done(&mut self) -> Result<()> {
+        let mut failures = 0;
+        loop {
+            let wire_before = self.summary.bytes_wire;
+            let error = match self.session() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == Kind::Retry && !self.stop.is_stopped() => error,
+                Err(error) => return Err(error),
+            };
+            // A session that moved data was a success of its own.
+            failures = if self.summary.bytes_wire > wire_before {
+                1
+            } else {
+                failures + 1
+            };
+            let allowed = match self.plan.retry {
+                Retry::Never => 0,
+                Retry::Times(times) => times,
+            };
+            if failures > allowed {
+                return Err(error);
+            }
+            let pause = PAUSE_MAX.min(PAUSE_MIN * 2u32.saturating_pow(failures - 1));
+            self.summary.resumes += 1;
+            self.ground.observer.event(&Event::Retrying {
+                error: error.describe(),
+                delay_ms: pause.as_millis() as u64,
+            });
+            if self.stop.sleep(pause) {
+                return Err(stopped());
+            }
+        }
+    }
+
+    /// One session on one set of connections.
+    fn session(&mut self) -> Result<()> {
+        let connections = self.plan.connections.clamp(1, crate::limits::CONNECTIONS_MAX);
+        let hello = Hello {
+            protocol: auth::PROTOCOL,
+            session: auth::random_id()?,
+            instance: self.instance,
+            migration: self.migration,
+            role: Role::Control,
+            data_connections: connections as u16,
+            volume: VolumeKind::Tree,
+        };
+        let link = link::connect(&self.plan.target, &self.plan.secret, &hello, &self.plan.throttle)?;
+        let (conversation, report, mut writers) = Conversation::new(link);
+        let (findings, stop) = (self.ground.findings, self.stop);
+        std::thread::scope(|scope| {
+            scope.spawn(|| conversation.listen(report, findings));
+            scope.spawn(|| conversation.watch(stop));
+            let told = self.converse(&conversation, &mut writers);
+            conversation.finish();
+            told
+        })
+    }
+
+    /// The story of a session.
+    fn converse(&mut self, conversation: &Conversation, writers: &mut [FrameWriter]) -> Result<()> {
+        let version = match conversation.report()? {
+            Report::Opened { version } => version,
+            report => return Err(unexpected(report)),
+        };
+        self.baseline.reconcile(version, conversation)?;
+        let (target, connections) = (conversation.target.to_string(), writers.len());
+        self.ground
+            .observer
+            .event(&Event::Connected { target, connections });
+        let numbers = Numbers::default();
+        while self.rounds_left > 0 {
+            let settled = self.round(conversation, writers, &numbers)?;
+            self.rounds_left -= 1;
+            if settled && matches!(self.plan.rounds, Rounds::UntilClean { .. }) {
+                self.rounds_left = 0;
+            }
+        }
+        if !self.plan.verify {
+            return Ok(());
+        }
+        let mut repaired = 0;
+        for _ in 0..=REPAIRS_MAX {
+            let differences = self.verify(conversation)?;
+            if let Some(verified) = self.summary.verified.as_mut() {
+                verified.repaired = repaired;
+            }
+            if differences.is_empty() {
+                return Ok(());
+            }
+            repaired += differences.len() as u64;
+            self.round(conversation, writers, &numbers)?;
+        }
+        let differing = self.verify(conversation)?;
+        self.skipped.extend(differing);
+        Ok(())
+    }
+
+    /// One round, sealed on both sides. Returns whether nothing is left for another one.
+    fn round(
+        &mut self,
+        conversation: &Conversation,
+        writers: &mut [FrameWriter],
+        numbers: &Numbers,
+    ) -> Result<bool> {
+        let number = self.summary.rounds + 1;
+        self.ground.observer.event(&Event::RoundStarted {
+            round: number,
+            tracked: false,
+        });
+        let tally = Tally {
+            round: number,
+            ..Tally::default()
+        };
+        let meter = Meter::default();
+        let frames_before = numbers.frames.load(Ordering::Acquire);
+        let control_before = conversation.control_bytes.load(Ordering::Relaxed);
+        let mut session = Session {
+            conversation,
+            writers,
+            numbers,
+        };
+        let sent = round::run(self.ground, &mut session, &self.baseline, &tally);
+        let Tally {
+            counters, skipped, ..
+        } = tally;
+        let frames = numbers.frames.load(Ordering::Acquire);
+        let sealed = sent.and_then(|()| {
+            if frames > frames_before {
+                self.seal(conversation, frames)
+            } else {
+                Ok(())
+            }
+        });
+        let control = conversation.control_bytes.load(Ordering::Relaxed) - control_before;
+        self.account(&counters, control);
+        sealed?;
+        self.summary.rounds = number;
+        self.skipped = skipped.into_inner().expect("not poisoned");
+        let entries = get(&counters.scanned);
+        self.summary.files = entries;
+        self.summary.bytes_total = get(&counters.bytes_total);
+        let durable = self.ground.findings.durable_bytes.load(Ordering::Relaxed);
+        let progress = meter.progress(&counters, number, (entries, self.summary.bytes_total), durable);
+        self.ground.observer.event(&Event::RoundFinished {
+            round: number,
+            progress,
+        });
+        Ok(frames == frames_before && get(&counters.unsettled) == 0)
+    }
+
+    /// Has the target make the round durable; both sides then agree on what it holds.
+    fn seal(&mut self, conversation: &Conversation, frames: u64) -> Result<()> {
+        conversation.order(&Order::EndRound { frames })?;
+        match conversation.report()? {
+            Report::RoundDone { version } => self.baseline.seal(version, conversation),
+            report => Err(unexpected(report)),
+        }
+    }
+
+    fn account(&mut self, counters: &Counters, control: u64) {
+        let summary = &mut self.summary;
+        summary.sent += get(&counters.sent);
+        summary.deleted += get(&counters.deleted);
+        summary.bytes_read += get(&counters.bytes_read);
+        summary.bytes_data += get(&counters.bytes_data);
+        summary.bytes_wire += get(&counters.bytes_wire) + control;
+    }
+
+    /// Has the target re-read its medium. Returns what differs; the baseline then knows those contents as unknown.
+    fn verify(&mut self, conversation: &Conversation) -> Result<Vec<Skipped>> {
+        conversation.order(&Order::Verify)?;
+        let mut differing = Vec::new();
+        loop {
+            match conversation.report()? {
+                Report::VerifyProgress { bytes, bytes_total } => {
+                    self.ground
+                        .observer
+                        .event(&Event::Verifying { bytes, bytes_total });
+                }
+                Report::Differs { path, what } => {
+                    self.baseline.with(|replica| {
+                        replica.append(&[Record::Intent {
+                            path: path.clone(),
+                            chunks: Vec::new(),
+                        }])
+                    })?;
+                    let why = "the target's medium holds something else".to_owned();
+                    differing.push(Skipped {
+                        path: path.display(),
+                        what,
+                        why,
+                    });
+                }
+                Report::Verified {
+                    root,
+                    compared,
+                    bytes,
+                    differences,
+                    version,
+                } => {
+                    if differences != differing.len() as u64 {
+                        return Err(unexpected("another count of differences"));
+                    }
+                    if differences > 0 {
+                        self.baseline.seal(version, conversation)?;
+                    }
+                    let own = self
+                        .baseline
+                        .with(|replica| verify::root_of(&replica.snapshot()))?;
+                    if differences == 0 && own.0 != root {
+                        return Err(Error::new(
+                            Kind::Corrupt,
+                            "verify: the root digests of source and target differ",
+                        ));
+                    }
+                    let root = root.iter().map(|byte| format!("{byte:02x}")).collect();
+                    self.summary.verified = Some(Verified {
+                        root,
+                        compared,
+                        bytes,
+                        repaired: 0,
+                    });
+                    return Ok(differing);
+                }
+                report => return Err(unexpected(report)),
+            }
+        }
+    }
+
+    fn finish(self) -> Summary {
+        let mut summary = self.summary;
+        summary.skipped = self.skipped;
+        let refused = std::mem::take(&mut *self.ground.findings.skipped.lock().expect("not poisoned"));
+        for skipped in refused {
+            if !summary.skipped.contains(&skipped) {
+                summary.skipped.push(skipped);
+            }
+        }
+        summary.ok = summary.skipped.is_empty();
+        summary.seconds = self.begin.elapsed().as_secs_f64();
+        summary
+    }
+}
+
+/// Which migration this is: this machine and this directory, so that a lost state folder changes nothing.
+fn migration_id(root: &Path) -> Result<Id> {
+    let canonical = root
+        .canonicalize()
+        .map_err(|error| Error::io("find the directory to copy", root, error))?;
+    let machine = std::fs::read("/etc/machine-id").or_else(|_| std::fs::read("/proc/sys/kernel/hostname"));
+    let mut hasher = blake3::Hasher::new_derive_key("go2cloud tree migration 1");
+    hasher.update(machine.unwrap_or_default().trim_ascii());
+    hasher.update(&[0]);
+    hasher.update(canonical.as_os_str().as_bytes());
+    let mut id = Id::default();
+    hasher.finalize_xof().fill(&mut id);
+    Ok(id)
+}
+
+/// The state folder and what the caller named: found by inode, so that no spelling of a path gets around it.
+fn never_copied(source: &TreeSource, state: &Path) -> HashSet<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let named = source
+        .never
+        .iter()
+        .map(std::path::PathBuf::as_path)
+        .chain([state]);
+    let found = named.filter_map(|path| std::fs::metadata(path).ok());
+    found.map(|metadata| (metadata.dev(), metadata.ino())).collect()
+}
+
+/// One run per state folder.
+fn lock_state(state: &Path) -> Result<std::fs::File> {
+    std::fs::create_dir_all(state).map_err(|error| Error::io("make the state folder", state, error))?;
+    let path = state.join("lock");
+    let file = std::fs::File::create(&path)
+        .map_err(|error| Error::io("make a file in the state folder", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err(
+            Error::new(Kind::Usage, "use the state folder: another go2cloud is using it")
+                .on(state)
+                .remedy("wait for it to end, or give this run a --state folder of its own"),
+        ),
+    }
+}

@@ -1,0 +1,221 @@
+//! The tree engine end to end, both sides in one process over loopback.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use transfer::progress::{Silent, StopFlag, Summary};
+use transfer::secret::Secret;
+use transfer::source::{Compression, Retry, Rounds, SourceVolume, SyncPlan, TreeSource, sync};
+use transfer::target::{Receiver, ServePlan, TargetVolume};
+use transfer::throttle::Throttle;
+
+struct Bed {
+    folder: tempfile::TempDir,
+    secret: Secret,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let bed = Self {
+            folder: tempfile::tempdir().unwrap(),
+            secret: Secret::generate().unwrap(),
+        };
+        for name in ["source", "target", "state"] {
+            std::fs::create_dir(bed.path(name)).unwrap();
+        }
+        bed
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn sync(&self) -> transfer::Result<Summary> {
+        self.sync_with(|_| {})
+    }
+
+    fn sync_with(&self, adjust: impl FnOnce(&mut SyncPlan)) -> transfer::Result<Summary> {
+        let plan = ServePlan {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            secret: self.secret.clone(),
+            volume: TargetVolume::Tree {
+                root: self.path("target"),
+            },
+            journal: self.path("journal"),
+        };
+        let receiver = Receiver::bind(plan).unwrap();
+        let stop = StopFlag::default();
+        let mut plan = SyncPlan {
+            target: vec![receiver.local_addr()],
+            secret: self.secret.clone(),
+            connections: 3,
+            volume: SourceVolume::Tree(TreeSource {
+                root: self.path("source"),
+                cross_mounts: false,
+                excludes: Vec::new(),
+                never: Vec::new(),
+            }),
+            state: self.path("state"),
+            throttle: Arc::new(Throttle::new(0)),
+            compression: Compression::Auto,
+            verify: true,
+            rounds: Rounds::Count(1),
+            retry: Retry::Never,
+        };
+        adjust(&mut plan);
+        std::thread::scope(|scope| {
+            scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+            let summary = sync(&plan, &Silent, &StopFlag::default());
+            stop.stop();
+            summary
+        })
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        let path = self.path("source").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    fn assert_equal(&self) {
+        let diff = std::process::Command::new("rsync")
+            .args(["-aHAXnic", "--delete"])
+            .arg(format!("{}/", self.path("source").display()))
+            .arg(format!("{}/", self.path("target").display()))
+            .output()
+            .unwrap();
+        let listed = String::from_utf8_lossy(&diff.stdout).into_owned();
+        assert!(
+            diff.status.success() && listed.is_empty(),
+            "rsync sees differences:\n{listed}"
+        );
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        bytes.extend_from_slice(&(state >> 32).to_le_bytes()[..4]);
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn a_tree_is_copied_verified_and_then_only_changes_travel() {
+    let bed = Bed::new();
+    for index in 0..300 {
+        bed.write(
+            &format!("d{}/f{index}", index % 7),
+            &noise(index * 97, index as u64),
+        );
+    }
+    bed.write("big", &noise(9_000_001, 5));
+    bed.write("empty", b"");
+    let source = bed.path("source");
+    std::os::unix::fs::symlink("nowhere", source.join("link")).unwrap();
+    std::fs::hard_link(source.join("big"), source.join("d1/big2")).unwrap();
+    std::fs::hard_link(source.join("d2/f2"), source.join("d3/hard")).unwrap();
+    std::fs::set_permissions(source.join("d4"), std::fs::Permissions::from_mode(0o2550)).unwrap();
+    let summary = bed.sync().unwrap();
+    assert!(summary.ok, "{summary:?}");
+    bed.assert_equal();
+    let target = bed.path("target");
+    let ino = |name: &str| std::fs::metadata(target.join(name)).unwrap().ino();
+    assert_eq!(ino("big"), ino("d1/big2"));
+    assert!(summary.verified.as_ref().unwrap().compared >= 310);
+
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let again = bed.sync().unwrap();
+    assert_eq!((again.bytes_data, again.deleted), (0, 0), "{again:?}");
+
+    // One page of the big file, a new file, a removed directory, a file that becomes a directory.
+    let mut big = noise(9_000_001, 5);
+    big[3_000_000..3_008_192].fill(7);
+    std::fs::write(source.join("big"), &big).unwrap();
+    std::fs::remove_dir_all(source.join("d5")).unwrap();
+    std::fs::remove_file(source.join("empty")).unwrap();
+    bed.write("empty/now/a/directory", b"x");
+    let third = bed.sync().unwrap();
+    assert!(third.ok, "{third:?}");
+    bed.assert_equal();
+    assert_eq!(
+        third.bytes_data,
+        65536 + 65536 * u64::from(3_000_000 / 65536 != 3_008_191 / 65536) + 1
+    );
+}
+
+#[test]
+fn a_lost_state_folder_is_rebuilt_from_the_target() {
+    let bed = Bed::new();
+    for index in 0..50 {
+        bed.write(&format!("f{index}"), &noise(5000, index));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(bed.sync().unwrap().ok);
+    std::fs::remove_dir_all(bed.path("state")).unwrap();
+    let again = bed.sync().unwrap();
+    assert_eq!(again.bytes_data, 0, "{again:?}");
+    bed.assert_equal();
+}
+
+#[test]
+fn an_emptied_target_is_filled_again() {
+    let bed = Bed::new();
+    bed.write("a/b", b"content");
+    assert!(bed.sync().unwrap().ok);
+    std::fs::remove_dir_all(bed.path("target").join("a")).unwrap();
+    assert!(bed.sync().unwrap().ok);
+    bed.assert_equal();
+}
+
+#[test]
+fn a_damaged_target_is_found_by_verification_and_repaired() {
+    let bed = Bed::new();
+    bed.write("small", &noise(3000, 1));
+    bed.write("long", &noise(5 << 20, 2));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(bed.sync().unwrap().ok);
+    for name in ["small", "long"] {
+        let path: &Path = &bed.path("target").join(name);
+        let times = std::fs::metadata(path).unwrap().modified().unwrap();
+        let mut content = std::fs::read(path).unwrap();
+        content[1234] ^= 1;
+        std::fs::write(path, content).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(times)
+            .unwrap();
+    }
+    let repaired = bed.sync().unwrap();
+    assert!(repaired.ok, "{repaired:?}");
+    assert_eq!(repaired.verified.unwrap().repaired, 2);
+    bed.assert_equal();
+}
+
+#[test]
+fn another_source_is_refused() {
+    let bed = Bed::new();
+    bed.write("a", b"1");
+    assert!(bed.sync().unwrap().ok);
+    let other = tempfile::tempdir().unwrap();
+    let refused = bed.sync_with(|plan| {
+        plan.state = other.path().join("state");
+        let SourceVolume::Tree(tree) = &mut plan.volume else {
+            unreachable!()
+        };
+        tree.root = other.path().to_owned();
+    });
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), transfer::Kind::Refused, "{error}");
+    assert!(
+        error.describe().contains("another migration"),
+        "{}",
+        error.describe()
+    );
+}
