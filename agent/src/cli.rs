@@ -9,9 +9,11 @@ use crate::refusal::Refusals;
 pub mod flags;
 mod job_args;
 mod sync_args;
+mod tool_args;
 
 pub use job_args::JobArgs;
 pub use sync_args::SyncArgs;
+pub use tool_args::{BundleArgs, CompletionArgs, ManArgs, StatusArgs, VerifyArgs};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -20,6 +22,16 @@ pub enum Command {
     Job(Box<JobArgs>),
     /// Copy directories or disks straight to a receiver.
     Sync(Box<SyncArgs>),
+    /// Show what a running agent does.
+    Status(StatusArgs),
+    /// Check a receipt.
+    Verify(VerifyArgs),
+    /// Pack what support needs.
+    SupportBundle(BundleArgs),
+    /// Write shell completions.
+    Completions(CompletionArgs),
+    /// Write man pages.
+    Man(ManArgs),
 }
 
 /// Result of reading the command line.
@@ -70,6 +82,16 @@ After 1 and 130 the same command resumes where it stopped.";
 enum Sub {
     /// Copy a directory or disks straight to a go2cloud-receiver, without a control plane
     Sync(Box<SyncArgs>),
+    /// Show what a running agent is doing
+    Status(StatusArgs),
+    /// Check the receipt of a migration, offline
+    Verify(VerifyArgs),
+    /// Pack logs, state and inventory into one file, without secrets
+    SupportBundle(BundleArgs),
+    /// Write completions for a shell to standard output
+    Completions(CompletionArgs),
+    /// Write man pages to a folder
+    Man(ManArgs),
 }
 
 /// The command-line definition, with help and version flags in place.
@@ -93,6 +115,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
         Ok(cli) => Parsed::Run(Box::new(match cli.command {
             None => Command::Job(Box::new(cli.job)),
             Some(Sub::Sync(args)) => Command::Sync(args),
+            Some(Sub::Status(args)) => Command::Status(args),
+            Some(Sub::Verify(args)) => Command::Verify(args),
+            Some(Sub::SupportBundle(args)) => Command::SupportBundle(args),
+            Some(Sub::Completions(args)) => Command::Completions(args),
+            Some(Sub::Man(args)) => Command::Man(args),
         })),
         Err(error) if !error.use_stderr() => Parsed::Shown(error.render().to_string()),
         Err(error) => Parsed::Refused(clap_refusal(&error)),

@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub mod bundle;
 pub mod cli;
 pub mod config;
+pub mod documents;
 pub mod exit;
 pub mod folder;
 pub mod inventory;
@@ -15,10 +17,13 @@ pub mod log;
 pub mod migrate;
 pub mod output;
 pub mod preflight;
+pub mod receipt;
 pub mod refusal;
 pub mod resolve;
 pub mod secret_text;
 pub mod signals;
+pub mod state;
+pub mod status;
 pub mod sync;
 pub mod units;
 
@@ -41,5 +46,10 @@ fn run(command: Command) -> ExitCode {
     match command {
         Command::Job(args) => migrate::run(&args).into(),
         Command::Sync(args) => sync::run(&args).into(),
+        Command::Status(args) => status::run(&args).into(),
+        Command::Verify(args) => receipt::run(&args).into(),
+        Command::SupportBundle(args) => bundle::run(&args).into(),
+        Command::Completions(args) => documents::completions(&args).into(),
+        Command::Man(args) => documents::man(&args).into(),
     }
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use transfer::progress::{Observer, StopFlag, Summary};
-use transfer::source::SyncPlan;
+use transfer::progress::{StopFlag, Summary};
 use transfer::{Error, Kind};
 
 use crate::cli::SyncArgs;
@@ -27,7 +26,7 @@ pub fn run(args: &SyncArgs) -> Exit {
         return exit::FAILED;
     }
     let observer = output::observer(plan.style);
-    let result = engine(&plan.sync, observer.as_ref(), &stop);
+    let result = transfer::source::sync(&plan.sync, observer.as_ref(), &stop);
     drop(observer);
     report(&plan, result)
 }
@@ -83,9 +82,4 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Stopped => "stopped",
         Kind::Corrupt => "corrupt",
     }
-}
-
-/// The data plane's entry, until the library offers it.
-pub(crate) fn engine(_: &SyncPlan, _: &dyn Observer, _: &StopFlag) -> transfer::Result<Summary> {
-    Err(Error::new(Kind::Usage, "copy: this build has no data plane yet"))
 }

@@ -123,5 +123,5 @@ fn copy(
         retry: Retry::Times(super::job::RETRIES),
     };
     let observer = output::observer(plan.run.style);
-    crate::sync::engine(&sync, observer.as_ref(), stop)
+    transfer::source::sync(&sync, observer.as_ref(), stop)
 }

@@ -196,7 +196,7 @@ impl Running<'_> {
     }
 
     fn sync(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
-        crate::sync::engine(plan, self.reporter.as_ref(), &self.orders.stop)
+        transfer::source::sync(plan, self.reporter.as_ref(), &self.orders.stop)
             .map_err(|error| self.or_orders(ended_by(&error)))
     }
 
