@@ -128,6 +128,13 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_opened_or_not(start in r#"\{"Response": ?\{?("Error": ?)?"#, rest in ".{0,60}") {
+            let _ = open(format!("{start}{rest}").as_bytes());
+        }
+    }
+
     #[test]
     fn anything_else_is_not_an_envelope() {
         for body in [

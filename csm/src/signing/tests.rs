@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use ring::digest;
 use serde::Deserialize;
 
@@ -397,4 +399,28 @@ fn skew_is_symmetric_and_never_overflows() {
     assert_eq!(skew_seconds(1_000, 1_300), 300);
     assert_eq!(skew_seconds(1_301, 1_000), 301);
     assert_eq!(skew_seconds(i64::MIN, i64::MAX), u64::MAX);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_an_authorization_or_malformed(text in "(TC3-HMAC-SHA256 )?[ -~]{0,120}") {
+        let _ = tc3::Authorization::parse(&text);
+    }
+
+    #[test]
+    fn what_is_signed_is_verified_and_nothing_else(
+        query in "[ -~]{0,40}", body in vec(any::<u8>(), 0..64), key in ".{0,40}", seconds in 0_i64..253_402_300_799,
+        other in vec(any::<u8>(), 0..64),
+    ) {
+        let key = Secret::new(key);
+        let headers = [("content-type", "application/json"), ("host", "127.0.0.1:8443")];
+        let request =
+            tc3::Request { method: "POST", query: &query, payload: &body, timestamp: seconds, service: "csm" };
+        let signed = tc3::sign(&request, &headers, "AKID", &key).unwrap();
+        let authorization = tc3::Authorization::parse(&signed).unwrap();
+        let find = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        prop_assert_eq!(tc3::verify(&authorization, &request, find, &key), Ok(()));
+        let changed = tc3::verify(&authorization, &tc3::Request { payload: &other, ..request }, find, &key);
+        prop_assert_eq!(changed.is_ok(), other == body);
+    }
 }
