@@ -4,6 +4,8 @@
 //! another process has put into the tree. What the target's file system refuses to hold is returned as [`Refusal`]s and
 //! the rest of the entry is made; what the medium refuses (full, read-only, broken) is an error that ends the session.
 //!
+//! Making, replacing, renaming and removing entries moves the times of their directories: finish a directory after them.
+//!
 //! All operations may be repeated: an entry that is already there is replaced or adjusted. Ordering is the caller's part:
 //! an operation on an entry and one on a directory above it must not run at the same time.
 //!
@@ -41,9 +43,8 @@ use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
 use parents::{Generation, Parents};
 
-/// File systems of one target tree that are synchronised one by one. A server has a handful of mounts; btrfs gives each
-/// subvolume its own number, and synchronising the first of them does for all.
-const FILE_SYSTEMS_MAX: usize = 64;
+/// File systems in one target tree, btrfs subvolumes counted each. One descriptor is kept of each; a server has a handful.
+const FILE_SYSTEMS_MAX: usize = 256;
 
 /// Attempts at an operation whose surroundings changed under it.
 const ATTEMPTS_MAX: u32 = 8;
@@ -72,7 +73,7 @@ struct Tree {
     /// Held while a sealed directory is open for a change, so that two threads do not restore each other's seal.
     unsealing: Mutex<()>,
     /// One descriptor of each file system in the tree, opened before it was written to, so that it sees write-back errors.
-    file_systems: Mutex<Vec<(u64, OwnedFd)>>,
+    file_systems: Mutex<Vec<(u64, Arc<OwnedFd>)>>,
 }
 
 impl TreeWriter {
@@ -103,12 +104,14 @@ impl TreeWriter {
     /// # Errors
     /// The medium failed, now or in write-back since the tree was opened.
     pub fn sync(&self) -> Result<()> {
+        // Copied, not held: other writers must not wait for the medium when they enter a directory.
         let file_systems = self
             .tree
             .file_systems
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (_, fd) in file_systems.iter() {
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (_, fd) in &file_systems {
             rustix::fs::syncfs(fd)
                 .map_err(|errno| Error::io("make the target durable", &self.tree.root_path, errno.into()))?;
         }
@@ -187,10 +190,15 @@ impl Tree {
     fn note_file_system(&self, directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
         let dev = Stat::of_fd(directory)?.dev;
         let mut known = self.file_systems.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < FILE_SYSTEMS_MAX && known.iter().all(|(other, _)| *other != dev) {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            known.push((dev, rustix::fs::openat(directory, c".", flags, Mode::empty())?));
+        if known.iter().any(|(other, _)| *other == dev) {
+            return Ok(());
         }
+        if known.len() >= FILE_SYSTEMS_MAX {
+            return Err(Errno::MFILE);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(directory, c".", flags, Mode::empty())?;
+        known.push((dev, Arc::new(fd)));
         Ok(())
     }
 }

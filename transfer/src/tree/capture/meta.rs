@@ -1,7 +1,7 @@
 //! Reading an entry's metadata: owner, mode, times, extended attributes, inode flags, project id.
 //!
-//! An entry without attributes costs one listing. Symbolic links and special files have neither inode flags nor, before
-//! Linux 6.17, a project id that could be asked for: both are 0 for them.
+//! An entry without attributes costs one listing. Symbolic links and special files have no inode flags; before Linux
+//! 6.17, their project ids cannot be asked for and count as 0.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -9,6 +9,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
+use sys::file_attributes::Unopened;
 use sys::xattr::Subject;
 use sys::{file_attributes, inode_flags};
 
@@ -43,8 +44,13 @@ pub fn capture_meta(directory: &Directory, name: &CStr, stat: &Stat) -> Result<M
                 directory: directory.as_fd(),
                 name,
             };
+            let entry = Unopened::Named {
+                directory: directory.as_fd(),
+                name,
+            };
             Ok(Meta {
                 xattrs: xattrs(subject)?,
+                project: file_attributes::project_of(entry)?.unwrap_or(0),
                 ..plain(stat)
             })
         }

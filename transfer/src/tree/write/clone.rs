@@ -32,7 +32,7 @@ impl TreeWriter {
         offset: u64,
         len: u64,
     ) -> Result<CloneOutcome> {
-        let Some(source) = self.open_existing(from)? else {
+        let Ok(Some(source)) = self.open_existing(from)? else {
             return Ok(CloneOutcome::NotPossible);
         };
         match sys::reflink::clone_range(source.as_fd(), from_offset, file.as_fd(), offset, len) {

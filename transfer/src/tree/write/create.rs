@@ -1,8 +1,9 @@
 //! Making entries: directories, files, symbolic links, devices, pipes and sockets.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sys::inode_flags;
 
@@ -22,6 +23,12 @@ const CREATE: OFlags = OFlags::RDWR
     .union(OFlags::CREATE)
     .union(OFlags::EXCL)
     .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+const REWRITE: OFlags = OFlags::RDWR
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOATIME)
     .union(OFlags::CLOEXEC);
 
 const PIN: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -208,50 +215,58 @@ impl TreeWriter {
         meta: &Meta,
         existing: Existing,
     ) -> Result<rustix::io::Result<OpenFile>> {
-        if existing == Existing::Rewrite
-            && let Some(fd) = self.open_existing(path)?
-        {
-            let failed = |errno| self.failed("open a file for writing", path, errno);
-            super::seal::clear(fd.as_fd()).map_err(failed)?;
-            let origin = Origin::Existing;
-            set_storage_flags(fd.as_fd(), meta.flags, origin).map_err(failed)?;
-            return Ok(Ok(OpenFile { fd, origin }));
+        let tree = Arc::clone(&self.tree);
+        let opened = |fd: OwnedFd, origin| -> Result<rustix::io::Result<OpenFile>> {
+            let storage = prepare_flags(fd.as_fd(), meta.flags, origin);
+            storage
+                .map_err(|errno| Error::io("open a file for writing", tree.full_path(path), errno.into()))?;
+            Ok(Ok(OpenFile { fd, origin }))
+        };
+        if existing == Existing::Rewrite {
+            match self.open_existing(path)? {
+                Ok(Some(fd)) => return opened(fd, Origin::Existing),
+                Ok(None) => {}
+                Err(errno) => return Ok(Err(errno)),
+            }
         }
         let private = Mode::RUSR | Mode::WUSR;
         let made = self.create(path, "make a file", |directory, name| {
             rustix::fs::openat(directory, name, CREATE, private)
         })?;
-        let fd = match made {
-            Ok(fd) => fd,
-            Err(errno) => return Ok(Err(errno)),
-        };
-        let origin = Origin::Fresh;
-        set_storage_flags(fd.as_fd(), meta.flags, origin)
-            .map_err(|errno| self.failed("set the flags of a file", path, errno))?;
-        Ok(Ok(OpenFile { fd, origin }))
+        match made {
+            Ok(fd) => opened(fd, Origin::Fresh),
+            Err(errno) => Ok(Err(errno)),
+        }
     }
 
-    /// The regular file at `path`, open for writing; `None` where there is none, or only one that has to be replaced.
-    pub(super) fn open_existing(&mut self, path: &EntryPath) -> Result<Option<OwnedFd>> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
+    /// The regular file at `path`, open for writing; `None` where there is none, or only something to be replaced.
+    pub(super) fn open_existing(&mut self, path: &EntryPath) -> Result<rustix::io::Result<Option<OwnedFd>>> {
         let opened = self.in_parent(
             path,
             Missing::Leave,
             "open a file for writing",
             |directory, name| {
-                let pin = rustix::fs::openat(directory, name, PIN, Mode::empty())?;
-                if Stat::of_fd(pin.as_fd())?.kind != FileKind::File {
-                    return Err(Errno::NOTUNIQ);
+                let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                // Looked at first: opening a device or pipe is not for us.
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Ok(None);
                 }
-                let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-                if Stat::of_fd(fd.as_fd())?.kind == FileKind::File {
-                    Ok(fd)
-                } else {
-                    Err(Errno::NOTUNIQ)
+                match rustix::fs::openat(directory, name, REWRITE, Mode::empty()) {
+                    // A program that runs cannot be written to, but it can be replaced unless it has other names.
+                    Err(Errno::TXTBSY) if stat.st_nlink == 1 => Ok(None),
+                    Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Ok(None),
+                    fd => {
+                        let fd = fd?;
+                        let is_file = Stat::of_fd(fd.as_fd())?.kind == FileKind::File;
+                        Ok(is_file.then_some(fd))
+                    }
                 }
             },
         )?;
-        Ok(opened.ok())
+        Ok(match opened {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            opened => opened,
+        })
     }
 
     /// Runs `make`, which must fail with `EEXIST` where something is, and removes that something first if need be.
@@ -288,19 +303,24 @@ fn not_such_an_entry(writer: &TreeWriter, entry: &Entry) -> Error {
     .on(writer.full_path(&entry.path))
 }
 
-/// Sets the flags that decide how data are stored, which count only while the file is empty. What is refused here is
+/// Clears the flags that seal an existing file and sets those that decide how data are stored, which count only while the
+/// file is empty. What is refused here is
 /// refused and reported once more when all flags are applied.
-fn set_storage_flags(fd: BorrowedFd<'_>, wanted: u32, origin: Origin) -> rustix::io::Result<()> {
+fn prepare_flags(fd: BorrowedFd<'_>, wanted: u32, origin: Origin) -> rustix::io::Result<()> {
     let Some(flags) = inode_flags::get(fd)? else {
         return Ok(());
     };
+    if origin == Origin::Existing && flags & inode_flags::SEALING != 0 {
+        inode_flags::set(fd, flags & !inode_flags::SEALING)?;
+    }
     if (flags ^ wanted) & inode_flags::STORAGE == 0 {
         return Ok(());
     }
     if origin == Origin::Existing {
         rustix::fs::ftruncate(fd, 0)?;
     }
-    let changed = flags & !inode_flags::STORAGE | wanted & inode_flags::STORAGE;
+    let kept = flags & !(inode_flags::STORAGE | inode_flags::SEALING);
+    let changed = kept | wanted & inode_flags::STORAGE;
     match inode_flags::set(fd, changed) {
         Err(errno) if super::refusal::is_medium(errno) => Err(errno),
         _ => Ok(()),

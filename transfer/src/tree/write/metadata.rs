@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::{Errno, Result};
-use sys::file_attributes::{self, FileAttributes};
+use sys::file_attributes::{self, FileAttributes, Unopened};
 use sys::inode_flags;
 use sys::xattr::{ProcPath, Subject};
 
@@ -117,7 +117,10 @@ impl Application<'_> {
         self.xattrs()?;
         let attributes = match self.handle {
             Handle::Open(fd) => self.project(fd)?,
-            Handle::Pinned(_) => None,
+            Handle::Pinned(fd) => {
+                self.project_of_unopened(Unopened::Pinned(fd))?;
+                None
+            }
         };
         self.times()?;
         match self.handle {
@@ -308,6 +311,17 @@ impl Application<'_> {
         let refused = answer.is_err();
         self.refuse(Refused::Project, answer)?;
         Ok(Some(if refused { before } else { attributes }))
+    }
+
+    fn project_of_unopened(&mut self, entry: Unopened<'_>) -> Result<()> {
+        let answer = match file_attributes::project_of(entry)? {
+            Some(present) if present != self.meta.project => {
+                file_attributes::set_project_of(entry, self.meta.project)
+            }
+            None if self.meta.project != 0 => Err(Errno::OPNOTSUPP),
+            _ => Ok(()),
+        };
+        self.refuse(Refused::Project, answer)
     }
 
     fn times(&mut self) -> Result<()> {

@@ -40,6 +40,10 @@ impl Unsealed {
         Ok(flags.map(|flags| Self { fd, flags }))
     }
 
+    fn still_exists(&self) -> bool {
+        rustix::fs::fstat(&self.fd).is_ok_and(|stat| stat.st_nlink > 0)
+    }
+
     /// Sets the flags again.
     ///
     /// # Errors
@@ -86,7 +90,7 @@ impl Tree {
         answer.and_then(|value| restored.map(|()| value))
     }
 
-    /// The same for the removal of `name`: only the directory is sealed again.
+    /// The same for the removal of `name`: the entry is sealed again only if it goes on to exist, under another name.
     ///
     /// # Errors
     /// What `act` gives.
@@ -98,9 +102,13 @@ impl Tree {
     ) -> Result<T> {
         let _one_at_a_time = self.unsealing.lock().unwrap_or_else(PoisonError::into_inner);
         let around = Unsealed::open(directory, b".")?;
-        drop(Unsealed::open(directory, name)?);
+        let entry = Unsealed::open(directory, name)?;
         let answer = act(directory, name);
-        let restored = around.as_ref().map_or(Ok(()), Unsealed::reseal);
+        let restored = [&entry, &around]
+            .into_iter()
+            .flatten()
+            .filter(|unsealed| unsealed.still_exists())
+            .try_for_each(Unsealed::reseal);
         answer.and_then(|value| restored.map(|()| value))
     }
 }
