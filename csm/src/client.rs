@@ -173,6 +173,14 @@ impl Client {
     /// # Errors
     /// As [`Self::call`].
     pub async fn call_by_name(&self, call: &Call<'_>, request: &Value) -> Result<Value, Error> {
+        self.repeat(call, || self.attempt(call, request)).await
+    }
+
+    /// Makes attempts until one succeeds or another would be useless or wrong.
+    async fn repeat<F>(&self, call: &Call<'_>, mut attempt: impl FnMut() -> F) -> Result<Value, Error>
+    where
+        F: Future<Output = Result<Value, Failure>>,
+    {
         let mut delays = ExponentialBuilder::default()
             .with_min_delay(config::DELAY_MIN)
             .with_max_delay(config::DELAY_MAX)
@@ -182,7 +190,7 @@ impl Client {
         let mut corrected = false;
         loop {
             self.shared.rate.wait(call.action).await;
-            let failure = match self.attempt(call, request).await {
+            let failure = match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -205,8 +213,8 @@ impl Client {
     /// self-hosted control plane; the request is not signed, because the code is the proof.
     ///
     /// # Errors
-    /// [`Kind::Authentication`] when the code is unknown, expired, revoked or used up; else as [`Self::call`]. It is
-    /// sent once only, because each success uses the code up a little.
+    /// [`Kind::Authentication`] when the code is unknown, expired, revoked or used up; else as [`Self::call`]. After a
+    /// connection that broke it is not tried again, because each success uses the code up a little.
     pub async fn enrol(&self, code: &Secret) -> Result<Enrolment, Error> {
         let call = Call {
             service: Service::Csm.name(),
@@ -214,15 +222,18 @@ impl Client {
             action: ENROL,
         };
         let url = format!("{}{ENROL}", self.shared.config.endpoint.url(call.service));
-        let body = serde_json::json!({"Code": code.reveal()}).to_string();
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(envelope::CONTENT_TYPE));
-        let signed = attempt::Signed { headers, body };
-        let answer = attempt::send(&self.shared.http, &url, signed, &call, self.through()).await;
-        let answer: EnrolAnswer =
-            serde_json::from_value(answer.map_err(|failure| failure.error)?).map_err(|error| {
-                Error::new(Kind::NotTheApi, ENROL, "the answer has unexpected types").because(error)
-            })?;
+        let answer = self.repeat(&call, || {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(envelope::CONTENT_TYPE));
+            let signed = attempt::Signed {
+                headers,
+                body: serde_json::json!({"Code": code.reveal()}).to_string(),
+            };
+            attempt::send(&self.shared.http, &url, signed, &call, self.through())
+        });
+        let answer: EnrolAnswer = serde_json::from_value(answer.await?).map_err(|error| {
+            Error::new(Kind::NotTheApi, ENROL, "the answer has unexpected types").because(error)
+        })?;
         let credential = Credential::temporary(answer.tmp_secret_id, answer.tmp_secret_key, answer.token);
         self.set_credential(credential.clone());
         Ok(Enrolment {

@@ -59,12 +59,18 @@ pub(crate) struct Signer<'a> {
 }
 
 impl Signer<'_> {
-    /// Signs a call as POST.
+    /// Signs a call as POST. The trace id makes this attempt another one than any before, for servers that accept no
+    /// request twice.
     pub(crate) fn sign(&self, call: &Call<'_>, request: &Value) -> Result<Signed, Error> {
-        match self.method {
+        let mut signed = match self.method {
             SignMethod::Tc3 => self.sign_tc3(call, request),
             SignMethod::HmacSha1 | SignMethod::HmacSha256 => self.sign_v1(call, request),
-        }
+        }?;
+        signed.headers.insert(
+            "x-tc-traceid",
+            header(call, "trace id", &format!("{:016x}", random()))?,
+        );
+        Ok(signed)
     }
 
     fn sign_tc3(&self, call: &Call<'_>, request: &Value) -> Result<Signed, Error> {
@@ -159,11 +165,15 @@ fn header(call: &Call<'_>, name: &str, value: &str) -> Result<HeaderValue, Error
 
 /// A positive integer that no other request of this second has; 2⁵³ − 1 at most, because some servers read floats.
 fn nonce() -> u64 {
+    (random() >> 11).max(1)
+}
+
+fn random() -> u64 {
     let mut bytes = [0; 8];
     SystemRandom::new()
         .fill(&mut bytes)
         .expect("the kernel gives random bytes");
-    (u64::from_le_bytes(bytes) >> 11).max(1)
+    u64::from_le_bytes(bytes)
 }
 
 /// What the request passes through.

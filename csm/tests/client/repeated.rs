@@ -108,3 +108,19 @@ async fn a_server_that_comes_back_is_reached() {
     assert_eq!(call.await.unwrap().unwrap().job_id, "migrate-1");
     assert_eq!(plane.received().len(), 1);
 }
+
+#[tokio::test]
+async fn no_two_attempts_are_the_same_request() {
+    let plane = Plane::http("127.0.0.1:0", |number, _| match number {
+        0..2 => failure("RequestLimitExceeded"),
+        _ => success(""),
+    })
+    .await;
+    client(&plane).call(&listing()).await.unwrap();
+    let ids: std::collections::BTreeSet<String> = plane
+        .received()
+        .iter()
+        .filter_map(|request| request.header("x-tc-traceid").map(str::to_owned))
+        .collect();
+    assert_eq!(ids.len(), 3);
+}
