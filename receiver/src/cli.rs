@@ -3,25 +3,40 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::convert::command::ConvertArgs;
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "go2cloud-receiver",
     version,
-    about = "Receives a migration: writes, verifies and journals what the source sends",
+    about = "Receives a migration: writes, verifies and journals what the source sends, and makes it boot",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\
                   The program stays up between runs and ends on SIGTERM or SIGINT after making its journal durable."
 )]
 pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Serving a migration.
     #[command(flatten)]
-    pub serve: ServeArgs,
+    pub serve: Option<ServeArgs>,
 
     /// Log more (repeat for still more).
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a migrated system boot on KVM with virtio
+    Convert(Box<ConvertArgs>),
 }
 
 /// What serving needs.
@@ -73,13 +88,14 @@ mod tests {
     fn the_contract_of_the_tree_and_of_the_disk_is_understood() {
         let tree =
             parse("go2cloud-receiver --listen 10.0.0.2:443 --secret-file s.key --into /mnt/target").unwrap();
-        assert_eq!(tree.serve.into.unwrap(), PathBuf::from("/mnt/target"));
+        assert_eq!(tree.serve.unwrap().into.unwrap(), PathBuf::from("/mnt/target"));
         let disks = parse(
             "go2cloud-receiver --listen [::1]:0 --secret-file s.key --into-disk /dev/vdb --into-disk x.img --overwrite",
         )
         .unwrap();
-        assert_eq!(disks.serve.into_disk.len(), 2);
-        assert!(disks.serve.overwrite);
+        let disks = disks.serve.unwrap();
+        assert_eq!(disks.into_disk.len(), 2);
+        assert!(disks.overwrite);
     }
 
     #[test]

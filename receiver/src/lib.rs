@@ -4,6 +4,8 @@
 //! knows nothing of clouds and jobs; how bytes travel is the `transfer` crate's affair.
 
 pub mod cli;
+pub mod convert;
+pub mod limits;
 pub mod plan;
 pub mod serve;
 
@@ -27,11 +29,31 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     start_log(cli.verbose);
-    let output = serve::Output::new(cli.serve.json);
-    match plan::Plan::check(cli.serve).and_then(|plan| serve::serve(plan, &output)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match (cli.command, cli.serve) {
+        (Some(cli::Command::Convert(args)), _) => run(convert::command::run(*args)),
+        (None, Some(args)) => {
+            let output = serve::Output::new(args.json);
+            match plan::Plan::check(args).and_then(|plan| serve::serve(plan, &output)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    output.failed(&error);
+                    exit_code(&error)
+                }
+            }
+        }
+        (None, None) => {
+            print_error(&Error::new(Kind::Usage, "start").remedy("see go2cloud-receiver --help"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(result: transfer::Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            output.failed(&error);
+            print_error(&error);
             exit_code(&error)
         }
     }

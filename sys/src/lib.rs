@@ -12,6 +12,7 @@ pub mod beneath;
 pub mod block_device;
 pub mod block_tracker;
 mod bpf;
+pub mod child;
 pub mod chunk_set;
 pub mod directory;
 pub mod extents;
