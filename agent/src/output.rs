@@ -28,6 +28,23 @@ pub fn complain(text: &str) {
     let _ = writeln!(output, "{}", text.trim_end());
 }
 
+/// Tells what happens: a sentence for people, an event for programs.
+pub fn remark(style: Style, text: &str) {
+    #[derive(serde::Serialize)]
+    struct Remark<'a> {
+        event: &'static str,
+        text: &'a str,
+    }
+    match style {
+        Style::People => say(text),
+        Style::Json => json::line(&Remark {
+            event: "remark",
+            text,
+        }),
+        Style::Quiet => {}
+    }
+}
+
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {

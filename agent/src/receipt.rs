@@ -170,7 +170,7 @@ fn text(body: &Value) -> String {
             units::count(summary["verified"]["compared"].as_u64().unwrap_or(0)),
         )),
         None => {
-            text.push_str("The target's medium was not read back: every byte was verified on arrival only\n")
+            text.push_str("The target's medium was not read back: every byte was verified on arrival only\n");
         }
     }
     let skipped = summary["skipped"]

@@ -55,10 +55,16 @@ impl Target {
     /// # Errors
     /// A sentence: the name does not resolve.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
-        match self.host.parse::<IpAddr>() {
-            Ok(address) => Ok(vec![SocketAddr::new(address, self.port)]),
-            Err(_) => Err(format!("`{}` is not an IP address", self.host)),
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, self.port)]);
         }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot look up {}: {error}", self.host))?;
+        runtime
+            .block_on(csm::dns::Resolver::default().resolve_with_port(&self.host, self.port))
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -100,6 +106,17 @@ mod tests {
         ] {
             assert!(Target::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn names_are_looked_up() {
+        let addresses = Target::parse("localhost:8443").unwrap().addresses().unwrap();
+        assert!(
+            addresses
+                .iter()
+                .all(|address| address.ip().is_loopback() && address.port() == 8443)
+        );
+        assert!(!addresses.is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::plan::{Control, Plan};
 use super::target::{self, Wanted};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine};
-use crate::output::{self, complain, say};
+use crate::output::{self, complain, remark};
 use crate::sync::plan::never_copied;
 
 /// Migrates to an instance: it enters migration mode, takes the data, and leaves it.
@@ -37,17 +37,19 @@ pub(super) fn by_instance(
     let mut entered = false;
     let result = (|| {
         target::judge(&api, instance, &wanted, stop)?;
-        say("Stage 1: the target enters migration mode.");
+        remark(plan.run.style, "Stage 1: the target enters migration mode.");
         entered = true;
+        target::remember(&plan.state(), instance);
         let found = target::enter(&api, instance, &wanted, super::job::extra_info(plan), stop)?;
         target::reach(found.address, stop)?;
-        say("Stage 2: data.");
+        remark(plan.run.style, "Stage 2: data.");
         copy(plan, found.address, &found.secret, instance, stop).map_err(|error| super::job::ended_by(&error))
     })();
     match result {
         Ok(summary) => {
-            say("Stage 3: the target leaves migration mode.");
+            remark(plan.run.style, "Stage 3: the target leaves migration mode.");
             target::exit(&api, instance, &inventory, true, stop)?;
+            target::forget(&plan.state());
             Ok(finish(plan, &summary))
         }
         Err(Ended::Failed(failure)) => {
@@ -58,7 +60,10 @@ pub(super) fn by_instance(
             Ok(exit::FAILED)
         }
         Err(_) => {
-            say("Stopped. The same command goes on: the target stays in migration mode.");
+            remark(
+                plan.run.style,
+                "Stopped. The same command goes on: the target stays in migration mode.",
+            );
             Ok(exit::INTERRUPTED)
         }
     }
@@ -74,7 +79,7 @@ pub(super) fn by_address(
     match copy(plan, address, secret, &address.to_string(), stop) {
         Ok(summary) => Ok(finish(plan, &summary)),
         Err(error) if error.kind() == transfer::Kind::Stopped => {
-            say("Stopped. The same command goes on.");
+            remark(plan.run.style, "Stopped. The same command goes on.");
             Ok(exit::INTERRUPTED)
         }
         Err(error) => {
@@ -87,7 +92,7 @@ pub(super) fn by_address(
 fn finish(plan: &Plan, summary: &Summary) -> Exit {
     output::print_summary(plan.run.style, summary);
     if summary.ok {
-        say("Migrate successfully.");
+        remark(plan.run.style, "Migrate successfully.");
         exit::DONE
     } else {
         exit::PARTIAL

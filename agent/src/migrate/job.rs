@@ -38,6 +38,8 @@ pub struct Context<'a> {
     pub api: &'a Arc<Api>,
     /// This machine.
     pub inventory: &'a Inventory,
+    /// Its id at the control plane.
+    pub source: &'a str,
     /// Asks the whole program to stop.
     pub stop: &'a Arc<StopFlag>,
 }
@@ -67,6 +69,8 @@ pub fn migrate(context: &Context<'_>, job: &MigrationJob) -> Result<Summary, End
         throttle: Arc::clone(&throttle),
         limit: context.plan.transfer.bandwidth_limit,
         program: Arc::clone(context.stop),
+        state: context.plan.state(),
+        source: context.source.to_owned(),
     };
     let supervisor = Supervisor::start(supervised, job)
         .map_err(|error| Failure::new(Code::Transmission, "Start", error.to_string()))?;
@@ -121,6 +125,7 @@ impl Running<'_> {
         summary = self.complete(summary)?;
         self.leave_migration_mode(&target)?;
         *instance = None;
+        target::forget(&self.context.plan.state());
         let image = self.make_image()?;
         self.succeed(&summary, image)?;
         Ok(summary)
@@ -155,6 +160,7 @@ impl Running<'_> {
     fn enter_migration_mode(&self, target: &str, instance: &mut Option<String>) -> Result<Entered, Ended> {
         self.reporter.say("the target enters migration mode");
         *instance = Some(target.to_owned());
+        target::remember(&self.context.plan.state(), target);
         let extra = extra_info(self.context.plan);
         target::enter(self.context.api, target, &self.wanted(), extra, &self.orders.stop)
             .map_err(|ended| self.or_orders(ended))

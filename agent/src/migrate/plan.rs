@@ -13,14 +13,12 @@ use crate::folder;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::secret_text::SecretText;
+use crate::state::{self, State};
 
 mod check;
 mod keys;
 
 pub use keys::{ENV_SECRET_ID, ENV_SECRET_KEY, hide_keys};
-
-/// What is kept between runs, unless `--state` says otherwise.
-const STATE_ROOT: &str = "/var/lib/go2cloud";
 
 /// A checked run of the job-driven way.
 #[derive(Debug)]
@@ -222,6 +220,16 @@ impl Plan {
         Self::check_in(args, &folder)
     }
 
+    /// What is kept between runs.
+    pub fn state(&self) -> State {
+        State::at(&self.state_root)
+    }
+
+    /// The folder of the log files and receipts.
+    pub fn logs(&self) -> PathBuf {
+        folder::logs(&self.folder)
+    }
+
     /// The folder of the baseline of one job, or of one target.
     pub fn state_of(&self, key: &str) -> PathBuf {
         let mut hasher = blake3::Hasher::new();
@@ -253,7 +261,7 @@ impl Plan {
             task,
             source_root,
             folder: folder.to_owned(),
-            state_root: args.state.clone().unwrap_or_else(|| PathBuf::from(STATE_ROOT)),
+            state_root: args.state.clone().unwrap_or_else(|| PathBuf::from(state::ROOT)),
             network,
             transfer,
             keep: checker.keep(),

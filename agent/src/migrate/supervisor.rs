@@ -12,6 +12,8 @@ use transfer::throttle::Throttle;
 use super::api::{Api, chain};
 use super::failure::Ended;
 use super::report::{Report, Reporter};
+use crate::state::State;
+use crate::status::Status;
 
 /// Pause between reports; the control plane takes one every 2 s.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -123,6 +125,24 @@ pub struct Supervised {
     pub limit: Option<u64>,
     /// Asks the whole program to stop.
     pub program: Arc<StopFlag>,
+    /// Where readers of the status look.
+    pub state: State,
+    /// Id of this machine at the control plane.
+    pub source: String,
+}
+
+impl Supervised {
+    fn status(&self, report: &Report) -> Status {
+        Status {
+            source: self.source.clone(),
+            job: Some(self.job_id.clone()),
+            percent: report.percent,
+            message: report.message.clone(),
+            speed_kbs: report.speed_kbs,
+            minutes_left: report.minutes_left,
+            ..Status::default()
+        }
+    }
 }
 
 /// The running thread.
@@ -171,6 +191,7 @@ fn supervise(supervised: &Supervised, orders: &Orders, end: &StopFlag) {
     let mut lost = false;
     while !end.is_stopped() {
         let report = supervised.reporter.now();
+        supervised.status(&report).write(&supervised.state);
         let result = tell(supervised, &report, &mut last).and_then(|()| ask(supervised, orders));
         match result {
             Ok(()) => lost = false,

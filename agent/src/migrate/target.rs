@@ -19,6 +19,7 @@ use super::plan::{Mode, Network};
 use super::source::CLIENT_VERSION;
 use crate::inventory::Inventory;
 use crate::resolve::PORT_DEFAULT;
+use crate::state::State;
 
 /// The API's GB.
 const GB: u64 = 1 << 30;
@@ -282,6 +283,28 @@ pub fn exit(
             source_system_info: source,
         };
         api.insist(&request, stop).map(drop)
+    }
+}
+
+/// Name of the file that names a target in migration mode.
+const RECORD: &str = "migration-mode.json";
+
+/// Notes that a target enters migration mode, for `--clean`.
+pub fn remember(state: &State, instance_id: &str) {
+    if let Err(error) = state.write(RECORD, &instance_id) {
+        tracing::warn!("cannot note that {instance_id} is in migration mode: {error}");
+    }
+}
+
+/// The target that is in migration mode because of this machine, as far as it knows.
+pub fn remembered(state: &State) -> Option<String> {
+    state.read(RECORD)
+}
+
+/// Notes that no target is in migration mode any more.
+pub fn forget(state: &State) {
+    if let Err(error) = state.remove(RECORD) {
+        tracing::warn!("cannot remove {}: {error}", state.path(RECORD).display());
     }
 }
 
