@@ -50,6 +50,11 @@ impl Status {
         }
     }
 
+    /// Whether the agent that is this process works with the folder now.
+    pub fn is_of(state: &State, process: u32) -> bool {
+        Self::read(state).is_some_and(|status| status.running && status.process == process)
+    }
+
     fn read(state: &State) -> Option<Self> {
         let mut status: Self = state.read(FILE)?;
         status.running = state.running().is_some();

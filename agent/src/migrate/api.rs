@@ -61,6 +61,8 @@ impl Api {
             },
         };
         let mut config = Config::new(endpoint, control.region.clone(), credential);
+        // Every caller here tries again by itself, and looks in between whether it is to stop.
+        config.attempts_max = 1;
         config.trust = match &control.trust {
             Trust::System | Trust::Plain => WireTrust::System,
             Trust::Authority(path) => WireTrust::CaFile(path.clone()),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::plan::{Control, Credentials, ENV_SECRET_ID, ENV_SECRET_KEY, Plan, Task};
 use crate::exit::{self, Exit};
 use crate::output::{complain, say};
+use crate::status::Status;
 
 /// Set for the process in the background.
 const ENV_BACKGROUND: &str = "GO2CLOUD_BACKGROUND";
@@ -63,7 +64,7 @@ fn start(plan: &Plan, mut command: Command) -> Result<u32, String> {
             let log = plan.logs().join(&plan.run.log_file);
             return Err(format!("it ended with {status}; {} says why", log.display()));
         }
-        if plan.state().running() == Some(child.id()) {
+        if Status::is_of(&plan.state(), child.id()) {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -39,16 +39,16 @@ pub(super) fn run(
         );
         return Ok(exit::USAGE);
     };
+    let status = Status {
+        message: "checking and registering".to_owned(),
+        ..Status::default()
+    };
+    status.write(&state);
     let inventory = Inventory::of(&Machine::here(), &plan.source_root)?;
     let api = Arc::new(Api::new(control, &plan.state_root)?);
     if !is_fit(plan, &inventory, Some(&api)) {
         return Ok(exit::CHECK_FAILED);
     }
-    let status = Status {
-        message: "registering".to_owned(),
-        ..Status::default()
-    };
-    status.write(&state);
     let source = match Source::register(&api, &inventory, stop) {
         Ok(source) => source,
         Err(_) if stop.is_stopped() => return Ok(exit::INTERRUPTED),

@@ -1,0 +1,195 @@
+//! The program as its users type it: refusals, exit codes, help, and keys that do not stay in the process list.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program in a folder of its own, so that its logs and configuration files are its own.
+struct Tool {
+    folder: tempfile::TempDir,
+}
+
+impl Tool {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("go2cloud_x64");
+        fs::hard_link(env!("CARGO_BIN_EXE_go2cloud"), &program)
+            .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_go2cloud"), &program).map(drop))
+            .unwrap();
+        Self { folder }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(self.folder.path().join("go2cloud_x64"));
+        command
+            .args(line.split_whitespace())
+            .arg(format!("--state={}", self.folder.path().join("state").display()))
+            .env_remove("GO2CLOUD_SECRET_ID")
+            .env_remove("GO2CLOUD_SECRET_KEY")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An endpoint at which nothing listens.
+fn closed() -> String {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    address.to_string()
+}
+
+#[test]
+fn everything_wrong_is_refused_at_once() {
+    let tool = Tool::new();
+    tool.write("client.json", r#"{"Client":{"Net":{"Proxi":1}}}"#);
+    let output = tool.run("-regio R --bandwith-limit 3");
+    assert_eq!(output.status.code(), Some(2));
+    let shown = text(&output.stderr);
+    assert!(
+        shown.contains("unknown flag `-regio`; did you mean `--region`?"),
+        "{shown}"
+    );
+    assert!(shown.contains("did you mean `--bandwidth-limit`?"), "{shown}");
+    let output = tool.run("-mode 9 -incremental-time 1");
+    assert_eq!(output.status.code(), Some(2));
+    let shown = text(&output.stderr);
+    for part in [
+        "client.json:1:19: `Client.Net.Proxi` is unknown",
+        "-mode 9",
+        "-incremental-time 1",
+        "`-endpoint` is missing",
+        "`-region` is missing",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
+fn without_a_terminal_a_missing_key_is_refused_not_asked_for() {
+    let tool = Tool::new();
+    let output = tool.run("-region R -endpoint e.example");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("GO2CLOUD_SECRET_KEY"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn help_and_version_fit() {
+    let tool = Tool::new();
+    let output = Command::new(tool.folder.path().join("go2cloud_x64"))
+        .arg("-help")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for part in ["Control plane:", "Network:", "--instance-id", "Exit codes:"] {
+        assert!(help.contains(part), "{part}");
+    }
+    assert!(!help.contains("--off"), "hidden");
+    let output = Command::new(tool.folder.path().join("go2cloud_x64"))
+        .arg("-version")
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stdout).trim(),
+        concat!("go2cloud ", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn keys_do_not_stay_in_the_process_list() {
+    let tool = Tool::new();
+    let line = format!(
+        "-region R -endpoint http://{} -ignore-check -secret-id AKIDhidden -secret-key=hunter2hidden",
+        closed()
+    );
+    let mut child = tool
+        .command(&line)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut seen = String::new();
+    while Instant::now() < end {
+        seen = text(&fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default());
+        if !seen.contains("hidden") && seen.contains("-region") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let alive = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(alive, "it sits an outage out");
+    assert!(
+        !seen.contains("hidden") && seen.contains("-ignore-check"),
+        "{seen:?}"
+    );
+    let log = fs::read_to_string(tool.folder.path().join("logs/log")).unwrap_or_default();
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[test]
+fn the_check_tells_by_its_exit_code_and_as_json() {
+    let tool = Tool::new();
+    let line = format!("--check --json --source-root {}", tool.folder.path().display());
+    let output = tool.run(&line);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        report["exit"].as_i64().unwrap(),
+        i64::from(output.status.code().unwrap())
+    );
+    let findings = report["findings"].as_array().unwrap();
+    let root = findings.iter().find(|finding| finding["id"] == "P01").unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!(root["status"] == "pass", is_root);
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding["status"] != "fail" || finding["remedy"] != "")
+    );
+}
+
+#[test]
+fn a_daemon_runs_by_itself_says_so_and_ends_on_sigterm() {
+    let tool = Tool::new();
+    let line = format!(
+        "-region R -endpoint http://{} -ignore-check -daemon -secret-id A -secret-key B",
+        closed()
+    );
+    let output = tool.run(&line);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let pid = fs::read_to_string(tool.folder.path().join("state/go2cloud.pid")).unwrap();
+    let process = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let status = tool.run("status --json");
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["process"].to_string(), pid);
+    let clean = tool.run("--clean");
+    assert_eq!(clean.status.code(), Some(2), "--clean does not pull the rug away");
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while tool.run("status --json").status.code() == Some(0) {
+        assert!(Instant::now() < end, "still running");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(tool.run("--clean").status.code(), Some(0));
+}
