@@ -1,0 +1,375 @@
+//! Conversions of a real Debian 12 on real (loop) disks with its own tools in the enclosure.
+//!
+//! They take root, loop devices, about half a minute each and, the first time, a Debian mirror; so they run on request:
+//! `cargo test -p receiver --test native_conversion -- --ignored`.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
+
+#[path = "native_conversion/image.rs"]
+mod image;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use image::{Image, debian, run};
+
+const INTERFACE: &str = "ens192,00:50:56:aa:bb:cc,52:54:00:12:34:56";
+
+fn convert(image: &Image) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"));
+    command
+        .args(["convert", "--interface", INTERFACE, "--disk"])
+        .arg(&image.path);
+    command
+}
+
+/// Runs a conversion that ends well and returns its report.
+fn report(image: &Image, arguments: &[&str]) -> serde_json::Value {
+    let output = convert(image).args(arguments).arg("--json").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success(),
+        "{errors}\n{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    assert_eq!(image.loops(), "", "a loop device is left over");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(image.path.to_str().unwrap()),
+        "something is left mounted"
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn is_nothing_to_do(report: &serde_json::Value) -> bool {
+    report["steps"].as_array().unwrap().is_empty() && report["ok"] == true
+}
+
+/// Content, mode, owner and modification time of every file, and every link.
+fn snapshot(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry.unwrap();
+        let name = entry.path().strip_prefix(root).unwrap().display().to_string();
+        let metadata = entry.metadata().unwrap();
+        let content = if entry.path_is_symlink() {
+            fs::read_link(entry.path()).unwrap().display().to_string()
+        } else if metadata.is_file() {
+            blake3::hash(&fs::read(entry.path()).unwrap())
+                .to_hex()
+                .to_string()
+        } else {
+            continue;
+        };
+        found.insert(
+            name,
+            format!(
+                "{content} {:o} {}:{}",
+                metadata.mode(),
+                metadata.uid(),
+                metadata.gid()
+            ),
+        );
+    }
+    found
+}
+
+/// What differs, tools' caches and the conversion's own folder aside.
+fn differences(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let keys = before.keys().chain(after.keys());
+    let mut names: Vec<String> = keys
+        .filter(|name| before.get(*name) != after.get(*name))
+        .cloned()
+        .collect();
+    names.retain(|name| !name.starts_with("var/lib/go2cloud") && !name.starts_with("var/cache"));
+    names.dedup();
+    names
+}
+
+fn fill(root: &Path, fstab: &str) {
+    run(
+        "cp",
+        &["-a", &format!("{}/.", debian().display()), root.to_str().unwrap()],
+    );
+    fs::remove_file(root.join(".complete")).unwrap();
+    fs::create_dir_all(root.join("boot/grub")).unwrap();
+    fs::write(root.join("etc/fstab"), fstab).unwrap();
+    fs::write(root.join("etc/hostname"), "oldhost\n").unwrap();
+    let defaults = "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"resume=UUID=gone\"\n";
+    fs::write(root.join("etc/default/grub"), defaults).unwrap();
+    fs::write(root.join("etc/initramfs-tools/conf.d/dep"), "MODULES=dep\n").unwrap();
+    for entry in fs::read_dir(root.join("boot")).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("initrd.img-") {
+            fs::write(entry.path(), "without any driver").unwrap();
+        }
+    }
+}
+
+/// MBR, swap on the first partition, ext4 root on the second, both known by device name only, no boot loader.
+fn bios_image() -> Image {
+    let image = Image::new(
+        1500,
+        "label: dos\nstart=2048,size=64M,type=82\ntype=83,bootable\n",
+    );
+    let attached = image.attach();
+    run("mkswap", &[&attached.partition(1)]);
+    run(
+        "mkfs.ext4",
+        &[
+            "-q",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+            &attached.partition(2),
+        ],
+    );
+    drop(attached);
+    image.mounted(&[(2, "/", "rw")], |root| {
+        fill(root, "/dev/sda2 / ext4 errors=remount-ro 0 1\n/dev/sda1 none swap sw 0 0\n/dev/sdb1 /data ext4 defaults 0 2\n");
+        run("chattr", &["+i", root.join("etc/fstab").to_str().unwrap()]);
+    });
+    image
+}
+
+#[test]
+#[ignore = "takes root, loop devices and a Debian mirror"]
+fn bios_system_is_converted_once_and_can_be_put_back() {
+    let image = bios_image();
+    let root = [(2, "/", "ro")];
+    let before = image.mounted(&root, snapshot);
+    let plan = report(&image, &["--plan"]);
+    assert!(!is_nothing_to_do(&plan));
+    assert_eq!(
+        differences(&before, &image.mounted(&root, snapshot)),
+        [""; 0],
+        "a plan writes nothing"
+    );
+
+    let done = report(&image, &[]);
+    assert_eq!(done["ok"], true, "{done:#}");
+    assert!(
+        is_nothing_to_do(&report(&image, &[])),
+        "a second run has nothing to do"
+    );
+    assert!(is_nothing_to_do(&report(&image, &["--check"])));
+    image.mounted(&root, |root| {
+        let fstab = fs::read_to_string(root.join("etc/fstab")).unwrap();
+        assert!(fstab.starts_with("UUID=") && fstab.contains("nofail"), "{fstab}");
+        let menu = fs::read_to_string(root.join("boot/grub/grub.cfg")).unwrap();
+        assert!(
+            menu.contains("root=UUID=") && menu.contains("console=ttyS0"),
+            "{menu}"
+        );
+        assert!(!menu.contains("root=/dev/"), "{menu}");
+        let flags = run("lsattr", &[root.join("etc/fstab").to_str().unwrap()]);
+        assert!(flags.contains("i-"), "the immutable flag is set again: {flags}");
+    });
+
+    report(&image, &["--undo"]);
+    let after = image.mounted(&root, snapshot);
+    let left = differences(&before, &after);
+    // What grub-install and update-initramfs made anew, where there was nothing before.
+    let new: Vec<&String> = left
+        .iter()
+        .filter(|name| !name.starts_with("boot/grub/") && *name != "var/lib/initramfs-tools")
+        .collect();
+    assert!(
+        new.iter()
+            .all(|name| name.starts_with("var/lib/initramfs-tools/")),
+        "{new:?}"
+    );
+}
+
+#[test]
+#[ignore = "takes root, loop devices and a Debian mirror"]
+fn a_conversion_that_was_killed_goes_on() {
+    let image = bios_image();
+    let mut child = convert(&image)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let started = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains("running update-initramfs"));
+    assert!(started.is_some());
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = Command::new("pgrep")
+        .args(["-f", "mkinitramfs"])
+        .output()
+        .unwrap();
+    let own = String::from_utf8_lossy(&left.stdout).into_owned();
+    let alive = own.lines().filter(|pid| {
+        let root = fs::read_link(format!("/proc/{pid}/root"));
+        root.is_ok_and(|root| root.to_string_lossy().contains("go2cloud-convert"))
+    });
+    assert_eq!(alive.count(), 0, "the guest's tool outlives us");
+
+    let done = report(&image, &[]);
+    assert_eq!(done["ok"], true, "{done:#}");
+    assert!(is_nothing_to_do(&report(&image, &[])));
+}
+
+#[test]
+#[ignore = "takes root, loop devices and a Debian mirror"]
+fn a_full_boot_partition_is_refused_before_anything_is_written() {
+    let image = Image::new(
+        1500,
+        "label: gpt\nsize=1M,type=21686148-6449-6E6F-744E-656564454649\nsize=64M,type=L\ntype=L\n",
+    );
+    let attached = image.attach();
+    run("mkfs.ext4", &["-q", &attached.partition(2)]);
+    run(
+        "mkfs.ext4",
+        &[
+            "-q",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+            &attached.partition(3),
+        ],
+    );
+    drop(attached);
+    image.mounted(&[(3, "/", "rw"), (2, "/boot", "rw")], |root| {
+        fill(
+            root,
+            "/dev/sda3 / ext4 defaults 0 1\n/dev/sda2 /boot ext4 defaults 0 2\n",
+        );
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=1M", "status=none"])
+            .arg(format!("of={}", root.join("boot/fill").display()))
+            .stderr(Stdio::null())
+            .status();
+    });
+    let mounts = [(3, "/", "ro"), (2, "/boot", "ro")];
+    let before = image.mounted(&mounts, snapshot);
+    let output = convert(&image).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/boot has 0 MiB free"));
+    assert_eq!(differences(&before, &image.mounted(&mounts, snapshot)), [""; 0]);
+
+    image.mounted(&[(3, "/", "rw"), (2, "/boot", "rw")], |root| {
+        fs::remove_file(root.join("boot/fill")).unwrap();
+    });
+    assert_eq!(report(&image, &[])["ok"], true);
+    image.mounted(&mounts, |root| {
+        let menu = fs::read_to_string(root.join("boot/grub/grub.cfg")).unwrap();
+        assert!(
+            menu.contains("linux\t/vmlinuz-"),
+            "paths count from the boot partition: {menu}"
+        );
+    });
+}
+
+#[test]
+#[ignore = "takes root, loop devices and a Debian mirror"]
+fn a_uefi_system_gets_the_path_that_firmware_tries() {
+    let image = Image::new(1500, "label: gpt\nsize=64M,type=U\ntype=L\n");
+    let attached = image.attach();
+    run("mkfs.vfat", &["-F", "32", "-s", "1", &attached.partition(1)]);
+    run("mkfs.xfs", &["-q", &attached.partition(2)]);
+    let uuid = |number| {
+        run(
+            "blkid",
+            &["-p", "-s", "UUID", "-o", "value", &attached.partition(number)],
+        )
+    };
+    let (system, root) = (uuid(1), uuid(2));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("early.cfg"), format!("search --no-floppy --fs-uuid --set=root {root}\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n")).unwrap();
+    let modules = [
+        "part_gpt",
+        "xfs",
+        "fat",
+        "search",
+        "search_fs_uuid",
+        "serial",
+        "normal",
+        "configfile",
+        "linux",
+        "boot",
+        "echo",
+        "terminal",
+        "test",
+        "gzio",
+    ];
+    let (grub, early) = (path("grubx64.efi"), path("early.cfg"));
+    let mut arguments = vec!["-O", "x86_64-efi", "-o", &grub, "-c", &early, "-p", "/boot/grub"];
+    arguments.extend(modules);
+    run("grub-mkimage", &arguments);
+    for folder in ["::EFI", "::EFI/debian"] {
+        run("mmd", &["-i", &attached.partition(1), folder]);
+    }
+    run(
+        "mcopy",
+        &[
+            "-i",
+            &attached.partition(1),
+            &path("grubx64.efi"),
+            "::EFI/debian/grubx64.efi",
+        ],
+    );
+    drop(attached);
+    image.mounted(&[(2, "/", "rw")], |place| {
+        fill(
+            place,
+            &format!("UUID={root} / xfs defaults 0 1\nUUID={system} /boot/efi vfat umask=0077 0 1\n"),
+        );
+        fs::create_dir_all(place.join("boot/efi")).unwrap();
+    });
+    let done = report(&image, &[]);
+    assert_eq!(
+        (done["machine"]["firmware"].as_str(), &done["ok"]),
+        (Some("uefi"), &true.into()),
+        "{done:#}"
+    );
+    let attached = image.attach();
+    let names = run("mdir", &["-b", "-i", &attached.partition(1), "::EFI/BOOT"]);
+    assert!(names.to_uppercase().contains("BOOTX64.EFI"), "{names}");
+    drop(attached);
+    assert!(is_nothing_to_do(&report(&image, &[])));
+}
+
+#[test]
+#[ignore = "takes root, loop devices and a Debian mirror"]
+fn a_btrfs_subvolume_is_found_and_used() {
+    let image = Image::new(
+        1500,
+        "label: gpt\nsize=1M,type=21686148-6449-6E6F-744E-656564454649\ntype=L\n",
+    );
+    let attached = image.attach();
+    run("mkfs.btrfs", &["-q", &attached.partition(2)]);
+    drop(attached);
+    image.mounted(&[(2, "/", "rw")], |root| {
+        run(
+            "btrfs",
+            &["subvolume", "create", root.join("@").to_str().unwrap()],
+        );
+        fill(&root.join("@"), "/dev/sda2 / btrfs subvol=@,subvolid=256 0 0\n");
+        let tools = root.join("@/usr/share/initramfs-tools/hooks/btrfs");
+        assert!(
+            !tools.exists(),
+            "the guest has no tools of its own for btrfs: its kernel must do"
+        );
+    });
+    let done = report(&image, &[]);
+    assert_eq!(done["ok"], true, "{done:#}");
+    image.mounted(&[(2, "/", "ro,subvol=@")], |root| {
+        let menu = fs::read_to_string(root.join("boot/grub/grub.cfg")).unwrap();
+        assert!(
+            menu.contains("rootflags=subvol=@") && menu.contains("/@/boot/vmlinuz-"),
+            "{menu}"
+        );
+        let fstab = fs::read_to_string(root.join("etc/fstab")).unwrap();
+        assert!(
+            fstab.contains("subvol=@ ") && !fstab.contains("subvolid"),
+            "{fstab}"
+        );
+    });
+}

@@ -1,0 +1,184 @@
+//! Disk images with a real Debian in them, made by loop devices, `partx` and `mkfs`; everything is released on drop.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sys::block_device::BlockDevice;
+
+/// Packages of the guest beside the smallest Debian: what boots it and what the conversion calls.
+const PACKAGES: &str = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,iproute2,kmod,\
+                        e2fsprogs,procps,lvm2,grub-pc-bin,grub-efi-amd64-bin,grub2-common,zstd,ifupdown";
+
+/// Runs a program and returns its standard output.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The unpacked guest, made once and kept below `target`.
+pub(crate) fn debian() -> PathBuf {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-cache");
+    fs::create_dir_all(&cache).unwrap();
+    let lock = fs::File::create(cache.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let archive = cache.join("debian12.tar.zst");
+    let tree = cache.join("debian12");
+    if !archive.exists() {
+        let partial = cache.join("debian12.partial.tar");
+        let partial = partial.to_str().unwrap();
+        let include = format!("--include={PACKAGES}");
+        let mut arguments = vec![
+            "--quiet",
+            "--variant=minbase",
+            &include,
+            "--dpkgopt=force-unsafe-io",
+        ];
+        arguments.extend([
+            "--aptopt=Apt::Install-Recommends \"false\"",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+        ]);
+        arguments.extend(["--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", partial]);
+        run("mmdebstrap", &arguments);
+        run(
+            "zstd",
+            &[
+                "-q",
+                "-f",
+                "--rm",
+                "-T0",
+                "-o",
+                archive.to_str().unwrap(),
+                partial,
+            ],
+        );
+    }
+    if !tree.join(".complete").exists() {
+        let _ = fs::remove_dir_all(&tree);
+        fs::create_dir(&tree).unwrap();
+        run(
+            "tar",
+            &[
+                "--zstd",
+                "--xattrs",
+                "-xf",
+                archive.to_str().unwrap(),
+                "-C",
+                tree.to_str().unwrap(),
+            ],
+        );
+        fs::write(tree.join(".complete"), "").unwrap();
+    }
+    tree
+}
+
+/// A disk image.
+pub(crate) struct Image {
+    folder: tempfile::TempDir,
+    /// The image file.
+    pub(crate) path: PathBuf,
+}
+
+/// The image on a loop device.
+pub(crate) struct Attached {
+    /// The loop device.
+    pub(crate) device: String,
+}
+
+impl Image {
+    /// A sparse image of `mebibytes` with partitions from an `sfdisk` script.
+    pub(crate) fn new(mebibytes: u64, script: &str) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = folder.path().join("disk.img");
+        fs::File::create(&path).unwrap().set_len(mebibytes << 20).unwrap();
+        let scripted = folder.path().join("script");
+        fs::write(&scripted, script).unwrap();
+        run(
+            "sh",
+            &[
+                "-c",
+                &format!("sfdisk -q {} < {}", path.display(), scripted.display()),
+            ],
+        );
+        Self { folder, path }
+    }
+
+    /// Puts it on a loop device with partitions.
+    pub(crate) fn attach(&self) -> Attached {
+        let device = run("losetup", &["--find", "--show", self.path.to_str().unwrap()]);
+        run("partx", &["--add", &device]);
+        Attached { device }
+    }
+
+    /// Mounts `mounts` (partition number, place, options), calls `work` with the root, and unmounts.
+    pub(crate) fn mounted<T>(&self, mounts: &[(u32, &str, &str)], work: impl FnOnce(&Path) -> T) -> T {
+        let attached = self.attach();
+        let root = self.folder.path().join("root");
+        fs::create_dir_all(&root).unwrap();
+        let mut mounted = Mounts(Vec::new());
+        for (number, place, options) in mounts {
+            let place = root.join(place.trim_start_matches('/'));
+            fs::create_dir_all(&place).unwrap();
+            run(
+                "mount",
+                &[
+                    "-o",
+                    options,
+                    &attached.partition(*number),
+                    place.to_str().unwrap(),
+                ],
+            );
+            mounted.0.push(place);
+        }
+        work(&root)
+    }
+
+    /// Loop devices over this image.
+    pub(crate) fn loops(&self) -> String {
+        run("losetup", &["--associated", self.path.to_str().unwrap()])
+    }
+}
+
+/// Mounts, released the last one first.
+struct Mounts(Vec<PathBuf>);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for place in self.0.iter().rev() {
+            let _ = Command::new("umount").arg(place).status();
+        }
+    }
+}
+
+impl Attached {
+    /// Node of a partition.
+    pub(crate) fn partition(&self, number: u32) -> String {
+        format!("{}p{number}", self.device)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            let _ = Command::new("partx").args(["--delete", &self.device]).output();
+            let left = BlockDevice::look(Path::new(&self.device))
+                .ok()
+                .flatten()
+                .and_then(|disk| disk.partitions().ok());
+            if left.is_none_or(|left| left.is_empty()) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        let _ = Command::new("losetup").args(["--detach", &self.device]).status();
+    }
+}
