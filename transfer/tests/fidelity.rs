@@ -16,6 +16,8 @@ mod hostile;
 mod programs;
 #[path = "fidelity/single.rs"]
 mod single;
+#[path = "fidelity/wide.rs"]
+mod wide;
 
 use copier::{Copier, Style};
 use go2cloud_tests::compare::{Options, compare};

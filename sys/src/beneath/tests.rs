@@ -58,3 +58,48 @@ fn paths_beyond_path_max_open() {
         opener(root.as_fd(), &path, OFlags::RDONLY, Mode::empty()).unwrap();
     }
 }
+
+/// A directory that turns into a link to elsewhere and back: what is elsewhere is never opened.
+#[test]
+fn a_swapped_directory_never_leads_out() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
+    const LONGEST: Duration = Duration::from_secs(10);
+    let folder = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("f"), b"outside").unwrap();
+    std::fs::create_dir(folder.path().join("a")).unwrap();
+    std::fs::write(folder.path().join("a/f"), b"inside!").unwrap();
+    symlink(outside.path(), folder.path().join("evil")).unwrap();
+    let (a, evil) = (folder.path().join("a"), folder.path().join("evil"));
+    let stop = AtomicBool::new(false);
+    let root = root_of(&folder);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begin = Instant::now();
+            while !stop.load(Ordering::Relaxed) && begin.elapsed() < 3 * LONGEST {
+                renameat_with(CWD, &a, CWD, &evil, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        for (name, opener) in OPENERS {
+            let (mut inside, mut refused) = (0, 0);
+            let begin = Instant::now();
+            while (inside < 200 || refused < 200) && begin.elapsed() < LONGEST {
+                let Ok(file) = opener(root.as_fd(), b"a/f", OFlags::RDONLY, Mode::empty()) else {
+                    refused += 1;
+                    continue;
+                };
+                let mut content = [0; 7];
+                rustix::io::read(&file, &mut content[..]).unwrap();
+                assert_eq!(&content, b"inside!", "{name}");
+                inside += 1;
+            }
+            assert!(
+                inside > 0 && refused > 0,
+                "{name}: {inside} inside, {refused} refused"
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}

@@ -172,3 +172,52 @@ impl Stat {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// What kernels before 4.11 give is the same but for what they do not know.
+    #[test]
+    fn the_older_call_tells_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), [1; 5000]).unwrap();
+        std::os::unix::fs::symlink("x", folder.path().join("link")).unwrap();
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        let null = rustix::fs::makedev(300, 70_000);
+        let at =
+            rustix::fs::open(folder.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        rustix::fs::mknodat(
+            &at,
+            c"device",
+            FileType::CharacterDevice,
+            rustix::fs::Mode::RUSR,
+            null,
+        )
+        .unwrap();
+        for name in [c"file", c"link", c"folder", c"device"] {
+            let new = Stat::of_entry(at.as_fd(), name).unwrap();
+            let old = rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            let expected = Stat {
+                btime: None,
+                is_mount_root: None,
+                ..new
+            };
+            assert_eq!(Stat::of_stat(&old).unwrap(), expected, "{name:?}");
+        }
+        let root = Stat::of_entry(rustix::fs::CWD, c"/proc").unwrap();
+        assert_eq!(root.is_mount_root, Some(true));
+    }
+
+    #[test]
+    fn a_read_does_not_count_as_a_change_but_a_write_does() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let look = || Stat::of_fd(file.as_file().as_fd()).unwrap();
+        let before = look();
+        std::fs::read(file.path()).unwrap();
+        assert!(look().unchanged_since(&before));
+        std::fs::write(file.path(), b"x").unwrap();
+        assert!(!look().unchanged_since(&before));
+    }
+}
