@@ -24,6 +24,7 @@ mod jobs;
 pub mod plan;
 pub mod report;
 pub mod source;
+pub mod staged;
 pub mod supervisor;
 pub mod target;
 pub mod transit;
@@ -65,6 +66,7 @@ fn act(plan: &Plan) -> anyhow::Result<Exit> {
         Task::Jobs(control, target) => jobs::run(plan, control, target.as_ref(), &stop),
         Task::NoJob(control, instance) => direct::by_instance(plan, control, instance, &stop),
         Task::Direct { address, secret } => direct::by_address(plan, *address, secret, &stop),
+        Task::Staged(stage) => staged::run(plan, stage, &stop),
         Task::Check(control) => check::check(plan, control.as_ref()),
         Task::BlockTest => Ok(block_test::run(
             plan.run.style,

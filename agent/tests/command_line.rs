@@ -1,5 +1,8 @@
 //! The program as its users type it: refusals, exit codes, help, and keys that do not stay in the process list.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
 
 use std::fs;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,8 @@
 //! `go2cloud sync` as a program, against a real receiver in this process.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -81,8 +81,9 @@ pub struct JobArgs {
     #[arg(long, help_heading = TARGET)]
     pub minify: bool,
 
-    /// 0 all over public networks (default); 2 data over a private network; 3 as 2, with the API through a proxy
-    #[arg(long, value_name = "0|2|3", help_heading = NETWORK)]
+    /// 0 all over public networks (default); 1 in three stages by way of a gateway; 2 data over a private network; 3 as
+    /// 2, with the API through a proxy
+    #[arg(long, value_name = "0|1|2|3", help_heading = NETWORK)]
     pub mode: Option<String>,
     /// Address of the HTTP proxy of mode 3
     #[arg(long, value_name = "IP", help_heading = NETWORK)]
@@ -153,6 +154,9 @@ pub struct JobArgs {
     /// Speak to the API without TLS: only for tests on one machine
     #[arg(long, help_heading = OWN)]
     pub plain_http: bool,
+    /// Let the target read everything back from its medium at the end and compare
+    #[arg(long, help_heading = OWN)]
+    pub checksum: bool,
     /// Folder of what is kept between runs (default /var/lib/go2cloud)
     #[arg(long, value_name = "DIR", help_heading = OWN)]
     pub state: Option<PathBuf>,

@@ -9,7 +9,7 @@ use transfer::progress::StopFlag;
 
 use super::api::Api;
 use super::plan::{Control, Plan};
-use super::target;
+use super::{staged, target};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine};
 use crate::output::{complain, remark};
@@ -57,6 +57,7 @@ pub(super) fn run(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
+    staged::forget(&plan.folder)?;
     restore(&plan.folder)?;
     remark(
         style,

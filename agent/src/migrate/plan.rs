@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use transfer::secret::Secret;
 
+use super::staged::Stage;
 use crate::cli::JobArgs;
 use crate::config::Files;
 use crate::folder;
@@ -54,6 +55,8 @@ pub enum Task {
     Jobs(Control, Option<Target>),
     /// Enter migration mode of an instance without a job.
     NoJob(Control, String),
+    /// One stage of mode 1.
+    Staged(Stage),
     /// No control plane at all: the receiver is known.
     Direct {
         /// Address of the receiver.
@@ -140,6 +143,8 @@ pub enum Mode {
     /// API and data over public networks.
     #[default]
     Public = 0,
+    /// API by way of a gateway, in three stages; data over a private network.
+    Staged = 1,
     /// API over the internet, data over a private network.
     Private = 2,
     /// API through an HTTP proxy, data over a private network.
@@ -248,7 +253,7 @@ impl Plan {
     pub fn check_in(args: &JobArgs, folder: &Path) -> Result<Self, Refusals> {
         let mut refusals = Refusals::default();
         let files = Files::read(Some(folder), &mut refusals);
-        let checker = check::Checker { args, files };
+        let checker = check::Checker { args, files, folder };
         let network = checker.network(&mut refusals);
         let transfer = checker.transfer(&mut refusals);
         let run = checker.run(&mut refusals);

@@ -110,7 +110,7 @@ fn unfit(
     if wanted.network.ipv6 && instance.ipv6_addresses.is_empty() {
         return Some((Code::NoIpv6, format!("the target {id} has no IPv6 address")));
     }
-    if wanted.mode != Mode::Public && !wanted.network.skip_ip_check {
+    if matches!(wanted.mode, Mode::Private | Mode::Proxy) && !wanted.network.skip_ip_check {
         let same = |text: &&String| text.parse().is_ok_and(|ip: IpAddr| own_addresses.contains(&ip));
         if let Some(ip) = instance.private_ip_addresses.iter().find(same) {
             return Some((
@@ -215,7 +215,7 @@ fn address(answer: &LiveMigrateInstanceResponse, wanted: &Wanted<'_>) -> Result<
     }
     let text = match wanted.mode {
         Mode::Public => &answer.ip,
-        Mode::Private | Mode::Proxy => &answer.lan_ip,
+        Mode::Staged | Mode::Private | Mode::Proxy => &answer.lan_ip,
     };
     match text.trim().parse() {
         Ok(ip) => Ok(SocketAddr::new(ip, port)),

@@ -115,7 +115,7 @@ fn target_address(subject: &Subject<'_>) -> Option<IpAddr> {
         .next()?;
     let addresses = match network.mode {
         Mode::Public => instance.public_ip_addresses,
-        Mode::Private | Mode::Proxy => instance.private_ip_addresses,
+        Mode::Staged | Mode::Private | Mode::Proxy => instance.private_ip_addresses,
     };
     addresses.first()?.parse().ok()
 }

@@ -1,10 +1,11 @@
 //! The single checks behind [`super::Plan`].
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use transfer::secret::Secret;
 
+use super::super::staged::{self, Stage};
 use super::{Control, Keep, Mode, Network, Proxy, Run, Target, Task, Transfer, Trust, keys};
 use crate::cli::JobArgs;
 use crate::config::Files;
@@ -22,6 +23,7 @@ const INCREMENTAL_MINUTES: std::ops::RangeInclusive<u32> = 60..=10_080;
 pub(super) struct Checker<'a> {
     pub(super) args: &'a JobArgs,
     pub(super) files: Files,
+    pub(super) folder: &'a Path,
 }
 
 impl Checker<'_> {
@@ -40,15 +42,9 @@ impl Checker<'_> {
             None | Some("0") => Mode::Public,
             Some("2") => Mode::Private,
             Some("3") => Mode::Proxy,
-            Some("1") => {
-                refusals.add(
-                    "`-mode 1` (three stages by way of a gateway) is not available in this version; use \
-                     `-no-console -remote-ip IP --secret-file FILE`, which needs no API on this machine",
-                );
-                Mode::Public
-            }
+            Some("1") => Mode::Staged,
             Some(other) => {
-                refusals.add(format!("`-mode {other}`: the value must be 0, 2 or 3"));
+                refusals.add(format!("`-mode {other}`: the value must be 0, 1, 2 or 3"));
                 Mode::Public
             }
         };
@@ -72,7 +68,7 @@ impl Checker<'_> {
         let limit = limit.or_else(|| self.files.client.bandwidth_limit.clone());
         Transfer {
             bandwidth_limit: number(&limit, "-bandwidth-limit", 0..=BANDWIDTH_MAX, refusals),
-            checksum: self.files.client.checksum.unwrap_or(false),
+            checksum: self.switch(self.args.checksum, "checksum", self.files.client.checksum),
             incremental_minutes: number(
                 &self.args.incremental_time,
                 "-incremental-time",
@@ -146,6 +142,9 @@ impl Checker<'_> {
         if args.secret_file.is_some() {
             return self.direct(network, refusals);
         }
+        if network.mode == Mode::Staged && !args.check && !args.clean {
+            return self.staged(network, refusals);
+        }
         let needs_control = !args.check && !args.clean;
         let known = args.endpoint.is_some() || self.files.user.endpoint.is_some();
         let control = if needs_control || known {
@@ -182,6 +181,24 @@ impl Checker<'_> {
             );
         }
         Some(Task::Jobs(control?, target.filter(|_| args.console)))
+    }
+
+    /// Mode 1: what the stage before has left decides what comes next.
+    fn staged(&self, network: &Network, refusals: &mut Refusals) -> Option<Task> {
+        if self.args.console {
+            refusals.add("`-mode 1` works without a job: leave `-console` out");
+        }
+        Some(Task::Staged(match staged::record(self.folder) {
+            Some(record) if record.finished == 1 => Stage::Data(record),
+            Some(record) => Stage::Leave(self.control(network, refusals)?, record),
+            None => {
+                let instance = self.instance(refusals);
+                if instance.is_none() && refusals.is_empty() {
+                    refusals.add("`-mode 1` needs a target: `-instance-id ins-…`");
+                }
+                Stage::Enter(self.control(network, refusals)?, instance?)
+            }
+        }))
     }
 
     fn contradictions(&self, network: &Network, refusals: &mut Refusals) {

@@ -119,6 +119,25 @@ fn without_console_a_target_is_needed() {
 }
 
 #[test]
+fn mode_1_goes_from_stage_to_stage() {
+    let line = format!("-mode 1 -region R -endpoint e {KEYS} -instance-id ins-abcd1234");
+    assert!(
+        matches!(plan(&line, &[]).unwrap().task, Task::Staged(Stage::Enter(_, id)) if id == "ins-abcd1234")
+    );
+    let record = |finished: u8| {
+        format!(r#"{{"finished":{finished},"instance":"ins-1","address":"10.0.0.2:443","secret":"s"}}"#)
+    };
+    let task = plan("-mode 1", &[("stage.json", &record(1))]).unwrap().task;
+    assert!(matches!(task, Task::Staged(Stage::Data(record)) if record.instance == "ins-1"));
+    let task = plan(&line, &[("stage.json", &record(2))]).unwrap().task;
+    assert!(matches!(task, Task::Staged(Stage::Leave(..))));
+    assert!(
+        plan("-mode 1", &[("stage.json", &record(2))]).is_err(),
+        "stage 3 needs the API"
+    );
+}
+
+#[test]
 fn direct_migration_needs_address_and_secret_only() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("s.key");
