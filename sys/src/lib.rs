@@ -13,6 +13,7 @@ pub mod block_device;
 pub mod block_tracker;
 mod bpf;
 pub mod child;
+pub mod btrfs;
 pub mod chunk_set;
 pub mod directory;
 pub mod extents;

@@ -1,0 +1,49 @@
+//! Digests of chunks, and the tree over them.
+//!
+//! A chunk's digest is the first 128 bits of BLAKE3 over its content. Zero means: nothing is known. The tree has a fixed
+//! fan-out of 1024: a region's digest covers the digests of 1024 chunks (64 MiB), the root covers all regions. Peers
+//! that compare roots, then regions, then chunks find a difference in three exchanges whatever the disk's size.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a digest.
+pub const DIGEST_LEN: usize = 16;
+/// Chunks per region.
+pub const REGION_CHUNKS: u64 = 1024;
+
+/// Digest of a chunk or of a region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; DIGEST_LEN]);
+
+impl Digest {
+    /// Nothing is known of the chunk.
+    pub const UNKNOWN: Self = Self([0; DIGEST_LEN]);
+
+    /// Digest of a content.
+    pub fn of(content: &[u8]) -> Self {
+        let mut digest = [0u8; DIGEST_LEN];
+        digest.copy_from_slice(&blake3::hash(content).as_bytes()[..DIGEST_LEN]);
+        Self(digest)
+    }
+
+    /// Whether something is known.
+    pub fn is_known(self) -> bool {
+        self != Self::UNKNOWN
+    }
+}
+
+/// Root over the digests of regions, with the length of what they cover.
+pub fn root(len: u64, regions: &[Digest]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"go2cloud disk 1");
+    hasher.update(&len.to_le_bytes());
+    for region in regions {
+        hasher.update(&region.0);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,286 @@
+//! Finds out what a disk holds, area by area, and asks each file system for its free space.
+//!
+//! The order matters: trackers are attached first, then the file systems are synchronised (so that everything allocated
+//! before is known to them), then the maps are taken. What is allocated later is written later, and marked.
+//! Any doubt makes an area count as used: signatures of two file systems, devices stacked on a partition, a partition
+//! in use that this mount namespace does not see, overlapping partitions.
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sys::aligned::AlignedBuffer;
+use sys::block_device::{BlockDevice, DeviceNumber};
+use sys::mounts::Mount;
+
+use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::used_map::{UsedMap, btrfs, ext};
+use crate::error::{Error, Result};
+
+/// Bytes looked at from the start of an area: the btrfs superblock ends at 68 KiB.
+const HEAD_LEN: usize = 128 * 1024;
+/// Kept at the end of every area even inside free space: boot code, RAID and other labels live there.
+const TAIL_LEN: u64 = 64 * 1024;
+
+/// One area of a disk and how its used space was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Area {
+    /// Where it lies on the disk, in bytes.
+    pub range: Range<u64>,
+    /// Number of the partition, 0 for the disk itself.
+    pub partition: u32,
+    /// What it holds: a file system type, `swap`, `unknown`.
+    pub kind: String,
+    /// How its used space was found, or why all of it counts as used.
+    pub method: String,
+    /// Where it is mounted.
+    pub mounted_at: Option<PathBuf>,
+    /// Bytes in use.
+    pub used: u64,
+}
+
+/// What a disk holds.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The used ranges.
+    pub map: UsedMap,
+    /// The areas: partitions, or the disk itself when it has none.
+    pub areas: Vec<Area>,
+}
+
+/// Free and scratch space of one area, absolute on the disk.
+struct Finding {
+    kind: &'static str,
+    method: String,
+    free: Vec<Range<u64>>,
+    scratch: Vec<Range<u64>>,
+}
+
+impl Finding {
+    fn whole(kind: &'static str, why: impl Into<String>) -> Self {
+        Self {
+            kind,
+            method: format!("copied whole: {}", why.into()),
+            free: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    fn free(kind: &'static str, method: &str, free: Vec<Range<u64>>) -> Self {
+        Self {
+            kind,
+            method: method.to_owned(),
+            free,
+            scratch: Vec::new(),
+        }
+    }
+}
+
+/// Surveys an open disk. Attach the tracker before.
+///
+/// # Errors
+/// The disk or sysfs cannot be read.
+pub fn survey(medium: &DiskMedium) -> Result<Survey> {
+    let failed = |error| Error::io("find the used space of the disk", &medium.path, error);
+    let Some(device) = &medium.device else {
+        return Ok(whole(medium, "an image file is not mounted anywhere"));
+    };
+    let partitions = device.partitions().map_err(failed)?;
+    let mut pieces: Vec<(u32, BlockDevice)> = Vec::new();
+    if partitions.is_empty() {
+        pieces.push((0, device.clone()));
+    }
+    let mut end = 0;
+    for partition in partitions {
+        if partition.start < end {
+            // An extended partition encloses its logical ones, which follow and have areas of their own.
+            continue;
+        }
+        if partition.len <= 1024 {
+            continue;
+        }
+        end = partition.start + partition.len;
+        pieces.push((number_of(&partition.path), partition));
+    }
+    let mounts = device.mounts().map_err(failed)?;
+    let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, piece) in pieces {
+        let range = piece.start - device.start..piece.start - device.start + piece.len;
+        let finding = examine(medium, &piece, &range, &mounts).map_err(failed)?;
+        let tail = range.end.saturating_sub(TAIL_LEN).max(range.start);
+        let clip = |gap: Range<u64>| gap.start.max(range.start)..gap.end.min(tail);
+        let found: Vec<_> = finding.free.into_iter().map(clip).filter(|gap| gap.start < gap.end).collect();
+        let area_map = UsedMap::new(range.end, found.clone(), finding.scratch.clone());
+        areas.push(Area {
+            used: area_map.used_in(range.clone()).iter().map(|part| part.end - part.start).sum(),
+            range,
+            partition: number,
+            kind: finding.kind.to_owned(),
+            method: finding.method,
+            mounted_at: mount_of(&mounts, piece.number).map(|mount| mount.point.clone()),
+        });
+        free.extend(found);
+        scratch.extend(finding.scratch);
+    }
+    Ok(Survey {
+        map: UsedMap::new(medium.len(), free, scratch),
+        areas,
+    })
+}
+
+fn whole(medium: &DiskMedium, why: &str) -> Survey {
+    Survey {
+        map: UsedMap::whole(medium.len()),
+        areas: vec![Area {
+            range: 0..medium.len(),
+            partition: 0,
+            kind: "unknown".to_owned(),
+            method: Finding::whole("unknown", why).method,
+            mounted_at: None,
+            used: medium.len(),
+        }],
+    }
+}
+
+fn number_of(node: &Path) -> u32 {
+    let name = node.to_string_lossy();
+    let digits = name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    name[digits..].parse().unwrap_or(0)
+}
+
+fn mount_of(mounts: &[(DeviceNumber, Mount)], number: DeviceNumber) -> Option<&Mount> {
+    let own = || mounts.iter().filter(|(device, _)| *device == number).map(|(_, mount)| mount);
+    own().find(|mount| mount.root == Path::new("/")).or_else(|| own().next())
+}
+
+fn examine(
+    medium: &DiskMedium,
+    piece: &BlockDevice,
+    range: &Range<u64>,
+    mounts: &[(DeviceNumber, Mount)],
+) -> io::Result<Finding> {
+    let mut head = AlignedBuffer::zeroed(HEAD_LEN.min(piece.len as usize / 4096 * 4096));
+    if let Err(error) = medium.read(&mut head, range.start) {
+        return Ok(Finding::whole("unknown", format!("its first bytes cannot be read ({error})")));
+    }
+    if !piece.holders()?.is_empty() {
+        return Ok(Finding::whole("stacked", format!("used by {}", piece.holders()?.join(", "))));
+    }
+    let found = signatures(&head);
+    let [kind] = found[..] else {
+        let why = if found.is_empty() { "no known file system" } else { "several signatures" };
+        return Ok(Finding::whole("unknown", why));
+    };
+    let mount = mount_of(mounts, piece.number);
+    match (kind, mount) {
+        (Kind::Swap, None) => Ok(Finding {
+            kind: "swap",
+            method: "header only".to_owned(),
+            free: Vec::new(),
+            scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
+        }),
+        (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount),
+        (Kind::Btrfs, Some(mount)) => {
+            synchronise(&mount.point)?;
+            Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
+                Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
+                None => Finding::whole("btrfs", "its trees cannot be searched or spread over several devices"),
+            })
+        }
+        (Kind::Ext, None) if is_unused(&piece.path) => {
+            let Some(end) = ext::end(&head) else {
+                return Ok(Finding::whole("ext", "implausible superblock"));
+            };
+            let free = ext::free_ranges(medium, range.start, end.min(range.end - range.start))?;
+            Ok(match free {
+                Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
+                None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
+            })
+        }
+        (_, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
+        (_, Some(_)) => Ok(Finding::whole(kind.name(), "the signature does not fit the mount")),
+    }
+}
+
+fn mapped_by_kernel(
+    medium: &DiskMedium,
+    piece: &BlockDevice,
+    range: &Range<u64>,
+    kind: Kind,
+    mount: &Mount,
+) -> io::Result<Finding> {
+    if !kind.is_mounted_as(&mount.kind) {
+        return Ok(Finding::whole(kind.name(), "the signature does not fit the mount"));
+    }
+    synchronise(&mount.point)?;
+    if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
+        let free = free.into_iter().map(|gap| range.start + gap.start..range.start + gap.end).collect();
+        return Ok(Finding::free(kind.name(), "GETFSMAP of the mounted file system", free));
+    }
+    if kind != Kind::Ext {
+        return Ok(Finding::whole(kind.name(), "this kernel has no GETFSMAP"));
+    }
+    // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
+    let points = std::slice::from_ref(&mount.point);
+    sys::freeze::Frozen::freeze(points, std::time::Duration::from_secs(5))?.thaw()?;
+    Ok(match ext::free_ranges(medium, range.start, range.end - range.start)? {
+        Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
+        None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
+    })
+}
+
+fn synchronise(point: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(std::fs::File::open(point)?)?)
+}
+
+/// Whether nobody, in any mount namespace, has the device in use.
+fn is_unused(path: &Path) -> bool {
+    const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
+    std::fs::OpenOptions::new().read(true).custom_flags(O_EXCL).open(path).is_ok()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ext,
+    Xfs,
+    Btrfs,
+    Swap,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ext => "ext",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Swap => "swap",
+        }
+    }
+
+    fn is_mounted_as(self, kind: &str) -> bool {
+        match self {
+            Self::Ext => matches!(kind, "ext2" | "ext3" | "ext4"),
+            other => other.name() == kind,
+        }
+    }
+}
+
+fn signatures(head: &[u8]) -> Vec<Kind> {
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    let mut found = Vec::new();
+    if ext::is_ext(head) {
+        found.push(Kind::Ext);
+    }
+    if at(0, b"XFSB") {
+        found.push(Kind::Xfs);
+    }
+    if at(65_536 + 64, b"_BHRfS_M") {
+        found.push(Kind::Btrfs);
+    }
+    // The signature ends the first page, whatever the page size was.
+    if [4096, 8192, 16_384, 65_536].iter().any(|page| at(page - 10, b"SWAPSPACE2")) {
+        found.push(Kind::Swap);
+    }
+    found
+}
