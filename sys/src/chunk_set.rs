@@ -84,6 +84,25 @@ impl ChunkSet {
         }
     }
 
+    /// The first member that is not below `chunk`.
+    pub fn next_from(&self, chunk: u64) -> Option<u64> {
+        let mut index = (chunk / 64) as usize;
+        let mut word = self.words.get(index)? & (u64::MAX << (chunk % 64));
+        while word == 0 {
+            index += 1;
+            word = *self.words.get(index)?;
+        }
+        Some(index as u64 * 64 + u64::from(word.trailing_zeros()))
+    }
+
+    /// Removes all members of `other`, which must be of the same length.
+    pub fn subtract(&mut self, other: &Self) {
+        assert_eq!(self.len, other.len, "sets of one disk have one length");
+        for (word, gone) in self.words.iter_mut().zip(&other.words) {
+            *word &= !gone;
+        }
+    }
+
     /// The members in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.words.iter().enumerate().flat_map(|(index, word)| {
@@ -135,6 +154,13 @@ mod tests {
         set.insert(299);
         let runs: Vec<_> = set.runs(4).collect();
         assert_eq!(runs, [5..9, 9..12, 60..61, 63..67, 67..70, 299..300]);
+        let mut one_by_one = Vec::new();
+        let mut from = 0;
+        while let Some(chunk) = set.next_from(from) {
+            one_by_one.push(chunk);
+            from = chunk + 1;
+        }
+        assert_eq!(one_by_one, set.iter().collect::<Vec<_>>());
         let members: Vec<u64> = runs.into_iter().flatten().collect();
         assert_eq!(members, set.iter().collect::<Vec<_>>());
     }

@@ -9,4 +9,6 @@ pub mod digest;
 pub mod digest_file;
 pub mod medium;
 pub mod message;
+pub mod source;
+pub mod target;
 pub mod used_map;

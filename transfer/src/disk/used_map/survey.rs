@@ -223,7 +223,12 @@ fn mapped_by_kernel(
     }
     // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
     let points = std::slice::from_ref(&mount.point);
-    sys::freeze::Frozen::freeze(points, std::time::Duration::from_secs(5))?.thaw()?;
+    match sys::freeze::Frozen::freeze(points, std::time::Duration::from_secs(5)) {
+        Ok(frozen) => drop(frozen.thaw()?),
+        // In the frozen round of a cutover it is frozen already.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+        Err(error) => return Err(error),
+    }
     Ok(match ext::free_ranges(medium, range.start, range.end - range.start)? {
         Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
         None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),

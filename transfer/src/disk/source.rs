@@ -1,0 +1,438 @@
+//! The source side of the disk engine: the story of a run.
+//!
+//! open the disks (tracker first, then the map) → connect → bring the digests into step → rounds → cutover → verify →
+//! finish. A lost link leads back to *connect*: the trackers stay attached, and what was not done yet stays to be done.
+
+pub mod baseline;
+pub mod copy;
+pub mod cutover;
+pub mod disk;
+pub mod freeze_points;
+pub mod read;
+pub mod receipt;
+pub mod reconcile;
+pub mod session;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sys::block_device::Access;
+
+use crate::disk::medium::DiskMedium;
+use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
+use crate::disk::source::baseline::Baseline;
+use crate::disk::source::copy::{Counters, copy};
+use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::reconcile::{RoundEnd, end_round, reconcile};
+use crate::disk::source::session::{Session, out_of_turn, with_session};
+use crate::disk::used_map::{Survey, survey};
+use crate::error::{Error, Kind, Result};
+use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
+use crate::progress::{Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
+use crate::protocol::Position;
+use crate::source::{Retry, Rounds, SyncPlan};
+
+/// Attempts to bring the digests of both sides into step before giving up.
+const RECONCILE_MAX: u32 = 3;
+/// Pauses between attempts to connect: the first, and the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Disks to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DisksSource {
+    /// Block devices, whole disks or partitions; the first goes to the target's first disk, and so on.
+    pub disks: Vec<PathBuf>,
+    /// Whether the run ends with a cutover.
+    pub freeze: Option<Freeze>,
+}
+
+/// How the cutover freezes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// Longest time for which the file systems may be frozen.
+    pub max: Duration,
+    /// Command for `sh -c` before the freeze, for instance to stop services.
+    pub before: Option<String>,
+    /// Command for `sh -c` after the thaw, however the freeze ended.
+    pub after: Option<String>,
+}
+
+/// Copies disks as `plan` says.
+///
+/// # Errors
+/// A disk cannot be read at all, the target refuses, the link stays lost, or somebody asked to stop. What is durable at
+/// the target is kept for the next run.
+pub fn run(plan: &SyncPlan, source: &DisksSource, observer: &dyn Observer, stop: &StopFlag) -> Result<Summary> {
+    let mut run = Run::open(plan, source, observer, stop)?;
+    let mut failures = 0;
+    let mut durable_before = 0;
+    loop {
+        let error = match run.session() {
+            Ok(()) => return run.finish(),
+            Err(error) if error.kind() == Kind::Retry => error,
+            Err(error) => return Err(error),
+        };
+        let progressed = run.counters.bytes_data.load(Ordering::Relaxed);
+        failures = if progressed > durable_before { 1 } else { failures + 1 };
+        durable_before = progressed;
+        let allowed = match plan.retry {
+            Retry::Never => 0,
+            Retry::Times(times) => times,
+        };
+        if failures > allowed {
+            return Err(error);
+        }
+        run.resumes += 1;
+        let pause = PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(PAUSE_MAX);
+        observer.event(&Event::Retrying {
+            error: error_chain(&error),
+            delay_ms: pause.as_millis() as u64,
+        });
+        if stop.sleep(pause) {
+            return Err(Error::new(Kind::Stopped, "connect again: asked to stop"));
+        }
+    }
+}
+
+fn error_chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// A run with everything that outlives a session.
+struct Run<'a> {
+    plan: &'a SyncPlan,
+    source: &'a DisksSource,
+    observer: &'a dyn Observer,
+    stop: &'a StopFlag,
+    began: Instant,
+    instance: Id,
+    disks: Vec<SourceDisk>,
+    /// What the digests were in step with when this run began.
+    baseline: Option<Baseline>,
+    counters: Counters,
+    /// Rounds begun.
+    round: u32,
+    /// Whether the last round begun has not been sealed yet.
+    round_open: bool,
+    round_began: Instant,
+    sent_before_round: u64,
+    /// Whether the rounds before cutover and verification are done.
+    rounds_done: bool,
+    /// While file systems are frozen nothing may be written, to a log or a terminal either.
+    quiet: AtomicBool,
+    last_progress: std::sync::Mutex<Instant>,
+    pace: cutover::Pace,
+    resumes: u32,
+    frozen: Option<Duration>,
+    verified: Option<Verified>,
+    repaired: u64,
+    position: Position,
+    /// Whether the target changed its copy after the last seal.
+    adapted: bool,
+}
+
+impl<'a> Run<'a> {
+    fn open(
+        plan: &'a SyncPlan,
+        source: &'a DisksSource,
+        observer: &'a dyn Observer,
+        stop: &'a StopFlag,
+    ) -> Result<Self> {
+        if source.disks.is_empty() || source.disks.len() > DISKS_MAX {
+            return Err(Error::new(Kind::Usage, format!("copy {} disks in one run", source.disks.len()))
+                .remedy(format!("name 1 to {DISKS_MAX} disks")));
+        }
+        let failed = |error| Error::io("make the state folder", &plan.state, error);
+        std::fs::create_dir_all(&plan.state).map_err(failed)?;
+        let baseline = baseline::take(&plan.state)?;
+        let disks = source
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(number, path)| SourceDisk::open(path, &baseline::digests_path(&plan.state, number)))
+            .collect::<Result<Vec<_>>>()?;
+        for disk in disks.iter().filter(|disk| !disk.is_tracked()) {
+            observer.event(&Event::Warning {
+                message: format!(
+                    "{}: {}; every further round reads all of it",
+                    disk.medium.path.display(),
+                    disk.tracking()
+                ),
+            });
+        }
+        Ok(Self {
+            plan,
+            source,
+            observer,
+            stop,
+            began: Instant::now(),
+            instance: random_id()?,
+            baseline: baseline.filter(|baseline| baseline.disks == identity(&disks)),
+            disks,
+            counters: Counters::default(),
+            round: 0,
+            round_open: false,
+            round_began: Instant::now(),
+            sent_before_round: 0,
+            rounds_done: false,
+            quiet: AtomicBool::new(false),
+            last_progress: std::sync::Mutex::new(Instant::now()),
+            pace: cutover::Pace::default(),
+            resumes: 0,
+            frozen: None,
+            verified: None,
+            repaired: 0,
+            position: Position::default(),
+            adapted: false,
+        })
+    }
+
+    /// One session, from connecting to the goodbye.
+    fn session(&mut self) -> Result<()> {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            session: random_id()?,
+            instance: self.instance,
+            migration: [0; 16],
+            role: Role::Control,
+            data_connections: self.plan.connections as u16,
+            volume: VolumeKind::Disks,
+        };
+        let link = crate::link::connect(&self.plan.target, &self.plan.secret, &hello, &self.plan.throttle)?;
+        let target = link.target.to_string();
+        let wire = std::mem::take(&mut self.counters.bytes_wire);
+        let stop = self.stop;
+        let result = with_session(link, &wire, stop, |session| {
+            session.order(&DiskOrder::Open {
+                disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
+            })?;
+            let DiskReport::Opened { position } = session.report()? else { return Err(out_of_turn()) };
+            self.observer.event(&Event::Connected {
+                target,
+                connections: self.plan.connections,
+            });
+            self.converse(session, position, &wire)
+        });
+        self.counters.bytes_wire = wire;
+        result
+    }
+
+    /// The phases of a session.
+    fn converse(&mut self, session: &Session<'_>, position: Position, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
+        if self.baseline.take().is_none_or(|baseline| baseline.position != position) {
+            reconcile(&self.disks, session)?;
+        }
+        while !self.rounds_done {
+            let sent = self.next_round(session, wire)?;
+            self.rounds_done = match self.plan.rounds {
+                Rounds::Count(count) => self.round >= count,
+                Rounds::UntilClean { max } => sent == 0 || self.round >= max,
+            };
+        }
+        if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {
+            self.rescan(session, wire)?;
+        }
+        if self.source.freeze.is_some() && self.frozen.is_none() {
+            self.cut_over(session, wire)?;
+        }
+        if self.plan.verify && self.verified.is_none() {
+            self.verify(session, wire)?;
+        }
+        session.order(&DiskOrder::Finish)?;
+        let DiskReport::Finished { changes } = session.report()? else { return Err(out_of_turn()) };
+        self.adapted = !changes.is_empty();
+        for message in changes {
+            self.observer.event(&Event::Warning { message });
+        }
+        Ok(())
+    }
+
+    /// Makes a round, or goes on with the one that was interrupted. Returns how many chunks it sent.
+    fn next_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
+        self.begin_round()?;
+        self.copy(session, wire)?;
+        self.end_round(session, wire)
+    }
+
+    /// Reads everything again, whatever the trackers say.
+    fn rescan(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
+        for disk in &self.disks {
+            disk.begin_rescan()?;
+        }
+        self.announce_round();
+        self.copy(session, wire)?;
+        self.end_round(session, wire).map(drop)
+    }
+
+    fn begin_round(&mut self) -> Result<()> {
+        if self.round_open {
+            return Ok(());
+        }
+        if self.round > 0 {
+            for disk in &self.disks {
+                if let Some(doubt) = disk.begin_round()?
+                    && disk.is_tracked()
+                {
+                    let path = disk.medium.path.display();
+                    self.say(&Event::Warning {
+                        message: format!("{path}: {doubt}; this round reads all of it"),
+                    });
+                }
+            }
+        }
+        self.announce_round();
+        Ok(())
+    }
+
+    fn announce_round(&mut self) {
+        let tracked = self.round > 0 && self.disks.iter().all(SourceDisk::is_tracked);
+        self.round += 1;
+        self.round_open = true;
+        self.round_began = Instant::now();
+        self.sent_before_round = self.counters.sent.load(Ordering::Relaxed);
+        self.say(&Event::RoundStarted {
+            round: self.round,
+            tracked,
+        });
+    }
+
+    fn copy(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
+        let began = Instant::now();
+        let bytes_before = self.counters.bytes_done.load(Ordering::Relaxed);
+        let watch = || self.report_progress(wire);
+        copy(&self.disks, session, &self.counters, self.plan.compression, &watch)?;
+        let bytes = self.counters.bytes_done.load(Ordering::Relaxed) - bytes_before;
+        self.pace.add(bytes, began.elapsed());
+        Ok(())
+    }
+
+    /// Seals the round; differences that the target finds in its digests are sent again.
+    fn end_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
+        for _ in 0..RECONCILE_MAX {
+            if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
+                self.position = position;
+                self.round_open = false;
+                let progress = self.progress(wire);
+                self.say(&Event::RoundFinished {
+                    round: self.round,
+                    progress,
+                });
+                return Ok(self.counters.sent.load(Ordering::Relaxed) - self.sent_before_round);
+            }
+            reconcile(&self.disks, session)?;
+            self.copy(session, wire)?;
+        }
+        Err(Error::new(Kind::Corrupt, "bring source and target into step")
+            .remedy("the target's digests change by themselves: check its journal's disk, then run again"))
+    }
+
+    fn say(&self, event: &Event) {
+        if !self.quiet.load(Ordering::Acquire) {
+            self.observer.event(event);
+        }
+    }
+
+    fn report_progress(&self, wire: &std::sync::atomic::AtomicU64) {
+        let mut last = self.last_progress.lock().expect("reporting does not panic");
+        if self.quiet.load(Ordering::Acquire) || last.elapsed() < PROGRESS_INTERVAL {
+            return;
+        }
+        *last = Instant::now();
+        drop(last);
+        self.say(&Event::Progress(self.progress(wire)));
+    }
+
+    fn progress(&self, wire: &std::sync::atomic::AtomicU64) -> Progress {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (chunks_left, bytes_left) = self.disks.iter().map(SourceDisk::todo).fold((0, 0), |sum, todo| {
+            (sum.0 + todo.0, sum.1 + todo.1)
+        });
+        let seconds = self.round_began.elapsed().as_secs_f64();
+        let done = load(&self.counters.bytes_done);
+        let run_seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let pace = done as f64 / run_seconds;
+        Progress {
+            round: self.round,
+            scanned: load(&self.counters.scanned),
+            sent: load(&self.counters.sent),
+            deleted: 0,
+            bytes_done: done,
+            bytes_total: done + bytes_left,
+            entries_total: load(&self.counters.scanned) + chunks_left,
+            bytes_read: load(&self.counters.bytes_read),
+            bytes_wire: load(wire),
+            bytes_durable: 0,
+            seconds,
+            rate: (load(wire) as f64 / run_seconds) as u64,
+            eta_seconds: (pace > 0.0).then(|| (bytes_left as f64 / pace) as u64),
+        }
+    }
+
+    /// After the last session: the baseline, the receipt, the summary.
+    fn finish(self) -> Result<Summary> {
+        if !self.adapted {
+            for disk in &self.disks {
+                disk.digests
+                    .sync()
+                    .map_err(|error| Error::io("keep the digests", &self.plan.state, error))?;
+            }
+            baseline::put(&self.plan.state, &Baseline::new(self.position, identity(&self.disks)))?;
+        }
+        receipt::write(&self.plan.state, &self.disks, self.frozen)?;
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let skipped: Vec<Skipped> = self.disks.iter().flat_map(unreadable).collect();
+        Ok(Summary {
+            ok: skipped.is_empty(),
+            files: self.disks.iter().map(|disk| disk.present().count()).sum(),
+            sent: load(&self.counters.sent),
+            bytes_total: self.disks.iter().map(|disk| disk.survey().map.bytes()).sum(),
+            bytes_read: load(&self.counters.bytes_read),
+            bytes_data: load(&self.counters.bytes_data),
+            bytes_wire: load(&self.counters.bytes_wire),
+            seconds: self.began.elapsed().as_secs_f64(),
+            rounds: self.round,
+            resumes: self.resumes,
+            frozen_ms: self.frozen.map(|frozen| frozen.as_millis() as u64),
+            verified: self.verified,
+            skipped,
+            ..Summary::default()
+        })
+    }
+}
+
+fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFacts)> {
+    disks.iter().map(|disk| (disk.medium.path.clone(), disk.facts.clone())).collect()
+}
+
+fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
+    disk.unreadable()
+        .into_iter()
+        .map(|range| Skipped {
+            path: format!("{} bytes {}-{}", disk.medium.path.display(), range.start, range.end - 1),
+            what: "content; zeros are in its place".to_owned(),
+            why: "the disk returns a read error".to_owned(),
+        })
+        .collect()
+}
+
+/// What a run would do with a disk: for `--check`. Attaches a tracker for a moment, reads a few blocks, writes nothing.
+/// Returns how changes would be tracked, or why not, and what the disk holds.
+///
+/// # Errors
+/// The disk cannot be opened or read.
+pub fn examine(path: &Path) -> Result<(String, Survey)> {
+    let medium = DiskMedium::open(path, Access::Read)?;
+    let (_tracker, tracking) = disk::attach(&medium);
+    Ok((tracking, survey(&medium)?))
+}

@@ -1,0 +1,234 @@
+//! The pipeline of a round: read, hash, compare, compress, send — for every chunk that has to be looked at.
+//!
+//! Several threads take jobs of up to 2 MiB from the disks' sets and do everything up to the queue of the link. Within a
+//! round every chunk is sent at most once, so frames may overtake each other.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sys::aligned::AlignedBuffer;
+use sys::block_tracker::CHUNK_LEN;
+
+use crate::disk::digest::Digest;
+use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch};
+use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::session::Session;
+use crate::error::{Error, Kind, Result};
+use crate::link::Frame;
+use crate::link::frame::Codec;
+use crate::source::Compression;
+
+/// Reading threads at most: each holds 6 MiB (content, payload, compressed payload), 48 MiB in all.
+const READERS_MAX: usize = 8;
+/// How often the thread that watches a round wakes up.
+const WATCH_TICK: Duration = Duration::from_millis(50);
+/// Bytes tried before a frame is compressed.
+const SAMPLE_LEN: usize = 64 * 1024;
+/// Levels of automatic compression: while the link is the bottleneck, and otherwise.
+const LEVEL_SLOW_LINK: i32 = 3;
+const LEVEL_FAST_LINK: i32 = 1;
+
+/// What was done, summed over all rounds.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Chunks looked at.
+    pub scanned: AtomicU64,
+    /// Chunks sent.
+    pub sent: AtomicU64,
+    /// Bytes of the chunks looked at.
+    pub bytes_done: AtomicU64,
+    /// Bytes read from the medium.
+    pub bytes_read: AtomicU64,
+    /// Bytes of the blocks sent, before compression.
+    pub bytes_data: AtomicU64,
+    /// Bytes written to the link.
+    pub bytes_wire: AtomicU64,
+}
+
+/// Where the next job begins.
+struct Cursor {
+    disk: usize,
+    chunk: u64,
+}
+
+/// Copies every chunk that has to be looked at; `watch` is called about every 50 ms meanwhile.
+///
+/// # Errors
+/// The session ended, or the digests cannot be written. What was done is not done again.
+pub fn copy(
+    disks: &[SourceDisk],
+    session: &Session<'_>,
+    counters: &Counters,
+    compression: Compression,
+    watch: &dyn Fn(),
+) -> Result<()> {
+    let cursor = Mutex::new(Cursor { disk: 0, chunk: 0 });
+    let first_error = Mutex::new(None);
+    let stopped = AtomicBool::new(false);
+    let readers = std::thread::available_parallelism().map_or(2, |cores| cores.get() * 2).clamp(2, READERS_MAX);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..readers)
+            .map(|_| {
+                scope.spawn(|| {
+                    let work = || {
+                        let mut reader = Reader::new(session, counters, compression)?;
+                        while !stopped.load(Ordering::Acquire) {
+                            let Some((disk, job)) = next_job(disks, &cursor) else { return Ok(()) };
+                            reader.process(disk, &disks[disk], &job)?;
+                        }
+                        Ok(())
+                    };
+                    let result: Result<()> = work();
+                    if let Err(error) = result {
+                        stopped.store(true, Ordering::Release);
+                        first_error.lock().expect("nothing panics here").get_or_insert(error);
+                    }
+                })
+            })
+            .collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            watch();
+            // Short rounds end without the delay of a tick.
+            for _ in 0..WATCH_TICK.as_millis() {
+                if threads.iter().all(|thread| thread.is_finished()) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    match first_error.into_inner().expect("nothing panics here") {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn next_job(disks: &[SourceDisk], cursor: &Mutex<Cursor>) -> Option<(usize, Vec<u64>)> {
+    let mut cursor = cursor.lock().expect("taking a job does not panic");
+    while cursor.disk < disks.len() {
+        let job = disks[cursor.disk].next_job(cursor.chunk, BATCH_CHUNKS_MAX);
+        match job.last() {
+            Some(last) => {
+                cursor.chunk = last + 1;
+                return Some((cursor.disk, job));
+            }
+            None => {
+                *cursor = Cursor {
+                    disk: cursor.disk + 1,
+                    chunk: 0,
+                };
+            }
+        }
+    }
+    None
+}
+
+/// One reading thread with its buffers.
+struct Reader<'a> {
+    session: &'a Session<'a>,
+    counters: &'a Counters,
+    compression: Compression,
+    packer: zstd::bulk::Compressor<'static>,
+    content: AlignedBuffer,
+}
+
+impl<'a> Reader<'a> {
+    fn new(session: &'a Session<'a>, counters: &'a Counters, compression: Compression) -> Result<Self> {
+        let packer = zstd::bulk::Compressor::new(LEVEL_FAST_LINK)
+            .map_err(|error| Error::new(Kind::Medium, "set up compression").because(error))?;
+        Ok(Self {
+            session,
+            counters,
+            compression,
+            packer,
+            content: AlignedBuffer::zeroed(BATCH_CHUNKS_MAX * CHUNK_LEN as usize),
+        })
+    }
+
+    fn process(&mut self, number: usize, disk: &SourceDisk, job: &[u64]) -> Result<()> {
+        let bad = self.read(disk, job);
+        let mut batch = Batch {
+            disk: number as u16,
+            pieces: Vec::new(),
+        };
+        let mut blocks = Vec::new();
+        let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
+        for (slot, &chunk) in job.iter().enumerate() {
+            let range = bytes_of(&(chunk..chunk + 1), disk.facts.len);
+            let len = (range.end - range.start) as usize;
+            let content = &self.content[slot * CHUNK_LEN as usize..][..len];
+            self.counters.bytes_done.fetch_add(len as u64, Ordering::Relaxed);
+            let digest = Digest::of(content);
+            let expected = disk.digests.get(chunk, 1).map_err(failed)?[0];
+            if digest == expected {
+                continue;
+            }
+            let mask = block_mask(content);
+            for block in (0..u16::BITS as usize).filter(|block| mask >> block & 1 == 1) {
+                blocks.extend_from_slice(&content[block * BLOCK_LEN..][..block_len(len, block)]);
+            }
+            disk.digests.set(chunk, &[digest]).map_err(failed)?;
+            batch.pieces.push(Piece {
+                chunk,
+                expected,
+                digest,
+                blocks: mask,
+            });
+        }
+        self.counters.scanned.fetch_add(job.len() as u64, Ordering::Relaxed);
+        if !batch.pieces.is_empty() {
+            self.counters.sent.fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
+            self.counters.bytes_data.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+            let frame = self.pack(encode_batch(&batch, &blocks)?)?;
+            self.session.send(frame)?;
+        }
+        disk.done(job, &bad);
+        Ok(())
+    }
+
+    /// Reads the chunks of a job into their slots. Returns what cannot be read.
+    fn read(&mut self, disk: &SourceDisk, job: &[u64]) -> Vec<Range<u64>> {
+        let mut bad = Vec::new();
+        let mut slot = 0;
+        for run in job.chunk_by(|a, b| a + 1 == *b) {
+            let chunks = run[0]..run[run.len() - 1] + 1;
+            let range = bytes_of(&chunks, disk.facts.len);
+            let buffer = &mut self.content[slot * CHUNK_LEN as usize..][..(range.end - range.start) as usize];
+            let (bytes, unreadable) = read_parts(&disk.medium, buffer, range.start, &disk.parts(&chunks));
+            self.counters.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+            bad.extend(unreadable);
+            slot += run.len();
+        }
+        bad
+    }
+
+    fn pack(&mut self, payload: Vec<u8>) -> Result<Frame> {
+        let mut frame = Frame::message(KIND_DISK, payload);
+        let level = match self.compression {
+            Compression::Off => return Ok(frame),
+            Compression::Level(level) => level,
+            Compression::Auto if self.session.queued() > 0 => LEVEL_SLOW_LINK,
+            Compression::Auto => LEVEL_FAST_LINK,
+        };
+        let failed = |error| Error::new(Kind::Medium, "compress").because(error);
+        // Random or compressed content is found out by its middle.
+        if matches!(self.compression, Compression::Auto) && frame.payload.len() > 4 * SAMPLE_LEN {
+            let middle = frame.payload.len() / 2;
+            self.packer.set_compression_level(LEVEL_FAST_LINK).map_err(failed)?;
+            let sample = self.packer.compress(&frame.payload[middle..middle + SAMPLE_LEN]).map_err(failed)?;
+            if sample.len() * 100 > SAMPLE_LEN * 97 {
+                return Ok(frame);
+            }
+        }
+        self.packer.set_compression_level(level).map_err(failed)?;
+        let packed = self.packer.compress(&frame.payload).map_err(failed)?;
+        if packed.len() < frame.payload.len() {
+            frame.codec = Codec::Zstd;
+            frame.payload = packed;
+        }
+        Ok(frame)
+    }
+}

@@ -1,0 +1,299 @@
+//! One disk of the source: its medium, its tracker, its map, and which chunks have to be looked at.
+//!
+//! A chunk that was marked is *whole* from then on: all of it counts, whatever the map said when it was taken. A chunk
+//! is looked at in the round after its mark and once more in the round after that, so that a completion which the
+//! tracker missed (a program interrupted by a program) cannot hide a write that was still on its way when it was read.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+use sys::block_device::Access;
+use sys::block_tracker::{BlockTracker, CHUNK_LEN};
+use sys::chunk_set::ChunkSet;
+
+use crate::disk::digest_file::DigestFile;
+use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::message::DiskFacts;
+use crate::disk::source::read::bytes_of;
+use crate::disk::used_map::{Survey, survey};
+use crate::error::{Error, Result};
+
+/// A disk being copied.
+pub struct SourceDisk {
+    /// The open disk.
+    pub medium: DiskMedium,
+    /// What the target is told of it.
+    pub facts: DiskFacts,
+    /// Digests of what the target holds, as far as known.
+    pub digests: DigestFile,
+    state: Mutex<State>,
+}
+
+struct State {
+    tracker: Option<BlockTracker>,
+    /// How the disk is tracked, or why it is not.
+    tracking: String,
+    survey: Survey,
+    chunks: Chunks,
+    unreadable: BTreeMap<u64, Vec<Range<u64>>>,
+    /// Whether the disk was read since the last look at the tracker.
+    was_read: bool,
+}
+
+/// Sets of chunks.
+struct Chunks {
+    todo: ChunkSet,
+    whole: ChunkSet,
+    /// Marked since the current round began.
+    fresh: ChunkSet,
+    /// Marked before the current round began, and looked at in it: once more in the next one.
+    carried: ChunkSet,
+}
+
+impl SourceDisk {
+    /// Opens a disk: attaches the tracker, then takes the map. `digests` is the file of its digests.
+    ///
+    /// # Errors
+    /// The disk or the digest file cannot be opened or read.
+    pub fn open(path: &Path, digests: &Path) -> Result<Self> {
+        let medium = DiskMedium::open(path, Access::Read)?;
+        let (tracker, tracking) = attach(&medium);
+        let survey = survey(&medium)?;
+        let chunk_count = medium.len().div_ceil(CHUNK_LEN);
+        let digests =
+            DigestFile::open(digests, chunk_count).map_err(|error| Error::io("open the digests", digests, error))?;
+        let facts = DiskFacts {
+            len: medium.len(),
+            sector_len: medium.sector_len() as u32,
+        };
+        let disk = Self {
+            medium,
+            facts,
+            digests,
+            state: Mutex::new(State {
+                tracker,
+                tracking,
+                chunks: Chunks {
+                    todo: survey.map.chunks(),
+                    whole: ChunkSet::empty(chunk_count),
+                    fresh: ChunkSet::empty(chunk_count),
+                    carried: ChunkSet::empty(chunk_count),
+                },
+                survey,
+                unreadable: BTreeMap::new(),
+                was_read: false,
+            }),
+        };
+        Ok(disk)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds a disk's state")
+    }
+
+    /// Whether changes are tracked.
+    pub fn is_tracked(&self) -> bool {
+        self.lock().tracker.is_some()
+    }
+
+    /// How changes are tracked, or why they are not.
+    pub fn tracking(&self) -> String {
+        self.lock().tracking.clone()
+    }
+
+    /// What the disk holds, as last surveyed.
+    pub fn survey(&self) -> Survey {
+        self.lock().survey.clone()
+    }
+
+    /// Chunks that hold something: by the map, or because they were written since.
+    pub fn present(&self) -> ChunkSet {
+        let state = self.lock();
+        let mut chunks = state.survey.map.chunks();
+        chunks.union_with(&state.chunks.whole);
+        chunks
+    }
+
+    /// Number and bytes of the chunks that have to be looked at.
+    pub fn todo(&self) -> (u64, u64) {
+        let chunks = self.lock().chunks.todo.count();
+        (chunks, chunks * CHUNK_LEN)
+    }
+
+    /// Adds to what has to be looked at: chunks that the target does not hold as this side thought.
+    pub fn look_again(&self, chunks: impl IntoIterator<Item = u64>) {
+        let mut state = self.lock();
+        for chunk in chunks {
+            state.chunks.todo.insert(chunk);
+        }
+    }
+
+    /// Up to `count_max` chunks to look at, from `from` on.
+    pub fn next_job(&self, from: u64, count_max: usize) -> Vec<u64> {
+        let state = self.lock();
+        let mut job = Vec::with_capacity(count_max);
+        let mut at = from;
+        while let Some(chunk) = state.chunks.todo.next_from(at).filter(|_| job.len() < count_max) {
+            job.push(chunk);
+            at = chunk + 1;
+        }
+        job
+    }
+
+    /// The parts of a run of chunks that count.
+    pub fn parts(&self, chunks: &Range<u64>) -> Vec<Range<u64>> {
+        let state = self.lock();
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        for chunk in chunks.clone() {
+            let bytes = bytes_of(&(chunk..chunk + 1), self.facts.len);
+            let map = &state.survey.map;
+            let own = if state.chunks.whole.contains(chunk) {
+                map.without_scratch(bytes)
+            } else {
+                map.used_in(bytes)
+            };
+            for part in own {
+                match parts.last_mut() {
+                    Some(last) if last.end == part.start => last.end = part.end,
+                    _ => parts.push(part),
+                }
+            }
+        }
+        parts
+    }
+
+    /// Chunks were looked at; `bad` are the ranges of them that cannot be read.
+    pub fn done(&self, chunks: &[u64], bad: &[Range<u64>]) {
+        let mut state = self.lock();
+        state.was_read = true;
+        for &chunk in chunks {
+            state.chunks.todo.remove(chunk);
+            let bytes = bytes_of(&(chunk..chunk + 1), self.facts.len);
+            let own: Vec<Range<u64>> = bad
+                .iter()
+                .filter(|range| range.start < bytes.end && bytes.start < range.end)
+                .map(|range| range.start.max(bytes.start)..range.end.min(bytes.end))
+                .collect();
+            if own.is_empty() {
+                state.unreadable.remove(&chunk);
+            } else {
+                state.unreadable.insert(chunk, own);
+            }
+        }
+    }
+
+    /// The ranges that could not be read, merged.
+    pub fn unreadable(&self) -> Vec<Range<u64>> {
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in self.lock().unreadable.values().flatten() {
+            match merged.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => merged.push(range.clone()),
+            }
+        }
+        merged
+    }
+
+    /// Begins a round after the first: what the tracker marked, or everything if there is any doubt. Returns why the
+    /// disk is looked at whole, if it is.
+    ///
+    /// # Errors
+    /// A new map cannot be taken.
+    pub fn begin_round(&self) -> Result<Option<String>> {
+        let mut state = self.lock();
+        let unreadable: Vec<u64> = state.unreadable.keys().copied().collect();
+        let doubt = state.take_marks();
+        let empty = ChunkSet::empty(state.chunks.fresh.len());
+        let fresh = std::mem::replace(&mut state.chunks.fresh, empty);
+        let carried = std::mem::replace(&mut state.chunks.carried, fresh);
+        state.chunks.todo.union_with(&carried);
+        unreadable.iter().for_each(|chunk| state.chunks.todo.insert(*chunk));
+        if doubt.is_some() {
+            drop(state);
+            self.begin_rescan()?;
+        }
+        Ok(doubt)
+    }
+
+    /// Begins a round that looks at everything by a new map.
+    ///
+    /// # Errors
+    /// The map cannot be taken.
+    pub fn begin_rescan(&self) -> Result<()> {
+        // Before the map is taken: what is written from now on is marked.
+        drop(self.lock().take_marks());
+        let survey = survey(&self.medium)?;
+        let mut state = self.lock();
+        if state.tracker.is_none() {
+            let chunk_count = state.chunks.whole.len();
+            state.chunks.whole = ChunkSet::empty(chunk_count);
+        }
+        state.chunks.todo = survey.map.chunks();
+        let whole = state.chunks.whole.clone();
+        state.chunks.todo.union_with(&whole);
+        state.survey = survey;
+        Ok(())
+    }
+
+    /// Looks for marks made during a freeze, and schedules them. Without a tracker the answer is no.
+    pub fn was_written_now(&self) -> bool {
+        let mut state = self.lock();
+        state.tracker.is_some() && state.take_marks().is_none() && !state.chunks.todo.is_empty()
+    }
+
+    /// What would be looked at in the next round; the marks are kept.
+    pub fn peek(&self) -> u64 {
+        let mut state = self.lock();
+        match state.take_marks() {
+            None => {
+                let mut chunks = state.chunks.todo.clone();
+                chunks.union_with(&state.chunks.carried);
+                chunks.count()
+            }
+            Some(_) => state.survey.map.chunks().count(),
+        }
+    }
+}
+
+impl State {
+    /// Moves the tracker's marks to what has to be looked at. Returns a doubt that calls for a rescan.
+    fn take_marks(&mut self) -> Option<String> {
+        let Some(tracker) = &self.tracker else { return Some(self.tracking.clone()) };
+        let harvest = tracker.harvest();
+        if std::mem::take(&mut self.was_read) && !harvest.saw_requests {
+            self.tracking = format!("not tracked: the {} does not see this device", tracker.method());
+            self.tracker = None;
+            return Some(self.tracking.clone());
+        }
+        if harvest.lost {
+            return Some("records of the tracker were lost".to_owned());
+        }
+        let mut dirty = harvest.dirty;
+        dirty.subtract(&self.survey.map.scratch_chunks());
+        self.chunks.whole.union_with(&dirty);
+        self.chunks.fresh.union_with(&dirty);
+        self.chunks.todo.union_with(&dirty);
+        None
+    }
+}
+
+/// Attaches a tracker; the text says how the disk is tracked, or why it is not.
+pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
+    let Some(device) = &medium.device else {
+        return (None, "not tracked: an image file".to_owned());
+    };
+    if let Ok(mounts) = device.mounts()
+        && let Some((_, mount)) = mounts.iter().find(|(_, mount)| mount.has_option("dax"))
+    {
+        return (None, format!("not tracked: {} is mounted with dax", mount.point.display()));
+    }
+    match BlockTracker::attach(device) {
+        Ok(tracker) => {
+            let method = tracker.method().to_string();
+            (Some(tracker), method)
+        }
+        Err(error) => (None, format!("not tracked: {error}")),
+    }
+}

@@ -1,0 +1,79 @@
+//! The receipt of a run: what was copied, how it was found and tracked, and the roots that prove it.
+//!
+//! `receipt.json` in the state folder. Roots are over the digests of chunks: of the disk, and of every partition.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use sys::block_tracker::CHUNK_LEN;
+
+use crate::disk::digest::{hex, root};
+use crate::disk::source::disk::SourceDisk;
+use crate::error::{Error, Result};
+
+#[derive(Serialize)]
+struct Receipt {
+    frozen_ms: Option<u64>,
+    disks: Vec<DiskReceipt>,
+}
+
+#[derive(Serialize)]
+struct DiskReceipt {
+    path: String,
+    bytes: u64,
+    tracking: String,
+    root: String,
+    areas: Vec<AreaReceipt>,
+}
+
+#[derive(Serialize)]
+struct AreaReceipt {
+    partition: u32,
+    start: u64,
+    end: u64,
+    kind: String,
+    method: String,
+    bytes_used: u64,
+    root: String,
+}
+
+/// Writes the receipt.
+///
+/// # Errors
+/// The state folder cannot be written to, or a digest file cannot be read.
+pub fn write(folder: &Path, disks: &[SourceDisk], frozen: Option<Duration>) -> Result<()> {
+    let path = folder.join("receipt.json");
+    let build = || {
+        let receipt = Receipt {
+            frozen_ms: frozen.map(|frozen| frozen.as_millis() as u64),
+            disks: disks.iter().map(of_disk).collect::<std::io::Result<_>>()?,
+        };
+        let text = serde_json::to_vec_pretty(&receipt).map_err(std::io::Error::other)?;
+        std::fs::write(&path, text)
+    };
+    build().map_err(|error| Error::io("write the receipt", &path, error))
+}
+
+fn of_disk(disk: &SourceDisk) -> std::io::Result<DiskReceipt> {
+    let areas = disk.survey().areas.into_iter().map(|area| {
+        // A chunk that straddles two partitions belongs to both.
+        let (first, end) = (area.range.start / CHUNK_LEN, area.range.end.div_ceil(CHUNK_LEN));
+        Ok(AreaReceipt {
+            partition: area.partition,
+            start: area.range.start,
+            end: area.range.end,
+            kind: area.kind,
+            method: area.method,
+            bytes_used: area.used,
+            root: hex(&disk.digests.root_of(first, end)?),
+        })
+    });
+    Ok(DiskReceipt {
+        path: disk.medium.path.display().to_string(),
+        bytes: disk.facts.len,
+        tracking: disk.tracking(),
+        root: hex(&root(disk.facts.len, &disk.digests.regions()?)),
+        areas: areas.collect::<std::io::Result<_>>()?,
+    })
+}

@@ -1,0 +1,76 @@
+//! Brings the digests of both sides into step, and ends rounds.
+//!
+//! The target is right about what it holds. Only regions whose digests differ are fetched chunk by chunk: three
+//! exchanges, whatever the size of the disk.
+
+use crate::disk::digest::{REGION_CHUNKS, root};
+use crate::disk::message::{DiskOrder, DiskReport};
+use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::session::{Session, out_of_turn};
+use crate::error::{Error, Kind, Result};
+use crate::protocol::Position;
+
+/// How an attempt to end a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoundEnd {
+    /// Durable, sealed, equal.
+    Sealed(Position),
+    /// The target holds something else than this side thought: reconcile and copy what differs.
+    RootsDiffer,
+}
+
+/// Takes over what the target says it holds; chunks about which this side was wrong have to be looked at again.
+/// Returns how many they are.
+///
+/// # Errors
+/// The session ended, or the digests cannot be written.
+pub fn reconcile(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
+    let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
+    let mut wrong = 0;
+    for (number, disk) in disks.iter().enumerate() {
+        let number = number as u16;
+        session.order(&DiskOrder::FetchRegions { disk: number })?;
+        let theirs = session.digests(disk.digests.region_count())?;
+        let ours = disk.digests.regions().map_err(failed)?;
+        for region in (0..ours.len()).filter(|region| ours[*region] != theirs[*region]) {
+            let first = region as u64 * REGION_CHUNKS;
+            let count = REGION_CHUNKS.min(disk.digests.chunk_count() - first);
+            session.order(&DiskOrder::FetchChunks {
+                disk: number,
+                first,
+                count,
+            })?;
+            let theirs = session.digests(count)?;
+            let ours = disk.digests.get(first, count).map_err(failed)?;
+            disk.digests.set(first, &theirs).map_err(failed)?;
+            // Where this side knew nothing, the round looks at what is used anyway.
+            let differ = (0..count).filter(|at| ours[*at as usize] != theirs[*at as usize]);
+            let known = differ.filter(|at| ours[*at as usize].is_known()).map(|at| first + at);
+            let known: Vec<u64> = known.collect();
+            wrong += known.len() as u64;
+            disk.look_again(known);
+        }
+    }
+    Ok(wrong)
+}
+
+/// Asks the target to make everything sent durable and to compare its digests with ours.
+///
+/// # Errors
+/// The session ended.
+pub fn end_round(disks: &[SourceDisk], session: &Session<'_>) -> Result<RoundEnd> {
+    let roots = disks
+        .iter()
+        .map(|disk| Ok(root(disk.facts.len, &disk.digests.regions()?)))
+        .collect::<std::io::Result<_>>()
+        .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+    session.order(&DiskOrder::EndRound {
+        frames: session.frames_sent(),
+        roots,
+    })?;
+    match session.report()? {
+        DiskReport::RoundDone { position } => Ok(RoundEnd::Sealed(position)),
+        DiskReport::RootsDiffer => Ok(RoundEnd::RootsDiffer),
+        _ => Err(out_of_turn()),
+    }
+}

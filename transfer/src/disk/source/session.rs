@@ -1,0 +1,279 @@
+//! The source's side of the link: a thread per connection, one failure for all.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::disk::digest::{DIGEST_LEN, Digest};
+use crate::disk::message::{DiskOrder, DiskReport, KIND_DISK_DIGESTS, KIND_DISK_ORDER, KIND_DISK_REPORT};
+use crate::error::{Error, Kind, Result};
+use crate::link::tls::{Breaker, KEEP_ALIVE};
+use crate::link::{Frame, FrameReader, FrameWriter, SourceLink};
+use crate::progress::StopFlag;
+use crate::protocol::{decode, encode};
+
+/// Frames that wait per data connection.
+const QUEUE_PER_CONNECTION: usize = 2;
+/// How often a waiting thread looks whether the session still lives.
+const TICK: Duration = Duration::from_millis(50);
+/// How long the target may take to close after the goodbye.
+const GOODBYE_MAX: Duration = Duration::from_secs(3);
+/// Kind of a frame without content that keeps a data connection alive.
+const KIND_NOTHING: u8 = 0;
+
+/// What the target says, in order.
+enum Incoming {
+    Report(DiskReport),
+    Digests(Vec<Digest>),
+}
+
+/// An open session.
+pub struct Session<'a> {
+    control: Mutex<FrameWriter>,
+    frames: Sender<Frame>,
+    incoming: Receiver<Incoming>,
+    next_frame: AtomicU64,
+    durable_frames: AtomicU64,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    ended: AtomicBool,
+    breakers: Vec<Breaker>,
+    wire: &'a AtomicU64,
+    stop: &'a StopFlag,
+}
+
+/// Runs `body` in a session over `link`; bytes sent are added to `wire`.
+///
+/// # Errors
+/// Those of `body`, or why the session ended before.
+pub fn with_session<R>(
+    link: SourceLink,
+    wire: &AtomicU64,
+    stop: &StopFlag,
+    body: impl FnOnce(&Session<'_>) -> Result<R>,
+) -> Result<R> {
+    let (frames, queue) = crossbeam_channel::bounded(link.data.len() * QUEUE_PER_CONNECTION);
+    let (arrived, incoming) = crossbeam_channel::unbounded();
+    let session = Session {
+        control: Mutex::new(link.control),
+        frames,
+        incoming,
+        next_frame: AtomicU64::new(0),
+        durable_frames: AtomicU64::new(0),
+        failure: Mutex::new(None),
+        failed: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        breakers: link.breakers,
+        wire,
+        stop,
+    };
+    std::thread::scope(|scope| {
+        let session = &session;
+        for connection in link.data {
+            let queue = queue.clone();
+            scope.spawn(move || session.guard(session.send_frames(connection, &queue)));
+        }
+        drop(queue);
+        let mut report = link.report;
+        let listener = scope.spawn(move || session.guard(session.listen(&mut report, &arrived)));
+        scope.spawn(|| session.guard(session.stay_alive()));
+        let result = body(session);
+        if result.is_ok() {
+            session.say_goodbye(&listener);
+        }
+        session.ended.store(true, Ordering::Release);
+        session.breakers.iter().for_each(Breaker::break_off);
+        match session.lock_failure().take() {
+            Some(error) => Err(error),
+            None => result,
+        }
+    })
+}
+
+impl Session<'_> {
+    fn lock_failure(&self) -> MutexGuard<'_, Option<Error>> {
+        self.failure.lock().expect("no thread panics while it reports a failure")
+    }
+
+    fn guard(&self, result: Result<()>) {
+        if let Err(error) = result
+            && !self.ended.load(Ordering::Acquire)
+        {
+            self.lock_failure().get_or_insert(error);
+            self.failed.store(true, Ordering::Release);
+            self.breakers.iter().for_each(Breaker::break_off);
+        }
+    }
+
+    /// Fails when the session has failed or somebody asked to stop.
+    ///
+    /// # Errors
+    /// Why.
+    pub fn check(&self) -> Result<()> {
+        if self.stop.is_stopped() {
+            return Err(Error::new(Kind::Stopped, "go on: asked to stop"));
+        }
+        if self.failed.load(Ordering::Acquire) {
+            // The real reason is in `failure`, and replaces this one at the end of the session.
+            return Err(Error::new(Kind::Retry, "go on: the session has failed"));
+        }
+        Ok(())
+    }
+
+    fn send_frames(&self, mut connection: FrameWriter, queue: &Receiver<Frame>) -> Result<()> {
+        let mut spoke = Instant::now();
+        while !self.ended.load(Ordering::Acquire) {
+            let frame = match queue.recv_timeout(TICK) {
+                Ok(frame) => frame,
+                Err(RecvTimeoutError::Timeout) if spoke.elapsed() < KEEP_ALIVE => continue,
+                Err(RecvTimeoutError::Timeout) => Frame::message(KIND_NOTHING, Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let sent = connection.send(&frame)?;
+            self.wire.fetch_add(sent, Ordering::Relaxed);
+            spoke = Instant::now();
+        }
+        connection.finish()
+    }
+
+    fn listen(&self, report: &mut FrameReader, arrived: &Sender<Incoming>) -> Result<()> {
+        while let Some(frame) = report.receive()? {
+            let incoming = if frame.kind == KIND_DISK_DIGESTS {
+                let bytes = frame.decode()?;
+                Incoming::Digests(bytes.as_chunks::<DIGEST_LEN>().0.iter().map(|bytes| Digest(*bytes)).collect())
+            } else {
+                match decode(KIND_DISK_REPORT, frame)? {
+                    DiskReport::KeepAlive => continue,
+                    DiskReport::Durable { frames } => {
+                        self.durable_frames.store(frames, Ordering::Release);
+                        continue;
+                    }
+                    DiskReport::Failed { why, message } => {
+                        return Err(Error::new(why.kind(), "copy to the target").because(message));
+                    }
+                    report => Incoming::Report(report),
+                }
+            };
+            if arrived.send(incoming).is_err() {
+                break;
+            }
+        }
+        if self.ended.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Retry, "go on: the target ended the session"))
+    }
+
+    fn stay_alive(&self) -> Result<()> {
+        let mut spoke = Instant::now();
+        while !self.ended.load(Ordering::Acquire) && !self.failed.load(Ordering::Acquire) {
+            std::thread::sleep(TICK);
+            if spoke.elapsed() >= KEEP_ALIVE {
+                self.order(&DiskOrder::KeepAlive)?;
+                spoke = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends an order.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub fn order(&self, order: &DiskOrder) -> Result<()> {
+        let frame = encode(KIND_DISK_ORDER, order)?;
+        let mut control = self.control.lock().expect("no thread panics while it sends an order");
+        let sent = control.send(&frame)?;
+        self.wire.fetch_add(sent, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<Incoming> {
+        loop {
+            match self.incoming.recv_timeout(TICK) {
+                Ok(incoming) => return Ok(incoming),
+                Err(RecvTimeoutError::Timeout) => self.check()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.check()?;
+                    return Err(Error::new(Kind::Retry, "go on: the target ended the session"));
+                }
+            }
+        }
+    }
+
+    /// The next report that answers an order.
+    ///
+    /// # Errors
+    /// The session ended, or digests came that nobody asked for.
+    pub fn report(&self) -> Result<DiskReport> {
+        match self.wait()? {
+            Incoming::Report(report) => Ok(report),
+            Incoming::Digests(_) => Err(out_of_turn()),
+        }
+    }
+
+    /// The next `count` digests, after a fetch.
+    ///
+    /// # Errors
+    /// The session ended, or something else came.
+    pub fn digests(&self, count: u64) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        while (digests.len() as u64) < count {
+            match self.wait()? {
+                Incoming::Digests(more) if !more.is_empty() => digests.extend(more),
+                _ => return Err(out_of_turn()),
+            }
+        }
+        if digests.len() as u64 == count { Ok(digests) } else { Err(out_of_turn()) }
+    }
+
+    /// Queues a frame of chunks; waits while the link is behind. Returns whether it had to wait.
+    ///
+    /// # Errors
+    /// The session ended.
+    pub fn send(&self, mut frame: Frame) -> Result<bool> {
+        frame.number = self.next_frame.fetch_add(1, Ordering::AcqRel);
+        let mut waited = false;
+        loop {
+            frame = match self.frames.send_timeout(frame, TICK) {
+                Ok(()) => return Ok(waited),
+                Err(error) => error.into_inner(),
+            };
+            waited = true;
+            self.check()?;
+        }
+    }
+
+    /// Frames sent so far.
+    pub fn frames_sent(&self) -> u64 {
+        self.next_frame.load(Ordering::Acquire)
+    }
+
+    /// Frames that the target has made durable.
+    pub fn frames_durable(&self) -> u64 {
+        self.durable_frames.load(Ordering::Acquire)
+    }
+
+    /// How many frames wait for the link.
+    pub fn queued(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn say_goodbye(&self, listener: &std::thread::ScopedJoinHandle<'_, ()>) {
+        // Everything is durable and sealed: an error from here on changes nothing.
+        drop(self.order(&DiskOrder::Goodbye));
+        self.ended.store(true, Ordering::Release);
+        let since = Instant::now();
+        while !listener.is_finished() && since.elapsed() < GOODBYE_MAX {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The target said something that does not belong here.
+pub fn out_of_turn() -> Error {
+    Error::new(Kind::Corrupt, "follow the target: it answers something else than it was asked")
+        .remedy("use the same release of go2cloud on both sides")
+}

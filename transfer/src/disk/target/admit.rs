@@ -1,0 +1,118 @@
+//! Whether a disk may be written to. Everything that could destroy somebody's system by mistake is refused here.
+
+use std::path::Path;
+
+use sys::aligned::AlignedBuffer;
+use sys::block_device::Access;
+
+use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::message::{DiskFacts, is_zero};
+use crate::disk::target::DiskTarget;
+use crate::error::{Error, Kind, Result};
+
+/// Bytes looked at from both ends of a disk: partition tables and the superblocks of every usual file system.
+const LOOK_LEN: u64 = 1 << 20;
+
+/// An admitted disk.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Open for writing; nobody else has it in use.
+    pub medium: DiskMedium,
+    /// Whether it reads as zeros everywhere: an image file that was made just now.
+    pub is_blank: bool,
+}
+
+/// Opens a disk for a copy of `source`.
+///
+/// `is_ours` says that the journal knows this disk: what it holds is our own earlier work.
+///
+/// # Errors
+/// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set.
+pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<Admitted> {
+    let path = &target.path;
+    let is_new = make_image(path)?;
+    let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
+    check_sectors(&medium, source)?;
+    let is_empty_file = medium.device.is_none() && medium.len() == 0;
+    if medium.device.is_none() && medium.len() < source.len && (is_empty_file || is_ours) {
+        medium
+            .set_len(source.len)
+            .map_err(|error| Error::io("give the image file its length", path, error))?;
+    }
+    if medium.len() < source.len {
+        return Err(Error::new(Kind::Usage, "copy onto a smaller disk").on(path).remedy(format!(
+            "the source has {} bytes and this disk {}; use a disk at least as large",
+            source.len,
+            medium.len()
+        )));
+    }
+    if !is_ours && !target.overwrite && !is_new && !is_empty_file {
+        refuse_unless_blank(&medium, path)?;
+    }
+    Ok(Admitted {
+        medium,
+        is_blank: is_new || is_empty_file,
+    })
+}
+
+/// Makes a missing image file; never a file below /dev, where a missing name is a mistake.
+fn make_image(path: &Path) -> Result<bool> {
+    if path.exists() {
+        return Ok(false);
+    }
+    if path.starts_with("/dev") {
+        return Err(Error::new(Kind::Usage, "find the target disk")
+            .on(path)
+            .remedy("check the name: lsblk lists the disks"));
+    }
+    std::fs::File::create_new(path)
+        .map(|_| true)
+        .map_err(|error| Error::io("make the image file", path, error))
+}
+
+fn busy(path: &Path, error: Error) -> Error {
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    if cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::ResourceBusy) {
+        return Error::new(Kind::Usage, "write to a disk that is in use")
+            .on(path)
+            .remedy("unmount its file systems, switch off its swap and what is stacked on it; lsblk shows them");
+    }
+    error
+}
+
+fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
+    let plausible = source.sector_len.is_power_of_two() && (512..=65_536).contains(&source.sector_len);
+    if !plausible || !source.len.is_multiple_of(512) || source.len == 0 {
+        return Err(Error::new(Kind::Corrupt, "believe the source's description of its disk"));
+    }
+    let target_sector = medium.sector_len();
+    if medium.device.as_ref().is_some_and(|device| device.read_only) {
+        return Err(Error::new(Kind::Usage, "write to a read-only disk").on(&medium.path));
+    }
+    if medium.device.is_some() && target_sector != u64::from(source.sector_len) {
+        return Err(Error::new(Kind::Usage, "copy between disks of different sector sizes")
+            .on(&medium.path)
+            .remedy(format!(
+                "the source has sectors of {} bytes, this disk of {target_sector}: partition tables and file systems \
+                 would not be understood; use a disk with the same sector size or an image file",
+                source.sector_len
+            )));
+    }
+    Ok(())
+}
+
+fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
+    let len = LOOK_LEN.min(medium.len());
+    for start in [0, (medium.len() - len) / 4096 * 4096] {
+        let mut bytes = AlignedBuffer::zeroed(len.min(medium.len() - start) as usize);
+        medium
+            .read(&mut bytes, start)
+            .map_err(|error| Error::io("look at what the disk holds", path, error))?;
+        if !is_zero(&bytes) {
+            return Err(Error::new(Kind::Usage, "write to a disk that already holds something")
+                .on(path)
+                .remedy("make sure that it is the right one, then allow it with --overwrite"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Verified chunks: the only thing that the writer takes.
+
+use std::ops::Range;
+
+use sys::aligned::AlignedBuffer;
+use sys::block_tracker::CHUNK_LEN;
+
+use crate::disk::digest::Digest;
+use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, block_len, decode_batch};
+use crate::error::{Error, Kind, Result};
+
+/// A chunk whose content is in the batch's buffer and whose digest was computed from it here.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifiedChunk {
+    /// Its number.
+    pub number: u64,
+    /// What the source thinks that the target holds.
+    pub expected: Digest,
+    /// The digest of its content.
+    pub digest: Digest,
+    /// Which of its blocks are not zero.
+    pub blocks: u16,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+/// The verified chunks of one frame.
+pub struct VerifiedBatch {
+    /// Which disk.
+    pub disk: u16,
+    /// The chunks, ascending.
+    pub chunks: Vec<VerifiedChunk>,
+    content: AlignedBuffer,
+}
+
+impl VerifiedBatch {
+    /// Decodes and verifies a payload; `disk_lens` are the lengths of the source's disks in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`]: malformed, outside the disk, or a digest does not fit its content.
+    pub fn open(payload: &[u8], disk_lens: &[u64]) -> Result<Self> {
+        let (batch, blocks) = decode_batch(payload)?;
+        let corrupt = |what: &str| Error::new(Kind::Corrupt, format!("accept chunks: {what}"));
+        let disk_len = *disk_lens
+            .get(usize::from(batch.disk))
+            .ok_or_else(|| corrupt("they are for a disk that was not announced"))?;
+        let ascending = batch.pieces.windows(2).all(|pair| pair[0].chunk < pair[1].chunk);
+        let inside = batch.pieces.iter().all(|piece| piece.chunk < disk_len.div_ceil(CHUNK_LEN));
+        if !ascending || !inside || batch.pieces.len() > BATCH_CHUNKS_MAX {
+            return Err(corrupt("their numbers are out of order or out of range"));
+        }
+        Self::fill(&batch, blocks, disk_len).ok_or_else(|| corrupt("a digest does not fit its content"))
+    }
+
+    fn fill(batch: &Batch, mut blocks: &[u8], disk_len: u64) -> Option<Self> {
+        let mut content = AlignedBuffer::zeroed(batch.pieces.len() * CHUNK_LEN as usize);
+        let mut chunks = Vec::with_capacity(batch.pieces.len());
+        for (piece, slot) in batch.pieces.iter().zip(content.chunks_mut(CHUNK_LEN as usize)) {
+            let len = CHUNK_LEN.min(disk_len - piece.chunk * CHUNK_LEN) as usize;
+            for block in (0..u16::BITS as usize).filter(|block| piece.blocks >> block & 1 == 1) {
+                let (bytes, rest) = blocks.split_at_checked(block_len(len, block))?;
+                slot[block * BLOCK_LEN..][..bytes.len()].copy_from_slice(bytes);
+                blocks = rest;
+            }
+            if Digest::of(&slot[..len]) != piece.digest {
+                return None;
+            }
+            chunks.push(VerifiedChunk {
+                number: piece.chunk,
+                expected: piece.expected,
+                digest: piece.digest,
+                blocks: piece.blocks,
+                len,
+            });
+        }
+        blocks.is_empty().then_some(Self {
+            disk: batch.disk,
+            chunks,
+            content,
+        })
+    }
+
+    /// The content of the chunks at positions `range` of the batch, which must be neighbours on the disk.
+    pub fn content(&self, range: Range<usize>) -> &[u8] {
+        let last = range.end - 1;
+        let end = last * CHUNK_LEN as usize + self.chunks[last].len;
+        &self.content[range.start * CHUNK_LEN as usize..end]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::message::{Piece, encode_batch};
+
+    #[test]
+    fn only_fitting_content_is_verified() {
+        let disk_len = 3 * CHUNK_LEN + 512;
+        let mut content = vec![0u8; 512];
+        content[100] = 7;
+        let piece = |chunk, digest, blocks| Piece {
+            chunk,
+            expected: Digest::UNKNOWN,
+            digest,
+            blocks,
+        };
+        let zeros = Digest::of(&[0; CHUNK_LEN as usize]);
+        let good = Batch {
+            disk: 0,
+            pieces: vec![piece(1, zeros, 0), piece(3, Digest::of(&content), 1)],
+        };
+        let payload = encode_batch(&good, &content).unwrap();
+        let batch = VerifiedBatch::open(&payload, &[disk_len]).unwrap();
+        assert_eq!(batch.content(1..2), content);
+        assert!(VerifiedBatch::open(&payload, &[3 * CHUNK_LEN]).is_err(), "outside the disk");
+        assert!(VerifiedBatch::open(&payload, &[]).is_err(), "no such disk");
+        let mut damaged = payload.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(VerifiedBatch::open(&damaged, &[disk_len]).is_err(), "damaged content");
+        assert!(VerifiedBatch::open(&encode_batch(&good, &content[..511]).unwrap(), &[disk_len]).is_err());
+        let unordered = Batch {
+            disk: 0,
+            pieces: vec![piece(1, zeros, 0), piece(1, zeros, 0)],
+        };
+        assert!(VerifiedBatch::open(&encode_batch(&unordered, b"").unwrap(), &[disk_len]).is_err());
+    }
+}

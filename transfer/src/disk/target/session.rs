@@ -1,0 +1,333 @@
+//! One session at the target: orders come in on the control connection, chunks on the data connections.
+//!
+//! A thread per data connection verifies and writes; one thread makes checkpoints; this one follows the orders. Any
+//! failure breaks all connections; what was written is made durable nevertheless, and the source comes back.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::disk::message::{
+    DIGESTS_MAX, DISKS_MAX, DiskFacts, DiskOrder, DiskReport, KIND_DISK, KIND_DISK_DIGESTS, KIND_DISK_ORDER,
+    KIND_DISK_REPORT,
+};
+use crate::disk::target::DiskTarget;
+use crate::disk::target::batch::VerifiedBatch;
+use crate::disk::target::store::DiskStore;
+use crate::disk::target::verify::verify;
+use crate::error::{Error, Kind, Result};
+use crate::link::frame::Codec;
+use crate::link::tls::{Breaker, KEEP_ALIVE};
+use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
+use crate::progress::{Event, Observer, StopFlag};
+use crate::protocol::{Failure, decode, encode};
+
+/// Longest time between two checkpoints while data flow.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the checkpoint thread looks whether something is to do.
+const TICK: Duration = Duration::from_millis(100);
+/// Pause while waiting for frames that are still on their way.
+const NAP: Duration = Duration::from_millis(2);
+
+/// Serves one session to its end.
+///
+/// # Errors
+/// The disks are not admitted, a medium refuses, the source breaks the protocol, or the link is lost.
+pub fn serve(
+    accepted: Accepted,
+    targets: &[DiskTarget],
+    journal: &std::path::Path,
+    observer: &dyn Observer,
+    stop: &StopFlag,
+) -> Result<()> {
+    let Accepted {
+        mut control,
+        report,
+        data,
+        breakers,
+        source,
+        ..
+    } = accepted;
+    let reports = Reports(Mutex::new(report));
+    let opened = open(&mut control, targets, journal);
+    let store = match opened {
+        Ok(store) => store,
+        Err(error) => {
+            reports.failed(&error);
+            // The source closes when it has read the reason.
+            drop(control.receive());
+            return Err(error);
+        }
+    };
+    observer.event(&Event::Connected {
+        target: source.to_string(),
+        connections: data.len(),
+    });
+    let session = Session {
+        store: &store,
+        reports: &reports,
+        failure: Mutex::new(None),
+        ended: AtomicBool::new(false),
+        breakers: &breakers,
+    };
+    let result = session.run(&mut control, data, stop);
+    let saved = store.checkpoint();
+    if let Err(error) = &result {
+        reports.failed(error);
+    }
+    result.and(saved.map(drop))
+}
+
+fn open(control: &mut FrameReader, targets: &[DiskTarget], journal: &std::path::Path) -> Result<DiskStore> {
+    let out_of_turn = || Error::new(Kind::Corrupt, "begin a session: the source did not name its disks");
+    let frame = control.receive()?.ok_or_else(out_of_turn)?;
+    let DiskOrder::Open { disks } = decode(KIND_DISK_ORDER, frame)? else { return Err(out_of_turn()) };
+    if disks.len() > DISKS_MAX {
+        return Err(out_of_turn());
+    }
+    let facts: Vec<DiskFacts> = disks;
+    DiskStore::open(targets, &facts, journal)
+}
+
+/// The report connection, shared by all threads of a session.
+struct Reports(Mutex<FrameWriter>);
+
+impl Reports {
+    fn send(&self, report: &DiskReport) -> Result<()> {
+        self.send_frame(&encode(KIND_DISK_REPORT, report)?)
+    }
+
+    fn send_frame(&self, frame: &Frame) -> Result<()> {
+        let mut writer = self.0.lock().expect("no thread panics while it reports");
+        writer.send(frame).map(drop)
+    }
+
+    /// Tells the source why; when even that fails there is nobody to tell.
+    fn failed(&self, error: &Error) {
+        let why = match error.kind() {
+            Kind::Retry | Kind::Stopped => Failure::Stopped,
+            Kind::Refused => Failure::OtherMigration,
+            Kind::Medium => Failure::Medium,
+            Kind::Usage => Failure::OtherMigration,
+            Kind::Corrupt => Failure::Protocol,
+        };
+        let message = chain(error);
+        drop(self.send(&DiskReport::Failed { why, message }));
+    }
+}
+
+/// Refuses a session for which there is no room now.
+///
+/// # Errors
+/// The link is lost.
+pub fn refuse_busy(accepted: Accepted) -> Result<()> {
+    let reports = Reports(Mutex::new(accepted.report));
+    reports.send(&DiskReport::Failed {
+        why: Failure::Busy,
+        message: "another source is connected to this target".to_owned(),
+    })
+}
+
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+struct Session<'a> {
+    store: &'a DiskStore,
+    reports: &'a Reports,
+    /// The first failure of any thread.
+    failure: Mutex<Option<Error>>,
+    ended: AtomicBool,
+    breakers: &'a [Breaker],
+}
+
+impl Session<'_> {
+    fn run(&self, control: &mut FrameReader, data: Vec<FrameReader>, stop: &StopFlag) -> Result<()> {
+        self.store.restart_numbering();
+        let (due, checkpoints) = crossbeam_channel::bounded(1);
+        let result = std::thread::scope(|scope| {
+            for mut connection in data {
+                let due = due.clone();
+                scope.spawn(move || self.guard(self.write_frames(&mut connection, &due)));
+            }
+            scope.spawn(|| self.guard(self.make_checkpoints(&checkpoints)));
+            scope.spawn(|| self.watch(stop));
+            let result = self.reports.send(&DiskReport::Opened {
+                position: self.store.position(),
+            });
+            let result = result.and_then(|()| self.follow_orders(control));
+            self.ended.store(true, Ordering::Release);
+            if result.is_err() {
+                self.break_off();
+            }
+            result
+        });
+        match self.lock_failure().take() {
+            // The control connection fails because another thread broke it off: that thread knows why.
+            Some(error) => Err(error),
+            None => result,
+        }
+    }
+
+    fn break_off(&self) {
+        self.breakers.iter().for_each(Breaker::break_off);
+    }
+
+    fn lock_failure(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
+        self.failure.lock().expect("no thread panics while it reports a failure")
+    }
+
+    /// Turns the failure of a thread into the end of the session.
+    fn guard(&self, result: Result<()>) {
+        if let Err(error) = result
+            && !self.ended.load(Ordering::Acquire)
+        {
+            self.reports.failed(&error);
+            self.lock_failure().get_or_insert(error);
+            self.break_off();
+        }
+    }
+
+    fn watch(&self, stop: &StopFlag) {
+        while !self.ended.load(Ordering::Acquire) {
+            if stop.is_stopped() {
+                self.guard(Err(Error::new(Kind::Stopped, "go on: the receiver was told to stop")));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn write_frames(&self, connection: &mut FrameReader, due: &Sender<()>) -> Result<()> {
+        let disk_lens = self.store.disk_lens();
+        while let Some(frame) = connection.receive()? {
+            if frame.kind != KIND_DISK {
+                continue; // keeps the connection alive
+            }
+            let number = frame.number;
+            let payload = frame.decode()?;
+            let batch = VerifiedBatch::open(&payload, &disk_lens)?;
+            if self.store.apply(number, &batch)? {
+                // Full means that one is due already.
+                let _ = due.try_send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn make_checkpoints(&self, due: &Receiver<()>) -> Result<()> {
+        let mut acknowledged = 0;
+        let (mut saved_at, mut spoke_at) = (Instant::now(), Instant::now());
+        while !self.ended.load(Ordering::Acquire) {
+            let asked = due.recv_timeout(TICK).is_ok();
+            if spoke_at.elapsed() >= KEEP_ALIVE {
+                self.reports.send(&DiskReport::KeepAlive)?;
+                spoke_at = Instant::now();
+            }
+            if !asked && saved_at.elapsed() < CHECKPOINT_INTERVAL {
+                continue;
+            }
+            let frames = self.store.checkpoint()?;
+            saved_at = Instant::now();
+            if frames > acknowledged {
+                acknowledged = frames;
+                self.reports.send(&DiskReport::Durable { frames })?;
+                spoke_at = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_orders(&self, control: &mut FrameReader) -> Result<()> {
+        while let Some(frame) = control.receive()? {
+            match decode(KIND_DISK_ORDER, frame)? {
+                DiskOrder::KeepAlive => {}
+                DiskOrder::Open { .. } => {
+                    return Err(Error::new(Kind::Corrupt, "open the disks of a session twice"));
+                }
+                DiskOrder::FetchChunks { disk, first, count } => self.send_chunks(disk, first, count)?,
+                DiskOrder::FetchRegions { disk } => self.send_regions(disk)?,
+                DiskOrder::EndRound { frames, roots } => self.end_round(frames, &roots)?,
+                DiskOrder::Verify => {
+                    self.store.checkpoint()?;
+                    verify(self.store, |report| self.reports.send(report))?;
+                }
+                DiskOrder::Finish => {
+                    self.store.checkpoint()?;
+                    let changes = self.store.adapt()?;
+                    self.reports.send(&DiskReport::Finished { changes })?;
+                }
+                DiskOrder::Goodbye => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn end_round(&self, frames: u64, roots: &[[u8; 32]]) -> Result<()> {
+        while self.store.applied() < frames {
+            if self.lock_failure().is_some() {
+                return Ok(()); // the thread that failed has said why
+            }
+            std::thread::sleep(NAP);
+        }
+        let durable = self.store.checkpoint()?;
+        self.reports.send(&DiskReport::Durable { frames: durable })?;
+        if self.store.roots()? != roots {
+            return self.reports.send(&DiskReport::RootsDiffer);
+        }
+        let position = self.store.seal()?;
+        self.reports.send(&DiskReport::RoundDone { position })
+    }
+
+    fn disk(&self, disk: u16) -> Result<&crate::disk::target::store::StoredDisk> {
+        self.store
+            .disks
+            .get(usize::from(disk))
+            .ok_or_else(|| Error::new(Kind::Corrupt, "send the digests of a disk that is not there"))
+    }
+
+    fn send_chunks(&self, disk: u16, first: u64, count: u64) -> Result<()> {
+        let digests = &self.disk(disk)?.digests;
+        let failed = |error| Error::new(Kind::Medium, "read the digests").because(error);
+        let end = first.saturating_add(count).min(digests.chunk_count());
+        let mut at = first;
+        while at < end {
+            let part = DIGESTS_MAX.min(end - at);
+            let bytes: Vec<u8> = digests.get(at, part).map_err(failed)?.iter().flat_map(|digest| digest.0).collect();
+            self.send_digests(&bytes)?;
+            at += part;
+        }
+        Ok(())
+    }
+
+    fn send_regions(&self, disk: u16) -> Result<()> {
+        let regions = self.disk(disk)?.digests.regions();
+        let regions = regions.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        for part in regions.chunks(DIGESTS_MAX as usize) {
+            let bytes: Vec<u8> = part.iter().flat_map(|digest| digest.0).collect();
+            self.send_digests(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Digests of blank space are zeros: worth compressing.
+    fn send_digests(&self, bytes: &[u8]) -> Result<()> {
+        let mut frame = Frame::message(KIND_DISK_DIGESTS, bytes.to_vec());
+        let packed = zstd::bulk::compress(bytes, 1)
+            .map_err(|error| Error::new(Kind::Corrupt, "compress digests").because(error))?;
+        if packed.len() < bytes.len() {
+            frame.codec = Codec::Zstd;
+            frame.payload = packed;
+        }
+        self.reports.send_frame(&frame)
+    }
+}

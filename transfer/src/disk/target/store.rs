@@ -1,0 +1,435 @@
+//! The disks of a target with their digests and their journal: writes batches, makes them durable, knows what it holds.
+//!
+//! Order of a checkpoint: data durable, digests durable, journal durable, then the acknowledgement. A region is open in
+//! the journal from before the first write into it until its digests are durable, so that after a crash the digests of
+//! exactly the open regions are computed anew from the medium.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sys::aligned::AlignedBuffer;
+use sys::block_tracker::CHUNK_LEN;
+
+use crate::disk::digest::{Digest, REGION_CHUNKS, root};
+use crate::disk::digest_file::DigestFile;
+use crate::disk::medium::Medium;
+use crate::disk::message::{BLOCK_LEN, DiskFacts};
+use crate::disk::target::admit::admit;
+use crate::disk::target::batch::VerifiedBatch;
+use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
+use crate::disk::target::{DiskTarget, gpt};
+use crate::error::{Error, Kind, Result};
+use crate::protocol::Position;
+
+/// Regions opened ahead of the one written to: a sequential round pays for one journal write in 256 MiB.
+const REGIONS_AHEAD: u64 = 4;
+/// Written bytes after which a checkpoint is due.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Chunks after which a checkpoint is due: zeros weigh nothing, but their digests wait in memory (32 bytes each).
+const CHECKPOINT_CHUNKS: usize = 256 * 1024;
+
+/// A disk with its digests.
+pub struct StoredDisk {
+    /// Where the copy lies.
+    pub path: PathBuf,
+    /// The copy.
+    pub medium: Box<dyn Medium>,
+    /// What is durably on it.
+    pub digests: DigestFile,
+    /// Length of the source disk in bytes.
+    pub source_len: u64,
+    /// Whether chunks without a digest read as zeros.
+    blank: AtomicBool,
+}
+
+/// What was written since the last checkpoint.
+#[derive(Default)]
+struct Ledger {
+    pending: Vec<(u16, u64, Digest)>,
+    bytes: u64,
+    /// Frames applied out of order, all at or above `applied`.
+    frames: BTreeSet<u64>,
+    /// Frames with a number below this one are applied.
+    applied: u64,
+    touched: BTreeSet<Region>,
+    under_way: BTreeMap<Region, u32>,
+}
+
+/// All disks of a target.
+pub struct DiskStore {
+    /// The disks, in the order of the source's.
+    pub disks: Vec<StoredDisk>,
+    journal: Mutex<Journal>,
+    ledger: Mutex<Ledger>,
+    /// Held for the length of a checkpoint.
+    checkpoint: Mutex<()>,
+}
+
+impl DiskStore {
+    /// Opens the disks and their journal in `folder`, and repairs after a crash.
+    ///
+    /// # Errors
+    /// A disk is not admitted ([`admit`]), or the journal or a medium cannot be used.
+    pub fn open(targets: &[DiskTarget], sources: &[DiskFacts], folder: &Path) -> Result<Self> {
+        if targets.len() != sources.len() {
+            return Err(Error::new(Kind::Usage, "match the disks of source and target").remedy(format!(
+                "the source sends {} and the target has {}: name as many --into-disk as --disk, in the same order",
+                sources.len(),
+                targets.len()
+            )));
+        }
+        let mut journal = Journal::open(folder)?;
+        let known = std::mem::take(&mut journal.record.disks);
+        let mut record = journal.record.clone();
+        let mut disks = Vec::new();
+        for (number, (target, source)) in targets.iter().zip(sources).enumerate() {
+            let path = std::path::absolute(&target.path).unwrap_or_else(|_| target.path.clone());
+            let ours = known.get(number).filter(|disk| disk.path == path && path.exists());
+            let admitted = admit(target, source, ours.is_some())?;
+            let digests_path = journal.digests_path(number);
+            let failed = |error| Error::io("open the digests", &digests_path, error);
+            let digests = DigestFile::open(&digests_path, source.len.div_ceil(CHUNK_LEN)).map_err(failed)?;
+            let same = ours.filter(|disk| disk.source_len == source.len && !admitted.is_blank);
+            if same.is_none() {
+                digests.clear().map_err(failed)?;
+                record.open_regions.retain(|region| usize::from(region.disk) != number);
+            }
+            let blank = same.map_or(admitted.is_blank, |disk| disk.blank);
+            record.disks.push(DiskRecord {
+                path: path.clone(),
+                source_len: source.len,
+                blank,
+            });
+            disks.push(StoredDisk {
+                path,
+                medium: Box::new(admitted.medium),
+                digests,
+                source_len: source.len,
+                blank: AtomicBool::new(blank),
+            });
+        }
+        let store = Self {
+            disks,
+            journal: Mutex::new(journal),
+            ledger: Mutex::new(Ledger::default()),
+            checkpoint: Mutex::new(()),
+        };
+        store.recover(record, &known)?;
+        Ok(store)
+    }
+
+    /// Computes the digests of open regions anew, and makes the record of the disks durable.
+    fn recover(&self, mut record: Record, known: &[DiskRecord]) -> Result<()> {
+        if record.disks != known || !record.open_regions.is_empty() {
+            move_on(&mut record.position)?;
+        }
+        for region in std::mem::take(&mut record.open_regions) {
+            let Some(disk) = self.disks.get(usize::from(region.disk)) else { continue };
+            let failed = |error| Error::io("read back what was written before the interruption", &disk.path, error);
+            let first = region.number * REGION_CHUNKS;
+            let end = (first + REGION_CHUNKS).min(disk.digests.chunk_count());
+            if first < end {
+                let digests = read_digests(disk, first, end - first).map_err(failed)?;
+                disk.digests.set(first, &digests).map_err(failed)?;
+                disk.digests.sync().map_err(failed)?;
+            }
+        }
+        self.lock_journal().save(record)
+    }
+
+    /// Lengths of the source's disks in bytes.
+    pub fn disk_lens(&self) -> Vec<u64> {
+        self.disks.iter().map(|disk| disk.source_len).collect()
+    }
+
+    /// What the target durably holds.
+    pub fn position(&self) -> Position {
+        self.lock_journal().record.position
+    }
+
+    /// Writes a batch that came with frame `number`. Returns whether a checkpoint is due.
+    ///
+    /// # Errors
+    /// A medium or the journal refuses.
+    pub fn apply(&self, number: u64, batch: &VerifiedBatch) -> Result<bool> {
+        let regions: BTreeSet<Region> = batch
+            .chunks
+            .iter()
+            .map(|chunk| Region {
+                disk: batch.disk,
+                number: chunk.number / REGION_CHUNKS,
+            })
+            .collect();
+        self.open_regions(&regions)?;
+        let disk = &self.disks[usize::from(batch.disk)];
+        let written = write_batch(disk, batch)
+            .map_err(|error| Error::io("write to the target disk", &disk.path, error));
+        let mut ledger = self.lock_ledger();
+        for region in regions {
+            if let Some(count) = ledger.under_way.get_mut(&region) {
+                *count -= 1;
+                if *count == 0 {
+                    ledger.under_way.remove(&region);
+                }
+            }
+        }
+        ledger.bytes += written?;
+        let pending = batch.chunks.iter().map(|chunk| (batch.disk, chunk.number, chunk.digest));
+        ledger.pending.extend(pending);
+        ledger.frames.insert(number);
+        while let Some(applied) = Some(ledger.applied).filter(|next| ledger.frames.contains(next)) {
+            ledger.frames.remove(&applied);
+            ledger.applied += 1;
+        }
+        Ok(ledger.bytes >= CHECKPOINT_BYTES || ledger.pending.len() >= CHECKPOINT_CHUNKS)
+    }
+
+    /// Frames with a number below this one have been written.
+    pub fn applied(&self) -> u64 {
+        self.lock_ledger().applied
+    }
+
+    /// Begins to count frames anew: a new session.
+    pub fn restart_numbering(&self) {
+        let mut ledger = self.lock_ledger();
+        ledger.applied = 0;
+        ledger.frames.clear();
+    }
+
+    fn open_regions(&self, regions: &BTreeSet<Region>) -> Result<()> {
+        {
+            let mut ledger = self.lock_ledger();
+            for region in regions {
+                ledger.touched.insert(*region);
+                *ledger.under_way.entry(*region).or_default() += 1;
+            }
+        }
+        let mut journal = self.lock_journal();
+        if !journal.record.sealed && regions.is_subset(&journal.record.open_regions) {
+            return Ok(());
+        }
+        let mut record = journal.record.clone();
+        if std::mem::take(&mut record.sealed) {
+            move_on(&mut record.position)?;
+        }
+        for region in regions {
+            let last = self.disks[usize::from(region.disk)].digests.region_count().max(1) - 1;
+            let ahead = (region.number..=(region.number + REGIONS_AHEAD).min(last)).map(|number| Region {
+                disk: region.disk,
+                number,
+            });
+            record.open_regions.extend(ahead);
+        }
+        journal.save(record)
+    }
+
+    /// Makes everything written so far durable. Returns the number below which all frames are.
+    ///
+    /// # Errors
+    /// A medium or the journal refuses; nothing new is durable then.
+    pub fn checkpoint(&self) -> Result<u64> {
+        let _one_at_a_time = self.checkpoint.lock().expect("no thread panics in a checkpoint");
+        let (mut pending, applied) = {
+            let mut ledger = self.lock_ledger();
+            ledger.bytes = 0;
+            ledger.touched = ledger.under_way.keys().copied().collect();
+            (std::mem::take(&mut ledger.pending), ledger.applied)
+        };
+        if pending.is_empty() {
+            return Ok(applied);
+        }
+        pending.sort_unstable_by_key(|(disk, chunk, _)| (*disk, *chunk));
+        for (number, disk) in self.disks.iter().enumerate() {
+            let own = pending.iter().filter(|(of, _, _)| usize::from(*of) == number);
+            let changed: Vec<(u64, Digest)> = own.map(|(_, chunk, digest)| (*chunk, *digest)).collect();
+            if changed.is_empty() {
+                continue;
+            }
+            disk.medium
+                .sync()
+                .and_then(|()| set_all(&disk.digests, &changed))
+                .and_then(|()| disk.digests.sync())
+                .map_err(|error| Error::io("make the copy durable", &disk.path, error))?;
+        }
+        let mut journal = self.lock_journal();
+        let mut record = journal.record.clone();
+        record.open_regions = self.lock_ledger().touched.clone();
+        journal.save(record)?;
+        Ok(applied)
+    }
+
+    /// Roots of the digests, disk by disk.
+    ///
+    /// # Errors
+    /// A digest file cannot be read.
+    pub fn roots(&self) -> Result<Vec<[u8; 32]>> {
+        self.disks
+            .iter()
+            .map(|disk| Ok(root(disk.source_len, &disk.digests.regions()?)))
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))
+    }
+
+    /// Seals a generation. Everything must be durable.
+    ///
+    /// # Errors
+    /// The journal refuses.
+    pub fn seal(&self) -> Result<Position> {
+        let mut journal = self.lock_journal();
+        let mut record = journal.record.clone();
+        move_on(&mut record.position)?;
+        record.position.generation += 1;
+        record.sealed = true;
+        let position = record.position;
+        journal.save(record)?;
+        Ok(position)
+    }
+
+    /// Forgets what is known of chunks whose content on the medium is not what it should be.
+    ///
+    /// # Errors
+    /// The journal or the digests refuse.
+    pub fn forget(&self, disk: usize, first: u64, count: u64) -> Result<()> {
+        let stored = &self.disks[disk];
+        let mut journal = self.lock_journal();
+        let mut record = journal.record.clone();
+        move_on(&mut record.position)?;
+        record.disks[disk].blank = false;
+        stored.blank.store(false, Ordering::Release);
+        journal.save(record)?;
+        stored
+            .digests
+            .set(first, &vec![Digest::UNKNOWN; count as usize])
+            .and_then(|()| stored.digests.sync())
+            .map_err(|error| Error::io("write the digests", &stored.path, error))
+    }
+
+    /// Adapts the copies to disks larger than their sources. Returns what was changed, for people.
+    ///
+    /// # Errors
+    /// A medium refuses.
+    pub fn adapt(&self) -> Result<Vec<String>> {
+        let mut changes = Vec::new();
+        for (number, disk) in self.disks.iter().enumerate() {
+            let failed = |error| Error::io("move the backup of the partition table", &disk.path, error);
+            let Some(change) = gpt::plan_move(disk.medium.as_ref(), disk.source_len).map_err(failed)? else {
+                continue;
+            };
+            // Forgotten before it is changed: the next session sends these chunks again.
+            let range = change.range();
+            self.forget(number, range.start / CHUNK_LEN, range.end.div_ceil(CHUNK_LEN))?;
+            change.apply(disk.medium.as_ref()).map_err(failed)?;
+            changes.push(format!(
+                "{}: backup of the partition table moved to the end of the larger disk",
+                disk.path.display()
+            ));
+        }
+        Ok(changes)
+    }
+
+    fn lock_journal(&self) -> std::sync::MutexGuard<'_, Journal> {
+        self.journal.lock().expect("no thread panics while it holds the journal")
+    }
+
+    fn lock_ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no thread panics while it holds the ledger")
+    }
+}
+
+/// Writes digests of ascending chunks, neighbours together.
+fn set_all(digests: &DigestFile, changed: &[(u64, Digest)]) -> std::io::Result<()> {
+    for run in changed.chunk_by(|a, b| a.0 + 1 == b.0) {
+        let values: Vec<Digest> = run.iter().map(|(_, digest)| *digest).collect();
+        digests.set(run[0].0, &values)?;
+    }
+    Ok(())
+}
+
+/// Computes the digests of chunks from what is on the medium.
+///
+/// # Errors
+/// The medium cannot be read.
+pub fn read_digests(disk: &StoredDisk, first: u64, count: u64) -> std::io::Result<Vec<Digest>> {
+    /// 1 MiB at a time.
+    const CHUNKS: u64 = 16;
+    let mut buffer = AlignedBuffer::zeroed((CHUNKS * CHUNK_LEN) as usize);
+    let mut digests = Vec::with_capacity(count as usize);
+    let mut at = first;
+    while at < first + count {
+        let part = CHUNKS.min(first + count - at);
+        let end = ((at + part) * CHUNK_LEN).min(disk.source_len);
+        let len = (end - at * CHUNK_LEN) as usize;
+        disk.medium.read(&mut buffer[..len], at * CHUNK_LEN)?;
+        digests.extend(buffer[..len].chunks(CHUNK_LEN as usize).map(Digest::of));
+        at += part;
+    }
+    Ok(digests)
+}
+
+/// Writes the chunks of a batch, neighbours together. Returns the bytes written.
+fn write_batch(disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::Result<u64> {
+    let mut written = 0;
+    let mut at = 0;
+    while at < batch.chunks.len() {
+        let chunk = &batch.chunks[at];
+        let neighbours = batch.chunks[at..]
+            .iter()
+            .enumerate()
+            .take_while(|(n, next)| {
+                next.number == chunk.number + *n as u64 && (next.blocks == 0) == (chunk.blocks == 0)
+            })
+            .count();
+        let range = at..at + neighbours;
+        at = range.end;
+        let content = batch.content(range.clone());
+        let offset = chunk.number * CHUNK_LEN;
+        let blank = disk.blank.load(Ordering::Acquire)
+            && disk
+                .digests
+                .get(chunk.number, neighbours as u64)?
+                .iter()
+                .all(|digest| !digest.is_known());
+        if chunk.blocks == 0 {
+            if !blank {
+                disk.medium.zero(offset, content.len() as u64)?;
+            }
+        } else if blank {
+            written += write_sparse(disk, &batch.chunks[range], content, offset)?;
+        } else {
+            disk.medium.write(content, offset)?;
+            written += content.len() as u64;
+        }
+    }
+    Ok(written)
+}
+
+/// Leaves zero blocks out: the medium reads as zeros there already.
+fn write_sparse(
+    disk: &StoredDisk,
+    chunks: &[super::batch::VerifiedChunk],
+    content: &[u8],
+    offset: u64,
+) -> std::io::Result<u64> {
+    let blocks_per_chunk = CHUNK_LEN as usize / BLOCK_LEN;
+    let is_used = |block: usize| {
+        let chunk = &chunks[block / blocks_per_chunk];
+        chunk.blocks >> (block % blocks_per_chunk) & 1 == 1
+    };
+    let blocks = content.len().div_ceil(BLOCK_LEN);
+    let mut written = 0;
+    let mut block = 0;
+    while block < blocks {
+        if !is_used(block) {
+            block += 1;
+            continue;
+        }
+        let end = (block..blocks).find(|next| !is_used(*next)).unwrap_or(blocks);
+        let bytes = &content[block * BLOCK_LEN..(end * BLOCK_LEN).min(content.len())];
+        disk.medium.write(bytes, offset + (block * BLOCK_LEN) as u64)?;
+        written += bytes.len() as u64;
+        block = end;
+    }
+    Ok(written)
+}
