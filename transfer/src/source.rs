@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use crate::disk::source::{DisksSource, Freeze};
 use crate::error::Result;
 use crate::progress::{Observer, StopFlag, Summary};
 use crate::secret::Secret;
@@ -20,6 +21,7 @@ use crate::throttle::Throttle;
 pub fn sync(plan: &SyncPlan, observer: &dyn Observer, stop: &StopFlag) -> Result<Summary> {
     match &plan.volume {
         SourceVolume::Tree(source) => crate::tree::sync::sync(plan, source, observer, stop),
+        SourceVolume::Disks(source) => crate::disk::source::run(plan, source, observer, stop),
     }
 }
 
@@ -51,6 +53,8 @@ pub struct SyncPlan {
 pub enum SourceVolume {
     /// The contents of a directory.
     Tree(TreeSource),
+    /// Disks or partitions, block by block.
+    Disks(DisksSource),
 }
 
 /// A directory to copy.

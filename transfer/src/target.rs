@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
+pub use crate::disk::target::DiskTarget;
 use crate::error::{Kind, Result};
 use crate::link::auth::{Id, VolumeKind};
 use crate::link::tls::Breaker;
@@ -36,6 +37,8 @@ pub enum TargetVolume {
         /// The directory that receives the source's contents.
         root: PathBuf,
     },
+    /// Disks or image files, one for each of the source's, in the same order.
+    Disks(Vec<DiskTarget>),
 }
 
 /// A listening target.
@@ -47,18 +50,24 @@ pub struct Receiver {
 /// The volume, ready to be written.
 enum Target {
     Tree(TreeTarget),
+    Disks {
+        disks: Vec<DiskTarget>,
+        journal: PathBuf,
+    },
 }
 
 impl Target {
     fn kind(&self) -> VolumeKind {
         match self {
             Self::Tree(_) => VolumeKind::Tree,
+            Self::Disks { .. } => VolumeKind::Disks,
         }
     }
 
     fn serve(&self, accepted: Accepted, stop: &StopFlag) -> Result<()> {
         match self {
             Self::Tree(tree) => tree.serve(accepted, stop),
+            Self::Disks { disks, journal } => crate::disk::target::session::serve(accepted, disks, journal, stop),
         }
     }
 }
@@ -78,6 +87,10 @@ impl Receiver {
     pub fn bind(plan: ServePlan) -> Result<Self> {
         let target = match plan.volume {
             TargetVolume::Tree { root } => Target::Tree(TreeTarget::open(&root, &plan.journal)?),
+            TargetVolume::Disks(disks) => Target::Disks {
+                disks,
+                journal: plan.journal,
+            },
         };
         Ok(Self {
             acceptor: Acceptor::bind(plan.listen, plan.secret)?,

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use sys::block_device::Access;
 
+use crate::compress::Governor;
 use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
@@ -90,23 +91,13 @@ pub fn run(plan: &SyncPlan, source: &DisksSource, observer: &dyn Observer, stop:
         run.resumes += 1;
         let pause = PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(PAUSE_MAX);
         observer.event(&Event::Retrying {
-            error: error_chain(&error),
+            error: error.describe(),
             delay_ms: pause.as_millis() as u64,
         });
         if stop.sleep(pause) {
             return Err(Error::new(Kind::Stopped, "connect again: asked to stop"));
         }
     }
-}
-
-fn error_chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// A run with everything that outlives a session.
@@ -121,6 +112,7 @@ struct Run<'a> {
     /// What the digests were in step with when this run began.
     baseline: Option<Baseline>,
     counters: Counters,
+    governor: Governor,
     /// Rounds begun.
     round: u32,
     /// Whether the last round begun has not been sealed yet.
@@ -181,6 +173,7 @@ impl<'a> Run<'a> {
             baseline: baseline.filter(|baseline| baseline.disks == identity(&disks)),
             disks,
             counters: Counters::default(),
+            governor: Governor::new(plan.compression),
             round: 0,
             round_open: false,
             round_began: Instant::now(),
@@ -311,7 +304,7 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let bytes_before = self.counters.bytes_done.load(Ordering::Relaxed);
         let watch = || self.report_progress(wire);
-        copy(&self.disks, session, &self.counters, self.plan.compression, &watch)?;
+        copy(&self.disks, session, &self.counters, &self.governor, &watch)?;
         let bytes = self.counters.bytes_done.load(Ordering::Relaxed) - bytes_before;
         self.pace.add(bytes, began.elapsed());
         Ok(())

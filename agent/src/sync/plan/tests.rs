@@ -61,7 +61,9 @@ fn a_full_command_line_becomes_a_plan() {
     assert_eq!(plan.sync.retry, Retry::Never);
     assert!(plan.sync.verify);
     assert_eq!(plan.style, Style::Json);
-    let SourceVolume::Tree(tree) = plan.sync.volume;
+    let SourceVolume::Tree(tree) = plan.sync.volume else {
+        panic!("a tree was asked for")
+    };
     assert_eq!(tree.root, data.canonicalize().unwrap());
     assert_eq!(tree.excludes, ["*.tmp", "/cache/*", "-minus"]);
     assert_eq!(tree.never, [state]);

@@ -6,11 +6,12 @@
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
 
+use crate::compress::{Compressor, Governor};
 use crate::disk::digest::Digest;
 use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch};
 use crate::disk::source::disk::SourceDisk;
@@ -18,18 +19,11 @@ use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
-use crate::link::frame::Codec;
-use crate::source::Compression;
 
 /// Reading threads at most: each holds 6 MiB (content, payload, compressed payload), 48 MiB in all.
 const READERS_MAX: usize = 8;
 /// How often the thread that watches a round wakes up.
 const WATCH_TICK: Duration = Duration::from_millis(50);
-/// Bytes tried before a frame is compressed.
-const SAMPLE_LEN: usize = 64 * 1024;
-/// Levels of automatic compression: while the link is the bottleneck, and otherwise.
-const LEVEL_SLOW_LINK: i32 = 3;
-const LEVEL_FAST_LINK: i32 = 1;
 
 /// What was done, summed over all rounds.
 #[derive(Debug, Default)]
@@ -62,7 +56,7 @@ pub fn copy(
     disks: &[SourceDisk],
     session: &Session<'_>,
     counters: &Counters,
-    compression: Compression,
+    governor: &Governor,
     watch: &dyn Fn(),
 ) -> Result<()> {
     let cursor = Mutex::new(Cursor { disk: 0, chunk: 0 });
@@ -74,7 +68,7 @@ pub fn copy(
             .map(|_| {
                 scope.spawn(|| {
                     let work = || {
-                        let mut reader = Reader::new(session, counters, compression)?;
+                        let mut reader = Reader::new(session, counters, governor)?;
                         while !stopped.load(Ordering::Acquire) {
                             let Some((disk, job)) = next_job(disks, &cursor) else { return Ok(()) };
                             reader.process(disk, &disks[disk], &job)?;
@@ -130,20 +124,18 @@ fn next_job(disks: &[SourceDisk], cursor: &Mutex<Cursor>) -> Option<(usize, Vec<
 struct Reader<'a> {
     session: &'a Session<'a>,
     counters: &'a Counters,
-    compression: Compression,
-    packer: zstd::bulk::Compressor<'static>,
+    governor: &'a Governor,
+    compressor: Compressor,
     content: AlignedBuffer,
 }
 
 impl<'a> Reader<'a> {
-    fn new(session: &'a Session<'a>, counters: &'a Counters, compression: Compression) -> Result<Self> {
-        let packer = zstd::bulk::Compressor::new(LEVEL_FAST_LINK)
-            .map_err(|error| Error::new(Kind::Medium, "set up compression").because(error))?;
+    fn new(session: &'a Session<'a>, counters: &'a Counters, governor: &'a Governor) -> Result<Self> {
         Ok(Self {
             session,
             counters,
-            compression,
-            packer,
+            governor,
+            compressor: Compressor::new()?,
             content: AlignedBuffer::zeroed(BATCH_CHUNKS_MAX * CHUNK_LEN as usize),
         })
     }
@@ -182,8 +174,7 @@ impl<'a> Reader<'a> {
         if !batch.pieces.is_empty() {
             self.counters.sent.fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
             self.counters.bytes_data.fetch_add(blocks.len() as u64, Ordering::Relaxed);
-            let frame = self.pack(encode_batch(&batch, &blocks)?)?;
-            self.session.send(frame)?;
+            self.pack_and_send(encode_batch(&batch, &blocks)?)?;
         }
         disk.done(job, &bad);
         Ok(())
@@ -205,30 +196,14 @@ impl<'a> Reader<'a> {
         bad
     }
 
-    fn pack(&mut self, payload: Vec<u8>) -> Result<Frame> {
-        let mut frame = Frame::message(KIND_DISK, payload);
-        let level = match self.compression {
-            Compression::Off => return Ok(frame),
-            Compression::Level(level) => level,
-            Compression::Auto if self.session.queued() > 0 => LEVEL_SLOW_LINK,
-            Compression::Auto => LEVEL_FAST_LINK,
-        };
-        let failed = |error| Error::new(Kind::Medium, "compress").because(error);
-        // Random or compressed content is found out by its middle.
-        if matches!(self.compression, Compression::Auto) && frame.payload.len() > 4 * SAMPLE_LEN {
-            let middle = frame.payload.len() / 2;
-            self.packer.set_compression_level(LEVEL_FAST_LINK).map_err(failed)?;
-            let sample = self.packer.compress(&frame.payload[middle..middle + SAMPLE_LEN]).map_err(failed)?;
-            if sample.len() * 100 > SAMPLE_LEN * 97 {
-                return Ok(frame);
-            }
-        }
-        self.packer.set_compression_level(level).map_err(failed)?;
-        let packed = self.packer.compress(&frame.payload).map_err(failed)?;
-        if packed.len() < frame.payload.len() {
-            frame.codec = Codec::Zstd;
-            frame.payload = packed;
-        }
-        Ok(frame)
+    fn pack_and_send(&mut self, payload: Vec<u8>) -> Result<()> {
+        let mut frame = Frame::message(KIND_DISK, Vec::new());
+        frame.raw_len = payload.len() as u32;
+        let began = Instant::now();
+        (frame.codec, frame.payload) = self.compressor.compress(payload, self.governor)?;
+        let compressed = Instant::now();
+        self.session.send(frame)?;
+        self.governor.learn(compressed - began, compressed.elapsed());
+        Ok(())
     }
 }

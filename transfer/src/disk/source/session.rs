@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Frame, FrameReader, FrameWriter, SourceLink};
 use crate::progress::StopFlag;
-use crate::protocol::{decode, encode};
+use crate::protocol::{Failure, KIND_REPORT, Report, decode, encode};
 
 /// Frames that wait per data connection.
 const QUEUE_PER_CONNECTION: usize = 2;
@@ -143,6 +143,12 @@ impl Session<'_> {
             let incoming = if frame.kind == KIND_DISK_DIGESTS {
                 let bytes = frame.decode()?;
                 Incoming::Digests(bytes.as_chunks::<DIGEST_LEN>().0.iter().map(|bytes| Digest(*bytes)).collect())
+            } else if frame.kind == KIND_REPORT {
+                // The receiver refuses a session before it knows that disks are meant.
+                return Err(match decode(KIND_REPORT, frame)? {
+                    Report::Failed { why, message } => failed(why, message),
+                    _ => out_of_turn(),
+                });
             } else {
                 match decode(KIND_DISK_REPORT, frame)? {
                     DiskReport::KeepAlive => continue,
@@ -151,7 +157,7 @@ impl Session<'_> {
                         continue;
                     }
                     DiskReport::Failed { why, message } => {
-                        return Err(Error::new(why.kind(), "copy to the target").because(message));
+                        return Err(failed(why, message));
                     }
                     report => Incoming::Report(report),
                 }
@@ -229,19 +235,17 @@ impl Session<'_> {
         if digests.len() as u64 == count { Ok(digests) } else { Err(out_of_turn()) }
     }
 
-    /// Queues a frame of chunks; waits while the link is behind. Returns whether it had to wait.
+    /// Queues a frame of chunks; waits while the link is behind.
     ///
     /// # Errors
     /// The session ended.
-    pub fn send(&self, mut frame: Frame) -> Result<bool> {
+    pub fn send(&self, mut frame: Frame) -> Result<()> {
         frame.number = self.next_frame.fetch_add(1, Ordering::AcqRel);
-        let mut waited = false;
         loop {
             frame = match self.frames.send_timeout(frame, TICK) {
-                Ok(()) => return Ok(waited),
+                Ok(()) => return Ok(()),
                 Err(error) => error.into_inner(),
             };
-            waited = true;
             self.check()?;
         }
     }
@@ -256,11 +260,6 @@ impl Session<'_> {
         self.durable_frames.load(Ordering::Acquire)
     }
 
-    /// How many frames wait for the link.
-    pub fn queued(&self) -> usize {
-        self.frames.len()
-    }
-
     fn say_goodbye(&self, listener: &std::thread::ScopedJoinHandle<'_, ()>) {
         // Everything is durable and sealed: an error from here on changes nothing.
         drop(self.order(&DiskOrder::Goodbye));
@@ -270,6 +269,10 @@ impl Session<'_> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+fn failed(why: Failure, message: String) -> Error {
+    Error::new(why.kind(), "copy to the target").because(message)
 }
 
 /// The target said something that does not belong here.

@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::frame::Codec;
 use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
-use crate::progress::{Event, Observer, StopFlag};
+use crate::progress::StopFlag;
 use crate::protocol::{Failure, decode, encode};
 
 /// Longest time between two checkpoints while data flow.
@@ -39,7 +39,6 @@ pub fn serve(
     accepted: Accepted,
     targets: &[DiskTarget],
     journal: &std::path::Path,
-    observer: &dyn Observer,
     stop: &StopFlag,
 ) -> Result<()> {
     let Accepted {
@@ -47,7 +46,6 @@ pub fn serve(
         report,
         data,
         breakers,
-        source,
         ..
     } = accepted;
     let reports = Reports(Mutex::new(report));
@@ -61,10 +59,6 @@ pub fn serve(
             return Err(error);
         }
     };
-    observer.event(&Event::Connected {
-        target: source.to_string(),
-        connections: data.len(),
-    });
     let session = Session {
         store: &store,
         reports: &reports,
@@ -113,32 +107,9 @@ impl Reports {
             Kind::Usage => Failure::OtherMigration,
             Kind::Corrupt => Failure::Protocol,
         };
-        let message = chain(error);
+        let message = error.describe();
         drop(self.send(&DiskReport::Failed { why, message }));
     }
-}
-
-/// Refuses a session for which there is no room now.
-///
-/// # Errors
-/// The link is lost.
-pub fn refuse_busy(accepted: Accepted) -> Result<()> {
-    let reports = Reports(Mutex::new(accepted.report));
-    reports.send(&DiskReport::Failed {
-        why: Failure::Busy,
-        message: "another source is connected to this target".to_owned(),
-    })
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 struct Session<'a> {

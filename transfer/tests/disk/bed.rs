@@ -1,0 +1,197 @@
+//! A source disk with real file systems, a receiver in this process, and the means to compare.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sys::loop_device::{LoopDevice, TestMount, run};
+use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
+use transfer::secret::Secret;
+use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, sync};
+use transfer::target::{DiskTarget, Receiver, ServePlan, TargetVolume};
+use transfer::throttle::Throttle;
+
+pub const MIB: u64 = 1 << 20;
+
+/// Folders and the secret of a migration.
+pub struct Bed {
+    pub folder: tempfile::TempDir,
+    secret: Secret,
+}
+
+impl Bed {
+    pub fn new() -> Self {
+        Self {
+            folder: tempfile::Builder::new().prefix("g2c-block-").tempdir_in("/var/tmp").unwrap(),
+            secret: Secret::generate().unwrap(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn plan(&self, disks: &[&Path]) -> SyncPlan {
+        SyncPlan {
+            target: Vec::new(),
+            secret: self.secret.clone(),
+            connections: 3,
+            volume: SourceVolume::Disks(DisksSource {
+                disks: disks.iter().map(|disk| disk.to_path_buf()).collect(),
+                freeze: None,
+            }),
+            state: self.path("state"),
+            throttle: Arc::new(Throttle::new(0)),
+            compression: Compression::Auto,
+            verify: false,
+            rounds: Rounds::Count(1),
+            retry: Retry::Never,
+        }
+    }
+
+    pub fn receiver(&self, targets: &[&Path], overwrite: bool) -> Receiver {
+        let disks = targets.iter().map(|path| DiskTarget {
+            path: path.to_path_buf(),
+            overwrite,
+        });
+        let plan = ServePlan {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            secret: self.secret.clone(),
+            volume: TargetVolume::Disks(disks.collect()),
+            journal: self.path("journal"),
+        };
+        Receiver::bind(plan).unwrap()
+    }
+
+    /// Serves `targets` while `plan` runs.
+    pub fn sync(&self, targets: &[&Path], plan: SyncPlan) -> transfer::Result<Summary> {
+        self.sync_watched(targets, plan, &Silent)
+    }
+
+    pub fn sync_watched(
+        &self,
+        targets: &[&Path],
+        mut plan: SyncPlan,
+        observer: &dyn Observer,
+    ) -> transfer::Result<Summary> {
+        let receiver = self.receiver(targets, false);
+        plan.target = vec![receiver.local_addr()];
+        let stop = StopFlag::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+            let summary = sync(&plan, observer, &StopFlag::default());
+            stop.stop();
+            summary
+        })
+    }
+}
+
+/// Asks for a cutover at the end of the run.
+pub fn with_freeze(mut plan: SyncPlan, max: Duration) -> SyncPlan {
+    let SourceVolume::Disks(source) = &mut plan.volume else { unreachable!() };
+    source.freeze = Some(Freeze {
+        max,
+        before: None,
+        after: None,
+    });
+    plan
+}
+
+/// Collects warnings.
+#[derive(Default)]
+pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
+
+impl Observer for Warnings {
+    fn event(&self, event: &Event) {
+        if let Event::Warning { message } = event {
+            self.0.lock().unwrap().push(message.clone());
+        }
+    }
+}
+
+/// Partitions a device by an sfdisk script.
+pub fn partition(device: &LoopDevice, script: &str) {
+    let mut sfdisk = Command::new("sfdisk").arg("-q").arg(&device.path).stdin(Stdio::piped()).spawn().unwrap();
+    sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    device.scan_partitions().unwrap();
+}
+
+pub fn make_file_system(kind: &str, device: &Path) {
+    let program = match kind {
+        "swap" => "mkswap".to_owned(),
+        kind => format!("mkfs.{kind}"),
+    };
+    let force: &[&str] = match kind {
+        "ext4" => &["-q", "-F"],
+        "swap" => &[],
+        _ => &["-q", "-f"],
+    };
+    run(&program, force.iter().map(OsStr::new).chain([device.as_os_str()])).unwrap();
+}
+
+/// An image attached read-only, so that comparing cannot change it.
+pub struct Image {
+    pub device: PathBuf,
+}
+
+impl Image {
+    pub fn attach(path: &Path) -> Self {
+        let output = Command::new("losetup").args(["-f", "--show", "-P"]).arg(path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let image = Self { device };
+        run("partx", [OsStr::new("-u"), image.device.as_os_str()]).unwrap();
+        image
+    }
+
+    pub fn partition(&self, number: u32) -> PathBuf {
+        PathBuf::from(format!("{}p{number}", self.device.display()))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("partx").arg("-d").arg(&self.device).output();
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).output();
+    }
+}
+
+/// Checks a file system without repairing it.
+pub fn fsck(kind: &str, device: &Path) {
+    let result = match kind {
+        "ext4" => run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.as_os_str()]),
+        "xfs" => run("xfs_repair", ["-n".as_ref(), device.as_os_str()]),
+        "btrfs" => run("btrfs", ["check".as_ref(), "--readonly".as_ref(), device.as_os_str()]),
+        _ => Ok(()),
+    };
+    result.unwrap_or_else(|error| panic!("{kind} on {}: {error}", device.display()));
+}
+
+/// Compares the contents, names, modes, owners and times of two mounted trees.
+pub fn assert_trees_equal(source: &Path, target: &Path) {
+    let list = |root: &Path| {
+        let output = Command::new("find")
+            .args([".", "-xdev", "-printf", "%p %y %m %U %G %s %T@ %l\\n"])
+            .current_dir(root)
+            .output()
+            .unwrap();
+        let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (ours, theirs) = (list(source), list(target));
+    for (our, their) in ours.iter().zip(&theirs) {
+        assert_eq!(our, their);
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let diff = Command::new("diff").args(["-r", "--no-dereference"]).arg(source).arg(target).output().unwrap();
+    assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
+}
+
+pub fn mount(device: &Path, options: &str) -> TestMount {
+    TestMount::new("g2c-block-test", device, options).unwrap()
+}

@@ -1,0 +1,168 @@
+//! Changes to a mounted file system, from a seed: as a busy server makes them, and ruder.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use sys::aligned::AlignedBuffer;
+
+/// Small and good enough: splitmix64.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.roll() % bound
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0u8; len];
+        for part in bytes.chunks_mut(8) {
+            let word = self.roll().to_le_bytes();
+            part.copy_from_slice(&word[..part.len()]);
+        }
+        bytes
+    }
+}
+
+/// What goes on on one file system.
+pub struct Workload {
+    root: PathBuf,
+    dice: Dice,
+}
+
+impl Workload {
+    pub fn new(root: &Path, seed: u64) -> Self {
+        Self {
+            root: root.to_owned(),
+            dice: Dice::new(seed),
+        }
+    }
+
+    /// Writes files of random content, in all about `bytes`.
+    pub fn fill(root: &Path, seed: u64, bytes: u64) {
+        let mut workload = Self::new(root, seed);
+        let mut written = 0;
+        while written < bytes {
+            let len = [100, 5000, 70_000, 600_000][workload.dice.below(4) as usize];
+            let name = workload.name();
+            let content = workload.dice.bytes(len);
+            std::fs::create_dir_all(name.parent().unwrap()).unwrap();
+            if std::fs::write(&name, content).is_err() {
+                break;
+            }
+            written += len as u64;
+        }
+        rustix::fs::syncfs(File::open(root).unwrap()).unwrap();
+    }
+
+    fn name(&mut self) -> PathBuf {
+        let folder = self.dice.below(8);
+        let file = self.dice.below(60);
+        self.root.join(format!("folder{folder}")).join(format!("file{file}"))
+    }
+
+    /// One random operation. Failures (no space, not there) are part of life.
+    pub fn step(&mut self) {
+        let name = self.name();
+        let other = self.name();
+        let _ = std::fs::create_dir_all(name.parent().unwrap());
+        let _ = match self.dice.below(12) {
+            0..3 => self.overwrite(&name),
+            3 => self.append(&name),
+            4 => std::fs::remove_file(&name),
+            5 => std::fs::rename(&name, &other),
+            6 => File::options().write(true).open(&name).and_then(|file| {
+                let len = self.dice.below(200_000);
+                file.set_len(len)
+            }),
+            7 => self.punch(&name),
+            8 => self.direct(&name),
+            9 => self.mapped(&name),
+            10 => std::os::unix::fs::symlink(&other, &name),
+            _ => std::fs::hard_link(&name, &other),
+        };
+        if self.dice.below(40) == 0 {
+            let _ = File::open(&self.root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        }
+    }
+
+    fn overwrite(&mut self, name: &Path) -> std::io::Result<()> {
+        let file = File::options().write(true).create(true).truncate(false).open(name)?;
+        let len = self.dice.below(100_000) as usize + 1;
+        let offset = self.dice.below(300_000);
+        file.write_all_at(&self.dice.bytes(len), offset)
+    }
+
+    fn append(&mut self, name: &Path) -> std::io::Result<()> {
+        use std::io::Write;
+        let mut file = File::options().append(true).create(true).open(name)?;
+        let len = self.dice.below(10_000) as usize;
+        file.write_all(&self.dice.bytes(len))
+    }
+
+    fn punch(&mut self, name: &Path) -> std::io::Result<()> {
+        use rustix::fs::FallocateFlags as F;
+        let file = File::options().write(true).open(name)?;
+        let offset = self.dice.below(50) * 4096;
+        rustix::fs::fallocate(&file, F::PUNCH_HOLE | F::KEEP_SIZE, offset, 65_536)?;
+        Ok(())
+    }
+
+    fn direct(&mut self, name: &Path) -> std::io::Result<()> {
+        const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(O_DIRECT)
+            .open(name)?;
+        let mut buffer = AlignedBuffer::zeroed(16_384);
+        let content = self.dice.bytes(16_384);
+        buffer.copy_from_slice(&content);
+        let offset = self.dice.below(40) * 4096;
+        file.write_all_at(&buffer, offset)
+    }
+
+    /// Stores through a shared mapping, in a process of its own: Python is everywhere, unsafe code is not.
+    fn mapped(&mut self, name: &Path) -> std::io::Result<()> {
+        let seed = self.dice.roll();
+        let script = "import mmap,os,sys,random\n\
+            f=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT)\n\
+            os.ftruncate(f,max(os.fstat(f).st_size,65536))\n\
+            m=mmap.mmap(f,0)\n\
+            r=random.Random(int(sys.argv[2]))\n\
+            for i in range(20):\n\
+            \x20o=r.randrange(len(m)-64)\n\
+            \x20m[o:o+64]=r.randbytes(64)\n";
+        if self.dice.below(6) > 0 {
+            return Ok(()); // starting Python is slow: one in six
+        }
+        std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(name)
+            .arg(seed.to_string())
+            .output()
+            .map(drop)
+    }
+
+    /// Steps until told to stop; counts them.
+    pub fn run(mut self, stop: &AtomicBool, steps: &AtomicU64) {
+        while !stop.load(Ordering::Acquire) {
+            self.step();
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
