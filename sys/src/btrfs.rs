@@ -78,7 +78,9 @@ pub fn search(
         });
         if let Err(error) = fetch(directory, &mut arguments) {
             return match error.raw_os_error() {
-                Some(libc::ENOTTY | libc::EPERM | libc::ENOENT | libc::EOVERFLOW) if next == first => Ok(false),
+                Some(libc::ENOTTY | libc::EPERM | libc::ENOENT | libc::EOVERFLOW) if next == first => {
+                    Ok(false)
+                }
                 _ => Err(error),
             };
         }
@@ -110,7 +112,10 @@ fn item(bytes: &[u8]) -> Option<(Key, &[u8])> {
         kind: short(24)?,
         offset: long(16)?,
     };
-    Some((key, bytes.get(ITEM_HEADER_LEN..ITEM_HEADER_LEN + short(28)? as usize)?))
+    Some((
+        key,
+        bytes.get(ITEM_HEADER_LEN..ITEM_HEADER_LEN + short(28)? as usize)?,
+    ))
 }
 
 fn successor(key: Key) -> Option<Key> {
@@ -118,15 +123,28 @@ fn successor(key: Key) -> Option<Key> {
         return Some(Key { offset, ..key });
     }
     if key.kind < u32::from(u8::MAX) {
-        return Some(Key { kind: key.kind + 1, offset: 0, ..key });
+        return Some(Key {
+            kind: key.kind + 1,
+            offset: 0,
+            ..key
+        });
     }
-    Some(Key { object: key.object.checked_add(1)?, kind: 0, offset: 0 })
+    Some(Key {
+        object: key.object.checked_add(1)?,
+        kind: 0,
+        offset: 0,
+    })
 }
 
 fn fetch(directory: &File, arguments: &mut SearchArguments) -> io::Result<()> {
     // SAFETY: the descriptor is open and the argument has the layout and length that the ioctl number states.
-    let result =
-        unsafe { libc::ioctl(directory.as_raw_fd(), BTRFS_IOC_TREE_SEARCH as _, std::ptr::from_mut(arguments)) };
+    let result = unsafe {
+        libc::ioctl(
+            directory.as_raw_fd(),
+            BTRFS_IOC_TREE_SEARCH as _,
+            std::ptr::from_mut(arguments),
+        )
+    };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -149,13 +167,28 @@ mod tests {
 
     #[test]
     fn another_file_system_answers_false() {
-        let key = Key { object: 1, kind: 0, offset: 0 };
+        let key = Key {
+            object: 1,
+            kind: 0,
+            offset: 0,
+        };
         assert!(!search(&File::open("/proc").unwrap(), 1, key, key, |_, _| {}).unwrap());
     }
 
     #[test]
     fn successors_carry_over() {
-        let key = Key { object: 5, kind: 255, offset: u64::MAX };
-        assert_eq!(successor(key), Some(Key { object: 6, kind: 0, offset: 0 }));
+        let key = Key {
+            object: 5,
+            kind: 255,
+            offset: u64::MAX,
+        };
+        assert_eq!(
+            successor(key),
+            Some(Key {
+                object: 6,
+                kind: 0,
+                offset: 0
+            })
+        );
     }
 }

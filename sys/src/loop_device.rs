@@ -52,7 +52,7 @@ impl LoopDevice {
     /// # Errors
     /// `partx` fails.
     pub fn scan_partitions(&self) -> io::Result<()> {
-        run("partx", [OsStr::new("-u"), self.path.as_os_str()])
+        scan(&self.path)
     }
 
     /// The node of partition `number`.
@@ -72,6 +72,17 @@ impl Drop for LoopDevice {
         let _ = Command::new("losetup").arg("-d").arg(&self.path).output();
         let _ = std::fs::remove_file(&self.backing);
     }
+}
+
+/// Makes the kernel know all partitions of a loop device.
+///
+/// # Errors
+/// `partx` fails.
+pub fn scan(device: &Path) -> io::Result<()> {
+    run("partx", [OsStr::new("-u"), device.as_os_str()])?;
+    // Updating leaves out logical partitions after the first; adding complains of those that are there already.
+    drop(Command::new("partx").arg("-a").arg(device).output());
+    Ok(())
 }
 
 /// A mounted file system, unmounted on drop.

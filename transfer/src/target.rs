@@ -49,7 +49,7 @@ pub struct Receiver {
 
 /// The volume, ready to be written.
 enum Target {
-    Tree(TreeTarget),
+    Tree(Box<TreeTarget>),
     Disks {
         disks: Vec<DiskTarget>,
         journal: PathBuf,
@@ -67,7 +67,9 @@ impl Target {
     fn serve(&self, accepted: Accepted, stop: &StopFlag) -> Result<()> {
         match self {
             Self::Tree(tree) => tree.serve(accepted, stop),
-            Self::Disks { disks, journal } => crate::disk::target::session::serve(accepted, disks, journal, stop),
+            Self::Disks { disks, journal } => {
+                crate::disk::target::session::serve(accepted, disks, journal, stop)
+            }
         }
     }
 }
@@ -86,7 +88,7 @@ impl Receiver {
     /// The target directory cannot be opened, the address is not local, or its port is in use.
     pub fn bind(plan: ServePlan) -> Result<Self> {
         let target = match plan.volume {
-            TargetVolume::Tree { root } => Target::Tree(TreeTarget::open(&root, &plan.journal)?),
+            TargetVolume::Tree { root } => Target::Tree(Box::new(TreeTarget::open(&root, &plan.journal)?)),
             TargetVolume::Disks(disks) => Target::Disks {
                 disks,
                 journal: plan.journal,

@@ -5,13 +5,19 @@ mod bed;
 #[path = "disk/workload.rs"]
 mod workload;
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bed::{Bed, Image, MIB, assert_trees_equal, fsck, make_file_system, mount, partition, with_freeze};
+use sys::aligned::AlignedBuffer;
+use sys::block_device::{Access, BlockDevice};
+use sys::block_tracker::{BlockTracker, CHUNK_LEN};
+use sys::chunk_set::ChunkSet;
 use sys::loop_device::{LoopDevice, TestMount, run};
-use transfer::source::{Retry, Rounds};
+use transfer::disk::medium::{DiskMedium, Medium};
+use transfer::disk::used_map::survey;
+use transfer::source::Rounds;
 use workload::Workload;
 
 const GPT: &str = "label: gpt\nsize=100M\nsize=320M\nsize=140M\nsize=20M\n";
@@ -38,14 +44,21 @@ impl Server {
     }
 
     fn points(&self) -> Vec<&Path> {
-        self.mounts.iter().map(|(_, _, mount)| mount.point.as_path()).collect()
+        self.mounts
+            .iter()
+            .map(|(_, _, mount)| mount.point.as_path())
+            .collect()
     }
 
     /// Compares an image of this disk, whose file systems must not have changed since the copy. Works on a copy:
     /// mounting replays journals.
     fn assert_copied(&self, image: &Path) {
         let copy = image.with_extension("compared");
-        run("cp", ["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).unwrap();
+        run(
+            "cp",
+            ["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()],
+        )
+        .unwrap();
         let attached = Image::attach(&copy);
         for (kind, number, source) in &self.mounts {
             let partition = attached.partition(*number);
@@ -53,7 +66,11 @@ impl Server {
                 // Two devices with one UUID cannot be mounted at once.
                 run("btrfstune", ["-f".as_ref(), "-m".as_ref(), partition.as_os_str()]).unwrap();
             }
-            let options = if *kind == "xfs" { "nouuid,noatime" } else { "noatime" };
+            let options = if *kind == "xfs" {
+                "nouuid,noatime"
+            } else {
+                "noatime"
+            };
             let target = mount(&partition, options);
             assert_trees_equal(&source.point, &target.point);
             drop(target);
@@ -77,8 +94,16 @@ fn a_quiet_server_is_copied_exactly() {
     let summary = bed.sync(&[&target], plan).unwrap();
     assert!(summary.ok && summary.skipped.is_empty(), "{summary:?}");
     assert!(summary.verified.as_ref().unwrap().compared > 100);
-    assert!(summary.bytes_read < 400 * MIB, "free space is not read: {} bytes", summary.bytes_read);
-    assert!(summary.bytes_data < 150 * MIB, "zeros are not sent: {} bytes", summary.bytes_data);
+    assert!(
+        summary.bytes_read < 400 * MIB,
+        "free space is not read: {} bytes",
+        summary.bytes_read
+    );
+    assert!(
+        summary.bytes_data < 150 * MIB,
+        "zeros are not sent: {} bytes",
+        summary.bytes_data
+    );
     server.assert_copied(&target);
 
     // A second run with the same state sends what changed, and little else.
@@ -87,4 +112,175 @@ fn a_quiet_server_is_copied_exactly() {
     let again = bed.sync(&[&target], plan).unwrap();
     assert!(again.bytes_data < 4 * MIB, "{} bytes", again.bytes_data);
     server.assert_copied(&target);
+}
+
+const MBR: &str = "label: dos\nsize=100M\nsize=320M\ntype=5\nsize=140M, type=83\nsize=20M, type=82\n";
+
+/// A moment at which nothing could be written to the canary's file system.
+struct Stall {
+    length: Duration,
+    /// What was marked between the look at the tracker before this one and this one.
+    marked_before: ChunkSet,
+}
+
+/// Looks at an independent tracker inside every moment in which nothing can be written.
+fn watch_stalls(canary: &Path, tracker: &BlockTracker, stop: &AtomicBool) -> Vec<Stall> {
+    let beats = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                // A new name each time: creating needs a transaction, which a frozen file system refuses to begin.
+                let beat = beats.fetch_add(1, Ordering::AcqRel);
+                let path = canary.join(format!("canary{}", beat % 2));
+                let _ = std::fs::remove_file(&path);
+                let _ = std::fs::write(&path, [1]);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let mut stalls = Vec::new();
+        while !stop.load(Ordering::Acquire) {
+            let (before, since) = (beats.load(Ordering::Acquire), Instant::now());
+            std::thread::sleep(Duration::from_millis(25));
+            if beats.load(Ordering::Acquire) != before {
+                continue;
+            }
+            let marked_before = tracker.harvest().dirty;
+            while beats.load(Ordering::Acquire) == before && !stop.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stalls.push(Stall {
+                length: since.elapsed(),
+                marked_before,
+            });
+        }
+        stalls
+    })
+}
+
+/// What was written after the freeze, which is the longest stall.
+fn written_since_freeze(mut stalls: Vec<Stall>, mut marked: ChunkSet, frozen: Duration) -> ChunkSet {
+    let (longest, _) = stalls
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, stall)| stall.length)
+        .expect("the freeze is a stall");
+    // The canary's file system freezes last and thaws first: its stall is a part of the whole.
+    assert!(
+        stalls[longest].length > frozen / 5,
+        "{:?} of {frozen:?}",
+        stalls[longest].length
+    );
+    for stall in stalls.drain(longest + 1..) {
+        marked.union_with(&stall.marked_before);
+    }
+    marked
+}
+
+/// Copies a busy server with a cutover and proves that the image is the frozen moment.
+fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
+    let server = Server::new(table, partitions);
+    let bed = Bed::new();
+    for (index, point) in server.points().into_iter().enumerate() {
+        Workload::fill(point, seed * 100 + index as u64, 8 * MIB);
+    }
+    let device = BlockDevice::look(&server.disk.path).unwrap().unwrap();
+    let witness = BlockTracker::attach(&device).unwrap();
+    let target = bed.path("target.img");
+    let plan = with_freeze(bed.plan(&[&server.disk.path]), Duration::from_secs(20));
+    let (stop, steps) = (AtomicBool::new(false), AtomicU64::new(0));
+    let canary = server.mounts[0].2.point.clone();
+    let (summary, stalls) = std::thread::scope(|scope| {
+        for (index, point) in server.points().into_iter().enumerate() {
+            let workload = Workload::new(point, seed * 1000 + index as u64);
+            let (stop, steps) = (&stop, &steps);
+            scope.spawn(move || workload.run(stop, steps));
+            scope.spawn(move || workload::count(point, stop));
+        }
+        let watching = scope.spawn(|| watch_stalls(&canary, &witness, &stop));
+        let summary = bed.sync(&[&target], plan);
+        stop.store(true, Ordering::Release);
+        (summary.unwrap(), watching.join().unwrap())
+    });
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert!(steps.load(Ordering::Acquire) > 50, "the server was busy");
+    // From here on nothing is written: what was in the page cache is on the disk, and marked.
+    for point in server.points() {
+        run("sync", ["-f".as_ref(), point.as_os_str()]).unwrap();
+        run("mount", ["-o".as_ref(), "remount,ro".as_ref(), point.as_os_str()]).unwrap();
+    }
+    let frozen = Duration::from_millis(summary.frozen_ms.unwrap());
+    let marked = written_since_freeze(stalls, witness.harvest().dirty, frozen);
+    let (compared, differing) = compare_used(&server.disk.path, &target, &marked);
+    assert!(
+        differing.is_empty(),
+        "seed {seed}: of {compared} blocks {} differ: {:?}",
+        differing.len(),
+        differing.first()
+    );
+    assert!(
+        compared > 4000,
+        "seed {seed}: only {compared} blocks were comparable"
+    );
+    let attached = Image::attach(&target);
+    for (kind, number, _) in &server.mounts {
+        let partition = attached.partition(*number);
+        if *kind == "ext4" {
+            fsck(kind, &partition); // frozen means: no journal to replay
+        }
+        if *kind == "btrfs" {
+            run("btrfstune", ["-f".as_ref(), "-m".as_ref(), partition.as_os_str()]).unwrap();
+        }
+        let image = mount(&partition, if *kind == "xfs" { "nouuid" } else { "noatime" });
+        workload::assert_counted(&image.point, kind);
+        drop(image);
+        fsck(kind, &partition);
+    }
+}
+
+/// Compares every used block that was not written after the frozen moment. Returns how many, and the numbers of those
+/// that differ.
+fn compare_used(disk: &Path, image: &Path, written_since: &ChunkSet) -> (u64, Vec<u64>) {
+    let source = DiskMedium::open(disk, Access::Read).unwrap();
+    let copy = DiskMedium::open(image, Access::Read).unwrap();
+    let map = survey(&source).unwrap().map;
+    let (mut ours, mut theirs) = (AlignedBuffer::zeroed(65_536), AlignedBuffer::zeroed(65_536));
+    let (mut compared, mut differing) = (0, Vec::new());
+    for chunk in (0..source.length() / CHUNK_LEN).filter(|chunk| !written_since.contains(*chunk)) {
+        let bytes = chunk * CHUNK_LEN..(chunk + 1) * CHUNK_LEN;
+        let used = map.used_in(bytes.clone());
+        if used.is_empty() {
+            continue;
+        }
+        source.read(&mut ours, bytes.start).unwrap();
+        copy.read(&mut theirs, bytes.start).unwrap();
+        for part in used {
+            for at in part.step_by(4096) {
+                let block = (at - bytes.start) as usize..(at - bytes.start) as usize + 4096;
+                compared += 1;
+                if ours[block.clone()] != theirs[block] {
+                    differing.push(at / 4096);
+                }
+            }
+        }
+    }
+    (compared, differing)
+}
+
+/// How many seeds: more by `G2C_BLOCK_RUNS`.
+fn seeds() -> std::ops::Range<u64> {
+    let runs = std::env::var("G2C_BLOCK_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok())
+        .unwrap_or(1);
+    1..runs + 1
+}
+
+#[test]
+fn a_busy_server_with_gpt_is_cut_over_at_one_moment() {
+    seeds().for_each(|seed| cut_over_a_busy_server(GPT, [1, 2, 3, 4], seed));
+}
+
+#[test]
+fn a_busy_server_with_logical_partitions_is_cut_over_at_one_moment() {
+    seeds().for_each(|seed| cut_over_a_busy_server(MBR, [1, 2, 5, 6], seed + 5000));
 }

@@ -30,7 +30,12 @@ impl DigestFile {
     /// # Errors
     /// The file system refuses.
     pub fn open(path: &Path, chunk_count: u64) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         file.set_len(chunk_count * DIGEST_LEN as u64)?;
         Ok(Self {
             file,
@@ -69,7 +74,12 @@ impl DigestFile {
         let count = count.min(self.chunk_count.saturating_sub(first));
         let mut bytes = vec![0u8; count as usize * DIGEST_LEN];
         self.file.read_exact_at(&mut bytes, first * DIGEST_LEN as u64)?;
-        let mut digests: Vec<Digest> = bytes.as_chunks::<DIGEST_LEN>().0.iter().map(|bytes| Digest(*bytes)).collect();
+        let mut digests: Vec<Digest> = bytes
+            .as_chunks::<DIGEST_LEN>()
+            .0
+            .iter()
+            .map(|bytes| Digest(*bytes))
+            .collect();
         if let Some(held) = &*self.lock_held() {
             for (chunk, digest) in held.range(first..first + count) {
                 digests[(chunk - first) as usize] = *digest;
@@ -83,9 +93,17 @@ impl DigestFile {
     /// # Errors
     /// The file cannot be written.
     pub fn set(&self, first: u64, digests: &[Digest]) -> io::Result<()> {
-        assert!(first + digests.len() as u64 <= self.chunk_count, "chunk numbers are checked before");
+        assert!(
+            first + digests.len() as u64 <= self.chunk_count,
+            "chunk numbers are checked before"
+        );
         if let Some(held) = &mut *self.lock_held() {
-            held.extend(digests.iter().enumerate().map(|(at, digest)| (first + at as u64, *digest)));
+            held.extend(
+                digests
+                    .iter()
+                    .enumerate()
+                    .map(|(at, digest)| (first + at as u64, *digest)),
+            );
         } else {
             let bytes: Vec<u8> = digests.iter().flat_map(|digest| digest.0).collect();
             self.file.write_all_at(&bytes, first * DIGEST_LEN as u64)?;
@@ -135,7 +153,9 @@ impl DigestFile {
     /// # Errors
     /// The file cannot be read.
     pub fn regions(&self) -> io::Result<Vec<Digest>> {
-        (0..self.region_count()).map(|region| self.region(region)).collect()
+        (0..self.region_count())
+            .map(|region| self.region(region))
+            .collect()
     }
 
     /// A digest over the chunks `first..end`, for instance of one partition.
@@ -167,11 +187,15 @@ impl DigestFile {
     }
 
     fn lock_held(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<u64, Digest>>> {
-        self.held.lock().expect("no thread panics while it holds the changes")
+        self.held
+            .lock()
+            .expect("no thread panics while it holds the changes")
     }
 
     fn lock_regions(&self) -> std::sync::MutexGuard<'_, Vec<Option<Digest>>> {
-        self.regions.lock().expect("no thread panics while it holds the regions")
+        self.regions
+            .lock()
+            .expect("no thread panics while it holds the regions")
     }
 }
 
@@ -190,7 +214,10 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         digests.hold();
         digests.set(1024, &[two]).unwrap();
-        assert_eq!(digests.get(1022, 4).unwrap(), [Digest::UNKNOWN, one, two, Digest::UNKNOWN]);
+        assert_eq!(
+            digests.get(1022, 4).unwrap(),
+            [Digest::UNKNOWN, one, two, Digest::UNKNOWN]
+        );
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         let after = digests.regions().unwrap();
         assert!(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 /// length; addresses of buffers are aligned to 4096 bytes.
 pub trait Medium: Send + Sync {
     /// Length in bytes.
-    fn len(&self) -> u64;
+    fn length(&self) -> u64;
 
     /// Smallest unit of I/O, in bytes.
     fn sector_len(&self) -> u64;
@@ -109,7 +109,7 @@ impl DiskMedium {
 }
 
 impl Medium for DiskMedium {
-    fn len(&self) -> u64 {
+    fn length(&self) -> u64 {
         self.len
     }
 

@@ -170,7 +170,8 @@ pub enum DiskReport {
 /// # Errors
 /// Never for batches within the limits.
 pub fn encode_batch(batch: &Batch, blocks: &[u8]) -> Result<Vec<u8>> {
-    let head = postcard::to_stdvec(batch).map_err(|error| Error::new(Kind::Corrupt, "encode chunks").because(error))?;
+    let head = postcard::to_stdvec(batch)
+        .map_err(|error| Error::new(Kind::Corrupt, "encode chunks").because(error))?;
     let mut payload = Vec::with_capacity(4 + head.len() + blocks.len());
     payload.extend_from_slice(&(head.len() as u32).to_le_bytes());
     payload.extend_from_slice(&head);
@@ -233,7 +234,16 @@ mod tests {
         };
         let payload = encode_batch(&batch, b"xyz").unwrap();
         let text = crate::disk::digest::hex(&payload);
-        assert_eq!(text, format!("25000000{}ac02{}{}05{}", "0101", "00".repeat(16), "ab".repeat(16), "78797a"));
+        assert_eq!(
+            text,
+            format!(
+                "25000000{}ac02{}{}05{}",
+                "0101",
+                "00".repeat(16),
+                "ab".repeat(16),
+                "78797a"
+            )
+        );
         let (decoded, blocks) = decode_batch(&payload).unwrap();
         assert_eq!((decoded, blocks), (batch, &b"xyz"[..]));
     }
@@ -246,7 +256,10 @@ mod tests {
         content[65_535] = 1;
         assert_eq!(block_mask(&content), 0x8001);
         assert_eq!(block_mask(&content[..5000]), 1);
-        assert_eq!((block_len(5000, 0), block_len(5000, 1), block_len(5000, 2)), (4096, 904, 0));
+        assert_eq!(
+            (block_len(5000, 0), block_len(5000, 1), block_len(5000, 2)),
+            (4096, 904, 0)
+        );
     }
 
     proptest! {

@@ -68,7 +68,12 @@ pub struct Freeze {
 /// # Errors
 /// A disk cannot be read at all, the target refuses, the link stays lost, or somebody asked to stop. What is durable at
 /// the target is kept for the next run.
-pub fn run(plan: &SyncPlan, source: &DisksSource, observer: &dyn Observer, stop: &StopFlag) -> Result<Summary> {
+pub fn run(
+    plan: &SyncPlan,
+    source: &DisksSource,
+    observer: &dyn Observer,
+    stop: &StopFlag,
+) -> Result<Summary> {
     let mut run = Run::open(plan, source, observer, stop)?;
     let mut failures = 0;
     let mut durable_before = 0;
@@ -79,7 +84,11 @@ pub fn run(plan: &SyncPlan, source: &DisksSource, observer: &dyn Observer, stop:
             Err(error) => return Err(error),
         };
         let progressed = run.counters.bytes_data.load(Ordering::Relaxed);
-        failures = if progressed > durable_before { 1 } else { failures + 1 };
+        failures = if progressed > durable_before {
+            1
+        } else {
+            failures + 1
+        };
         durable_before = progressed;
         let allowed = match plan.retry {
             Retry::Never => 0,
@@ -142,8 +151,11 @@ impl<'a> Run<'a> {
         stop: &'a StopFlag,
     ) -> Result<Self> {
         if source.disks.is_empty() || source.disks.len() > DISKS_MAX {
-            return Err(Error::new(Kind::Usage, format!("copy {} disks in one run", source.disks.len()))
-                .remedy(format!("name 1 to {DISKS_MAX} disks")));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("copy {} disks in one run", source.disks.len()),
+            )
+            .remedy(format!("name 1 to {DISKS_MAX} disks")));
         }
         let failed = |error| Error::io("make the state folder", &plan.state, error);
         std::fs::create_dir_all(&plan.state).map_err(failed)?;
@@ -210,7 +222,9 @@ impl<'a> Run<'a> {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;
-            let DiskReport::Opened { position } = session.report()? else { return Err(out_of_turn()) };
+            let DiskReport::Opened { position } = session.report()? else {
+                return Err(out_of_turn());
+            };
             self.observer.event(&Event::Connected {
                 target,
                 connections: self.plan.connections,
@@ -222,8 +236,17 @@ impl<'a> Run<'a> {
     }
 
     /// The phases of a session.
-    fn converse(&mut self, session: &Session<'_>, position: Position, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
-        if self.baseline.take().is_none_or(|baseline| baseline.position != position) {
+    fn converse(
+        &mut self,
+        session: &Session<'_>,
+        position: Position,
+        wire: &std::sync::atomic::AtomicU64,
+    ) -> Result<()> {
+        if self
+            .baseline
+            .take()
+            .is_none_or(|baseline| baseline.position != position)
+        {
             reconcile(&self.disks, session)?;
         }
         while !self.rounds_done {
@@ -243,7 +266,9 @@ impl<'a> Run<'a> {
             self.verify(session, wire)?;
         }
         session.order(&DiskOrder::Finish)?;
-        let DiskReport::Finished { changes } = session.report()? else { return Err(out_of_turn()) };
+        let DiskReport::Finished { changes } = session.report()? else {
+            return Err(out_of_turn());
+        };
         self.adapted = !changes.is_empty();
         for message in changes {
             self.observer.event(&Event::Warning { message });
@@ -348,9 +373,11 @@ impl<'a> Run<'a> {
 
     fn progress(&self, wire: &std::sync::atomic::AtomicU64) -> Progress {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let (chunks_left, bytes_left) = self.disks.iter().map(SourceDisk::todo).fold((0, 0), |sum, todo| {
-            (sum.0 + todo.0, sum.1 + todo.1)
-        });
+        let (chunks_left, bytes_left) = self
+            .disks
+            .iter()
+            .map(SourceDisk::todo)
+            .fold((0, 0), |sum, todo| (sum.0 + todo.0, sum.1 + todo.1));
         let seconds = self.round_began.elapsed().as_secs_f64();
         let done = load(&self.counters.bytes_done);
         let run_seconds = self.began.elapsed().as_secs_f64().max(0.001);
@@ -380,7 +407,10 @@ impl<'a> Run<'a> {
                     .sync()
                     .map_err(|error| Error::io("keep the digests", &self.plan.state, error))?;
             }
-            baseline::put(&self.plan.state, &Baseline::new(self.position, identity(&self.disks)))?;
+            baseline::put(
+                &self.plan.state,
+                &Baseline::new(self.position, identity(&self.disks)),
+            )?;
         }
         receipt::write(&self.plan.state, &self.disks, self.frozen)?;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -405,14 +435,22 @@ impl<'a> Run<'a> {
 }
 
 fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFacts)> {
-    disks.iter().map(|disk| (disk.medium.path.clone(), disk.facts.clone())).collect()
+    disks
+        .iter()
+        .map(|disk| (disk.medium.path.clone(), disk.facts.clone()))
+        .collect()
 }
 
 fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
     disk.unreadable()
         .into_iter()
         .map(|range| Skipped {
-            path: format!("{} bytes {}-{}", disk.medium.path.display(), range.start, range.end - 1),
+            path: format!(
+                "{} bytes {}-{}",
+                disk.medium.path.display(),
+                range.start,
+                range.end - 1
+            ),
             what: "content; zeros are in its place".to_owned(),
             why: "the disk returns a read error".to_owned(),
         })

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sys::loop_device::{LoopDevice, TestMount, run};
+use sys::loop_device::{LoopDevice, TestMount, run, scan};
 use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
 use transfer::secret::Secret;
 use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, sync};
@@ -25,7 +25,10 @@ pub struct Bed {
 impl Bed {
     pub fn new() -> Self {
         Self {
-            folder: tempfile::Builder::new().prefix("g2c-block-").tempdir_in("/var/tmp").unwrap(),
+            folder: tempfile::Builder::new()
+                .prefix("g2c-block-")
+                .tempdir_in("/var/tmp")
+                .unwrap(),
             secret: Secret::generate().unwrap(),
         }
     }
@@ -91,7 +94,9 @@ impl Bed {
 
 /// Asks for a cutover at the end of the run.
 pub fn with_freeze(mut plan: SyncPlan, max: Duration) -> SyncPlan {
-    let SourceVolume::Disks(source) = &mut plan.volume else { unreachable!() };
+    let SourceVolume::Disks(source) = &mut plan.volume else {
+        unreachable!()
+    };
     source.freeze = Some(Freeze {
         max,
         before: None,
@@ -114,7 +119,12 @@ impl Observer for Warnings {
 
 /// Partitions a device by an sfdisk script.
 pub fn partition(device: &LoopDevice, script: &str) {
-    let mut sfdisk = Command::new("sfdisk").arg("-q").arg(&device.path).stdin(Stdio::piped()).spawn().unwrap();
+    let mut sfdisk = Command::new("sfdisk")
+        .arg("-q")
+        .arg(&device.path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     assert!(sfdisk.wait().unwrap().success());
     device.scan_partitions().unwrap();
@@ -140,11 +150,15 @@ pub struct Image {
 
 impl Image {
     pub fn attach(path: &Path) -> Self {
-        let output = Command::new("losetup").args(["-f", "--show", "-P"]).arg(path).output().unwrap();
+        let output = Command::new("losetup")
+            .args(["-f", "--show", "-P"])
+            .arg(path)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
         let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         let image = Self { device };
-        run("partx", [OsStr::new("-u"), image.device.as_os_str()]).unwrap();
+        scan(&image.device).unwrap();
         image
     }
 
@@ -165,7 +179,10 @@ pub fn fsck(kind: &str, device: &Path) {
     let result = match kind {
         "ext4" => run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.as_os_str()]),
         "xfs" => run("xfs_repair", ["-n".as_ref(), device.as_os_str()]),
-        "btrfs" => run("btrfs", ["check".as_ref(), "--readonly".as_ref(), device.as_os_str()]),
+        "btrfs" => run(
+            "btrfs",
+            ["check".as_ref(), "--readonly".as_ref(), device.as_os_str()],
+        ),
         _ => Ok(()),
     };
     result.unwrap_or_else(|error| panic!("{kind} on {}: {error}", device.display()));
@@ -179,7 +196,10 @@ pub fn assert_trees_equal(source: &Path, target: &Path) {
             .current_dir(root)
             .output()
             .unwrap();
-        let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect();
         lines.sort();
         lines
     };
@@ -188,7 +208,12 @@ pub fn assert_trees_equal(source: &Path, target: &Path) {
         assert_eq!(our, their);
     }
     assert_eq!(ours.len(), theirs.len());
-    let diff = Command::new("diff").args(["-r", "--no-dereference"]).arg(source).arg(target).output().unwrap();
+    let diff = Command::new("diff")
+        .args(["-r", "--no-dereference"])
+        .arg(source)
+        .arg(target)
+        .output()
+        .unwrap();
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 }
 

@@ -71,7 +71,9 @@ impl Workload {
     fn name(&mut self) -> PathBuf {
         let folder = self.dice.below(8);
         let file = self.dice.below(60);
-        self.root.join(format!("folder{folder}")).join(format!("file{file}"))
+        self.root
+            .join(format!("folder{folder}"))
+            .join(format!("file{file}"))
     }
 
     /// One random operation. Failures (no space, not there) are part of life.
@@ -100,7 +102,11 @@ impl Workload {
     }
 
     fn overwrite(&mut self, name: &Path) -> std::io::Result<()> {
-        let file = File::options().write(true).create(true).truncate(false).open(name)?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(name)?;
         let len = self.dice.below(100_000) as usize + 1;
         let offset = self.dice.below(300_000);
         file.write_all_at(&self.dice.bytes(len), offset)
@@ -165,4 +171,44 @@ impl Workload {
             steps.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Slots of the counting file, each a block.
+const SLOTS: u64 = 32;
+const SLOTS_NAME: &str = "counted";
+
+/// Writes 1, 2, 3 … with direct I/O into slots, one after the other, until told to stop: at every moment the medium
+/// holds the last numbers without a gap.
+pub fn count(root: &Path, stop: &AtomicBool) {
+    const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let path = root.join(SLOTS_NAME);
+    std::fs::write(&path, vec![0u8; SLOTS as usize * 4096]).unwrap();
+    let file = File::options()
+        .write(true)
+        .custom_flags(DIRECT)
+        .open(&path)
+        .unwrap();
+    file.sync_all().unwrap();
+    let mut block = AlignedBuffer::zeroed(4096);
+    let mut number = 0u64;
+    while !stop.load(Ordering::Acquire) {
+        number += 1;
+        block[..8].copy_from_slice(&number.to_le_bytes());
+        file.write_all_at(&block, number % SLOTS * 4096).unwrap();
+    }
+}
+
+/// Proves that the slots are those of one moment.
+pub fn assert_counted(root: &Path, what: &str) {
+    let bytes = std::fs::read(root.join(SLOTS_NAME)).unwrap();
+    let numbers = bytes
+        .chunks(4096)
+        .map(|slot| u64::from_le_bytes(*slot.first_chunk().unwrap()));
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    let last = *numbers.last().unwrap();
+    let expected: Vec<u64> = (0..SLOTS)
+        .map(|back| last.saturating_sub(SLOTS - 1 - back))
+        .collect();
+    assert_eq!(numbers, expected, "{what}: not of one moment");
 }

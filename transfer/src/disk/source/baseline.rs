@@ -105,8 +105,14 @@ mod tests {
     #[test]
     fn a_taken_baseline_is_gone_until_it_is_put_back() {
         let folder = tempfile::tempdir().unwrap();
-        let facts = DiskFacts { len: 1 << 20, sector_len: 512 };
-        let position = Position { generation: 3, mark: [7; 16] };
+        let facts = DiskFacts {
+            len: 1 << 20,
+            sector_len: 512,
+        };
+        let position = Position {
+            generation: 3,
+            mark: [7; 16],
+        };
         let baseline = Baseline::new(position, vec![("/dev/sda".into(), facts)]);
         assert_eq!(take(folder.path()).unwrap(), None);
         put(folder.path(), &baseline).unwrap();

@@ -13,7 +13,9 @@ use sys::block_tracker::CHUNK_LEN;
 
 use crate::compress::{Compressor, Governor};
 use crate::disk::digest::Digest;
-use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch};
+use crate::disk::message::{
+    BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch,
+};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::session::Session;
@@ -62,7 +64,9 @@ pub fn copy(
     let cursor = Mutex::new(Cursor { disk: 0, chunk: 0 });
     let first_error = Mutex::new(None);
     let stopped = AtomicBool::new(false);
-    let readers = std::thread::available_parallelism().map_or(2, |cores| cores.get() * 2).clamp(2, READERS_MAX);
+    let readers = std::thread::available_parallelism()
+        .map_or(2, |cores| cores.get() * 2)
+        .clamp(2, READERS_MAX);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..readers)
             .map(|_| {
@@ -70,7 +74,9 @@ pub fn copy(
                     let work = || {
                         let mut reader = Reader::new(session, counters, governor)?;
                         while !stopped.load(Ordering::Acquire) {
-                            let Some((disk, job)) = next_job(disks, &cursor) else { return Ok(()) };
+                            let Some((disk, job)) = next_job(disks, &cursor) else {
+                                return Ok(());
+                            };
                             reader.process(disk, &disks[disk], &job)?;
                         }
                         Ok(())
@@ -78,7 +84,10 @@ pub fn copy(
                     let result: Result<()> = work();
                     if let Err(error) = result {
                         stopped.store(true, Ordering::Release);
-                        first_error.lock().expect("nothing panics here").get_or_insert(error);
+                        first_error
+                            .lock()
+                            .expect("nothing panics here")
+                            .get_or_insert(error);
                     }
                 })
             })
@@ -170,10 +179,16 @@ impl<'a> Reader<'a> {
                 blocks: mask,
             });
         }
-        self.counters.scanned.fetch_add(job.len() as u64, Ordering::Relaxed);
+        self.counters
+            .scanned
+            .fetch_add(job.len() as u64, Ordering::Relaxed);
         if !batch.pieces.is_empty() {
-            self.counters.sent.fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
-            self.counters.bytes_data.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+            self.counters
+                .sent
+                .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
+            self.counters
+                .bytes_data
+                .fetch_add(blocks.len() as u64, Ordering::Relaxed);
             self.pack_and_send(encode_batch(&batch, &blocks)?)?;
         }
         disk.done(job, &bad);

@@ -57,7 +57,9 @@ impl Pace {
 impl Run<'_> {
     /// Rounds until the forecast is short enough, then the frozen round.
     pub(super) fn cut_over(&mut self, session: &Session<'_>, wire: &AtomicU64) -> Result<()> {
-        let Some(freeze) = self.source.freeze.clone() else { return Ok(()) };
+        let Some(freeze) = self.source.freeze.clone() else {
+            return Ok(());
+        };
         let (mut best, mut stalls, mut missed) = (Duration::MAX, 0, 0);
         loop {
             if self.round_open {
@@ -84,7 +86,11 @@ impl Run<'_> {
 
     /// Returns whether the round was made in one freeze.
     fn frozen_round(&mut self, freeze: &Freeze, session: &Session<'_>, wire: &AtomicU64) -> Result<bool> {
-        let devices: Vec<&BlockDevice> = self.disks.iter().filter_map(|disk| disk.medium.device.as_ref()).collect();
+        let devices: Vec<&BlockDevice> = self
+            .disks
+            .iter()
+            .filter_map(|disk| disk.medium.device.as_ref())
+            .collect();
         let failed = |error| Error::new(Kind::Medium, "find the file systems to freeze").because(error);
         let points = freeze_points(&devices).map_err(failed)?;
         let after = AfterFreeze(freeze.after.as_deref());
@@ -97,7 +103,11 @@ impl Run<'_> {
         self.quiet.store(true, Ordering::Release);
         let result = self.freeze_and_copy(&points, freeze.max + GRACE, session, wire);
         self.quiet.store(false, Ordering::Release);
-        let released: std::io::Result<()> = self.disks.iter().map(|disk| disk.digests.release()).collect();
+        let released = self
+            .disks
+            .iter()
+            .map(|disk| disk.digests.release())
+            .fold(Ok(()), std::io::Result::and);
         drop(after);
         released.map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
         let (thawed, raw_writers) = result?;
@@ -203,5 +213,8 @@ fn run_command(flag: &str, command: Option<&str>) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(failed().because(format!("it ended with {status} after {:.1} s", began.elapsed().as_secs_f64())))
+    Err(failed().because(format!(
+        "it ended with {status} after {:.1} s",
+        began.elapsed().as_secs_f64()
+    )))
 }

@@ -61,11 +61,11 @@ impl SourceDisk {
         let medium = DiskMedium::open(path, Access::Read)?;
         let (tracker, tracking) = attach(&medium);
         let survey = survey(&medium)?;
-        let chunk_count = medium.len().div_ceil(CHUNK_LEN);
-        let digests =
-            DigestFile::open(digests, chunk_count).map_err(|error| Error::io("open the digests", digests, error))?;
+        let chunk_count = medium.length().div_ceil(CHUNK_LEN);
+        let digests = DigestFile::open(digests, chunk_count)
+            .map_err(|error| Error::io("open the digests", digests, error))?;
         let facts = DiskFacts {
-            len: medium.len(),
+            len: medium.length(),
             sector_len: medium.sector_len() as u32,
         };
         let disk = Self {
@@ -90,7 +90,9 @@ impl SourceDisk {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread panics while it holds a disk's state")
+        self.state
+            .lock()
+            .expect("no thread panics while it holds a disk's state")
     }
 
     /// Whether changes are tracked.
@@ -209,7 +211,9 @@ impl SourceDisk {
         let fresh = std::mem::replace(&mut state.chunks.fresh, empty);
         let carried = std::mem::replace(&mut state.chunks.carried, fresh);
         state.chunks.todo.union_with(&carried);
-        unreadable.iter().for_each(|chunk| state.chunks.todo.insert(*chunk));
+        unreadable
+            .iter()
+            .for_each(|chunk| state.chunks.todo.insert(*chunk));
         if doubt.is_some() {
             drop(state);
             self.begin_rescan()?;
@@ -260,7 +264,9 @@ impl SourceDisk {
 impl State {
     /// Moves the tracker's marks to what has to be looked at. Returns a doubt that calls for a rescan.
     fn take_marks(&mut self) -> Option<String> {
-        let Some(tracker) = &self.tracker else { return Some(self.tracking.clone()) };
+        let Some(tracker) = &self.tracker else {
+            return Some(self.tracking.clone());
+        };
         let harvest = tracker.harvest();
         if std::mem::take(&mut self.was_read) && !harvest.saw_requests {
             self.tracking = format!("not tracked: the {} does not see this device", tracker.method());
@@ -287,7 +293,10 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
     if let Ok(mounts) = device.mounts()
         && let Some((_, mount)) = mounts.iter().find(|(_, mount)| mount.has_option("dax"))
     {
-        return (None, format!("not tracked: {} is mounted with dax", mount.point.display()));
+        return (
+            None,
+            format!("not tracked: {} is mounted with dax", mount.point.display()),
+        );
     }
     match BlockTracker::attach(device) {
         Ok(tracker) => {

@@ -29,8 +29,12 @@ pub fn freeze_points(disks: &[&BlockDevice]) -> io::Result<Vec<PathBuf>> {
     let mut found: Vec<(usize, usize, PathBuf)> = Vec::new();
     let mut seen = BTreeSet::new();
     for (order, mount) in table.iter().enumerate() {
-        let Some(device) = mount.block_device() else { continue };
-        let Some(depth) = depth_over(device, &below, &table, 0) else { continue };
+        let Some(device) = mount.block_device() else {
+            continue;
+        };
+        let Some(depth) = depth_over(device, &below, &table, 0) else {
+            continue;
+        };
         // One file system may be mounted several times; freezing it once is enough.
         if seen.insert(device) && is_writable_somewhere(&table, device) {
             found.push((depth, order, mount.point.clone()));
@@ -59,13 +63,20 @@ fn depth_over(
         return None;
     }
     let lower = lower_devices(device, table);
-    lower.into_iter().filter_map(|lower| depth_over(lower, below, table, level + 1)).max()
+    lower
+        .into_iter()
+        .filter_map(|lower| depth_over(lower, below, table, level + 1))
+        .max()
 }
 
 /// What a device is made of: the devices it is stacked on, or the one that holds a loop device's file.
 fn lower_devices(device: DeviceNumber, table: &[Mount]) -> Vec<DeviceNumber> {
     let own = PathBuf::from(format!("/sys/dev/block/{device}"));
-    let whole = if own.join("partition").exists() { own.join("..") } else { own };
+    let whole = if own.join("partition").exists() {
+        own.join("..")
+    } else {
+        own
+    };
     let mut lower: Vec<DeviceNumber> = std::fs::read_dir(whole.join("slaves"))
         .into_iter()
         .flatten()
@@ -110,8 +121,14 @@ mod tests {
         let again = outer_mount.point.join("again");
         std::fs::create_dir(&again).unwrap();
         let device = BlockDevice::look(&outer.path).unwrap().unwrap();
-        assert_eq!(freeze_points(&[&device]).unwrap(), [inner.point.clone(), outer_mount.point.clone()]);
+        assert_eq!(
+            freeze_points(&[&device]).unwrap(),
+            [inner.point.clone(), outer_mount.point.clone()]
+        );
         drop(inner);
-        assert_eq!(freeze_points(&[&device]).unwrap(), std::slice::from_ref(&outer_mount.point));
+        assert_eq!(
+            freeze_points(&[&device]).unwrap(),
+            std::slice::from_ref(&outer_mount.point)
+        );
     }
 }

@@ -32,7 +32,11 @@ pub fn read_parts(
         }
     }
     // What cannot be read but is not used either is no loss.
-    bad.retain(|range| parts.iter().any(|part| part.start < range.end && range.start < part.end));
+    bad.retain(|range| {
+        parts
+            .iter()
+            .any(|part| part.start < range.end && range.start < part.end)
+    });
     (bytes_read, bad)
 }
 
@@ -40,7 +44,13 @@ fn slice<'a>(buffer: &'a mut [u8], start: u64, range: &Range<u64>) -> &'a mut [u
     &mut buffer[(range.start - start) as usize..(range.end - start) as usize]
 }
 
-fn read_range(medium: &dyn Medium, buffer: &mut [u8], start: u64, range: Range<u64>, bad: &mut Vec<Range<u64>>) {
+fn read_range(
+    medium: &dyn Medium,
+    buffer: &mut [u8],
+    start: u64,
+    range: Range<u64>,
+    bad: &mut Vec<Range<u64>>,
+) {
     if medium.read(slice(buffer, start, &range), range.start).is_ok() {
         return;
     }
@@ -82,7 +92,7 @@ mod tests {
     }
 
     impl Medium for Scratched {
-        fn len(&self) -> u64 {
+        fn length(&self) -> u64 {
             1 << 20
         }
         fn sector_len(&self) -> u64 {
@@ -91,7 +101,11 @@ mod tests {
         fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
             let end = offset + buffer.len() as u64;
             self.reads.lock().unwrap().push(offset..end);
-            if self.bad.iter().any(|sector| offset < (sector + 1) * 512 && sector * 512 < end) {
+            if self
+                .bad
+                .iter()
+                .any(|sector| offset < (sector + 1) * 512 && sector * 512 < end)
+            {
                 return Err(io::Error::from_raw_os_error(5));
             }
             for (index, byte) in buffer.iter_mut().enumerate() {
@@ -123,7 +137,11 @@ mod tests {
         assert_eq!(bytes, 131_072);
         assert_eq!(bad, [3 * 512..4 * 512, 17 * 512..19 * 512]);
         for (sector, content) in buffer.chunks(512).enumerate() {
-            let expected = if [3, 17, 18, 200].contains(&sector) { 0 } else { sector as u8 + 1 };
+            let expected = if [3, 17, 18, 200].contains(&sector) {
+                0
+            } else {
+                sector as u8 + 1
+            };
             assert!(content.iter().all(|byte| *byte == expected), "sector {sector}");
         }
     }
@@ -138,6 +156,9 @@ mod tests {
         let (bytes, bad) = read_parts(&medium, &mut buffer, 65_536, &[65_536..69_632, 131_072..135_168]);
         assert_eq!((bytes, bad.len()), (8192, 0));
         assert_eq!(*medium.reads.lock().unwrap(), [65_536..69_632, 131_072..135_168]);
-        assert!(buffer[4096..65_536].iter().all(|byte| *byte == 0), "not used, not sent");
+        assert!(
+            buffer[4096..65_536].iter().all(|byte| *byte == 0),
+            "not used, not sent"
+        );
     }
 }

@@ -45,7 +45,9 @@ pub fn reconcile(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
             disk.digests.set(first, &theirs).map_err(failed)?;
             // Where this side knew nothing, the round looks at what is used anyway.
             let differ = (0..count).filter(|at| ours[*at as usize] != theirs[*at as usize]);
-            let known = differ.filter(|at| ours[*at as usize].is_known()).map(|at| first + at);
+            let known = differ
+                .filter(|at| ours[*at as usize].is_known())
+                .map(|at| first + at);
             let known: Vec<u64> = known.collect();
             wrong += known.len() as u64;
             disk.look_again(known);

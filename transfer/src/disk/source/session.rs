@@ -94,7 +94,9 @@ pub fn with_session<R>(
 
 impl Session<'_> {
     fn lock_failure(&self) -> MutexGuard<'_, Option<Error>> {
-        self.failure.lock().expect("no thread panics while it reports a failure")
+        self.failure
+            .lock()
+            .expect("no thread panics while it reports a failure")
     }
 
     fn guard(&self, result: Result<()>) {
@@ -142,7 +144,14 @@ impl Session<'_> {
         while let Some(frame) = report.receive()? {
             let incoming = if frame.kind == KIND_DISK_DIGESTS {
                 let bytes = frame.decode()?;
-                Incoming::Digests(bytes.as_chunks::<DIGEST_LEN>().0.iter().map(|bytes| Digest(*bytes)).collect())
+                Incoming::Digests(
+                    bytes
+                        .as_chunks::<DIGEST_LEN>()
+                        .0
+                        .iter()
+                        .map(|bytes| Digest(*bytes))
+                        .collect(),
+                )
             } else if frame.kind == KIND_REPORT {
                 // The receiver refuses a session before it knows that disks are meant.
                 return Err(match decode(KIND_REPORT, frame)? {
@@ -190,7 +199,10 @@ impl Session<'_> {
     /// The link is lost.
     pub fn order(&self, order: &DiskOrder) -> Result<()> {
         let frame = encode(KIND_DISK_ORDER, order)?;
-        let mut control = self.control.lock().expect("no thread panics while it sends an order");
+        let mut control = self
+            .control
+            .lock()
+            .expect("no thread panics while it sends an order");
         let sent = control.send(&frame)?;
         self.wire.fetch_add(sent, Ordering::Relaxed);
         Ok(())
@@ -232,7 +244,11 @@ impl Session<'_> {
                 _ => return Err(out_of_turn()),
             }
         }
-        if digests.len() as u64 == count { Ok(digests) } else { Err(out_of_turn()) }
+        if digests.len() as u64 == count {
+            Ok(digests)
+        } else {
+            Err(out_of_turn())
+        }
     }
 
     /// Queues a frame of chunks; waits while the link is behind.
@@ -277,6 +293,9 @@ fn failed(why: Failure, message: String) -> Error {
 
 /// The target said something that does not belong here.
 pub fn out_of_turn() -> Error {
-    Error::new(Kind::Corrupt, "follow the target: it answers something else than it was asked")
-        .remedy("use the same release of go2cloud on both sides")
+    Error::new(
+        Kind::Corrupt,
+        "follow the target: it answers something else than it was asked",
+    )
+    .remedy("use the same release of go2cloud on both sides")
 }

@@ -32,7 +32,9 @@ impl Run<'_> {
                 // What was read while frozen is gone; the source has moved on.
                 return Err(Error::new(Kind::Medium, "trust the target's medium")
                     .because(format!("{} chunks read back wrong", finding.differing.len()))
-                    .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"));
+                    .remedy(
+                        "check the target's disk, then run again: the copy of the frozen moment is not whole",
+                    ));
             }
             self.repaired += finding.differing.len() as u64;
             for (disk, chunk) in finding.differing {
@@ -92,7 +94,10 @@ impl Run<'_> {
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
         if ours != finding.roots {
-            return Err(Error::new(Kind::Corrupt, "compare source and target: their roots differ"));
+            return Err(Error::new(
+                Kind::Corrupt,
+                "compare source and target: their roots differ",
+            ));
         }
         let root = match ours.as_slice() {
             [one] => *one,

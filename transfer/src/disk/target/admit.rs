@@ -33,18 +33,20 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
     let is_new = make_image(path)?;
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
     check_sectors(&medium, source)?;
-    let is_empty_file = medium.device.is_none() && medium.len() == 0;
-    if medium.device.is_none() && medium.len() < source.len && (is_empty_file || is_ours) {
+    let is_empty_file = medium.device.is_none() && medium.length() == 0;
+    if medium.device.is_none() && medium.length() < source.len && (is_empty_file || is_ours) {
         medium
             .set_len(source.len)
             .map_err(|error| Error::io("give the image file its length", path, error))?;
     }
-    if medium.len() < source.len {
-        return Err(Error::new(Kind::Usage, "copy onto a smaller disk").on(path).remedy(format!(
-            "the source has {} bytes and this disk {}; use a disk at least as large",
-            source.len,
-            medium.len()
-        )));
+    if medium.length() < source.len {
+        return Err(Error::new(Kind::Usage, "copy onto a smaller disk")
+            .on(path)
+            .remedy(format!(
+                "the source has {} bytes and this disk {}; use a disk at least as large",
+                source.len,
+                medium.length()
+            )));
     }
     if !is_ours && !target.overwrite && !is_new && !is_empty_file {
         refuse_unless_blank(&medium, path)?;
@@ -75,7 +77,9 @@ fn busy(path: &Path, error: Error) -> Error {
     if cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::ResourceBusy) {
         return Error::new(Kind::Usage, "write to a disk that is in use")
             .on(path)
-            .remedy("unmount its file systems, switch off its swap and what is stacked on it; lsblk shows them");
+            .remedy(
+                "unmount its file systems, switch off its swap and what is stacked on it; lsblk shows them",
+            );
     }
     error
 }
@@ -83,7 +87,10 @@ fn busy(path: &Path, error: Error) -> Error {
 fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
     let plausible = source.sector_len.is_power_of_two() && (512..=65_536).contains(&source.sector_len);
     if !plausible || !source.len.is_multiple_of(512) || source.len == 0 {
-        return Err(Error::new(Kind::Corrupt, "believe the source's description of its disk"));
+        return Err(Error::new(
+            Kind::Corrupt,
+            "believe the source's description of its disk",
+        ));
     }
     let target_sector = medium.sector_len();
     if medium.device.as_ref().is_some_and(|device| device.read_only) {
@@ -102,16 +109,18 @@ fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
 }
 
 fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
-    let len = LOOK_LEN.min(medium.len());
-    for start in [0, (medium.len() - len) / 4096 * 4096] {
-        let mut bytes = AlignedBuffer::zeroed(len.min(medium.len() - start) as usize);
+    let len = LOOK_LEN.min(medium.length());
+    for start in [0, (medium.length() - len) / 4096 * 4096] {
+        let mut bytes = AlignedBuffer::zeroed(len.min(medium.length() - start) as usize);
         medium
             .read(&mut bytes, start)
             .map_err(|error| Error::io("look at what the disk holds", path, error))?;
         if !is_zero(&bytes) {
-            return Err(Error::new(Kind::Usage, "write to a disk that already holds something")
-                .on(path)
-                .remedy("make sure that it is the right one, then allow it with --overwrite"));
+            return Err(
+                Error::new(Kind::Usage, "write to a disk that already holds something")
+                    .on(path)
+                    .remedy("make sure that it is the right one, then allow it with --overwrite"),
+            );
         }
     }
     Ok(())

@@ -45,7 +45,10 @@ impl VerifiedBatch {
             .get(usize::from(batch.disk))
             .ok_or_else(|| corrupt("they are for a disk that was not announced"))?;
         let ascending = batch.pieces.windows(2).all(|pair| pair[0].chunk < pair[1].chunk);
-        let inside = batch.pieces.iter().all(|piece| piece.chunk < disk_len.div_ceil(CHUNK_LEN));
+        let inside = batch
+            .pieces
+            .iter()
+            .all(|piece| piece.chunk < disk_len.div_ceil(CHUNK_LEN));
         if !ascending || !inside || batch.pieces.len() > BATCH_CHUNKS_MAX {
             return Err(corrupt("their numbers are out of order or out of range"));
         }
@@ -112,11 +115,17 @@ mod tests {
         let payload = encode_batch(&good, &content).unwrap();
         let batch = VerifiedBatch::open(&payload, &[disk_len]).unwrap();
         assert_eq!(batch.content(1..2), content);
-        assert!(VerifiedBatch::open(&payload, &[3 * CHUNK_LEN]).is_err(), "outside the disk");
+        assert!(
+            VerifiedBatch::open(&payload, &[3 * CHUNK_LEN]).is_err(),
+            "outside the disk"
+        );
         assert!(VerifiedBatch::open(&payload, &[]).is_err(), "no such disk");
         let mut damaged = payload.clone();
         *damaged.last_mut().unwrap() ^= 1;
-        assert!(VerifiedBatch::open(&damaged, &[disk_len]).is_err(), "damaged content");
+        assert!(
+            VerifiedBatch::open(&damaged, &[disk_len]).is_err(),
+            "damaged content"
+        );
         assert!(VerifiedBatch::open(&encode_batch(&good, &content[..511]).unwrap(), &[disk_len]).is_err());
         let unordered = Batch {
             disk: 0,

@@ -30,14 +30,16 @@ pub struct Move {
 /// The medium cannot be read.
 pub fn plan_move(medium: &dyn Medium, source_len: u64) -> io::Result<Option<Move>> {
     let sector = medium.sector_len();
-    if medium.len() == source_len {
+    if medium.length() == source_len {
         return Ok(None);
     }
     let mut head = AlignedBuffer::zeroed(8192);
     medium.read(&mut head, 0)?;
     let at = sector as usize;
-    let Some(header) = Header::parse(&head[at..at + sector.min(4096) as usize]) else { return Ok(None) };
-    let last_sector = medium.len() / sector - 1;
+    let Some(header) = Header::parse(&head[at..at + sector.min(4096) as usize]) else {
+        return Ok(None);
+    };
+    let last_sector = medium.length() / sector - 1;
     let entries_len = header.entries_len();
     if header.my_sector() != 1 || entries_len > ENTRIES_LEN_MAX || header.backup_sector() == last_sector {
         return Ok(None);
@@ -169,7 +171,11 @@ impl Header {
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
         })
     })
 }
@@ -192,15 +198,38 @@ mod tests {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = folder.path().join("disk.img");
         std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
-        let mut sfdisk = Command::new("sfdisk").arg("-q").arg(&path).stdin(Stdio::piped()).spawn().unwrap();
-        sfdisk.stdin.take().unwrap().write_all(b"label: gpt\nsize=10M\nsize=20M\n").unwrap();
+        let mut sfdisk = Command::new("sfdisk")
+            .arg("-q")
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        sfdisk
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(b"label: gpt\nsize=10M\nsize=20M\n")
+            .unwrap();
         assert!(sfdisk.wait().unwrap().success());
-        std::fs::File::options().write(true).open(&path).unwrap().set_len(100 << 20).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(100 << 20)
+            .unwrap();
         let verify = || {
-            let output = Command::new("sfdisk").arg("--verify").arg(&path).output().unwrap();
+            let output = Command::new("sfdisk")
+                .arg("--verify")
+                .arg(&path)
+                .output()
+                .unwrap();
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
         };
-        assert!(!verify().contains("No errors detected"), "the backup is not at the end: {}", verify());
+        assert!(
+            !verify().contains("No errors detected"),
+            "the backup is not at the end: {}",
+            verify()
+        );
         let medium = DiskMedium::open(&path, Access::Write).unwrap();
         let change = plan_move(&medium, 64 << 20).unwrap().unwrap();
         assert_eq!(change.range(), 0..1024);

@@ -72,7 +72,8 @@ impl Journal {
     /// # Errors
     /// The folder cannot be used, or the journal is damaged or of another version.
     pub fn open(folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(|error| Error::io("make the journal's folder", folder, error))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Error::io("make the journal's folder", folder, error))?;
         let path = folder.join(NAME);
         let record = match std::fs::read(&path) {
             Ok(bytes) => parse(&bytes).ok_or_else(|| {

@@ -75,9 +75,16 @@ pub fn serve(
 }
 
 fn open(control: &mut FrameReader, targets: &[DiskTarget], journal: &std::path::Path) -> Result<DiskStore> {
-    let out_of_turn = || Error::new(Kind::Corrupt, "begin a session: the source did not name its disks");
+    let out_of_turn = || {
+        Error::new(
+            Kind::Corrupt,
+            "begin a session: the source did not name its disks",
+        )
+    };
     let frame = control.receive()?.ok_or_else(out_of_turn)?;
-    let DiskOrder::Open { disks } = decode(KIND_DISK_ORDER, frame)? else { return Err(out_of_turn()) };
+    let DiskOrder::Open { disks } = decode(KIND_DISK_ORDER, frame)? else {
+        return Err(out_of_turn());
+    };
     if disks.len() > DISKS_MAX {
         return Err(out_of_turn());
     }
@@ -154,7 +161,9 @@ impl Session<'_> {
     }
 
     fn lock_failure(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
-        self.failure.lock().expect("no thread panics while it reports a failure")
+        self.failure
+            .lock()
+            .expect("no thread panics while it reports a failure")
     }
 
     /// Turns the failure of a thread into the end of the session.
@@ -171,7 +180,10 @@ impl Session<'_> {
     fn watch(&self, stop: &StopFlag) {
         while !self.ended.load(Ordering::Acquire) {
             if stop.is_stopped() {
-                self.guard(Err(Error::new(Kind::Stopped, "go on: the receiver was told to stop")));
+                self.guard(Err(Error::new(
+                    Kind::Stopped,
+                    "go on: the receiver was told to stop",
+                )));
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -273,7 +285,12 @@ impl Session<'_> {
         let mut at = first;
         while at < end {
             let part = DIGESTS_MAX.min(end - at);
-            let bytes: Vec<u8> = digests.get(at, part).map_err(failed)?.iter().flat_map(|digest| digest.0).collect();
+            let bytes: Vec<u8> = digests
+                .get(at, part)
+                .map_err(failed)?
+                .iter()
+                .flat_map(|digest| digest.0)
+                .collect();
             self.send_digests(&bytes)?;
             at += part;
         }

@@ -86,7 +86,9 @@ impl DiskStore {
         let mut disks = Vec::new();
         for (number, (target, source)) in targets.iter().zip(sources).enumerate() {
             let path = std::path::absolute(&target.path).unwrap_or_else(|_| target.path.clone());
-            let ours = known.get(number).filter(|disk| disk.path == path && path.exists());
+            let ours = known
+                .get(number)
+                .filter(|disk| disk.path == path && path.exists());
             let admitted = admit(target, source, ours.is_some())?;
             let digests_path = journal.digests_path(number);
             let failed = |error| Error::io("open the digests", &digests_path, error);
@@ -94,7 +96,9 @@ impl DiskStore {
             let same = ours.filter(|disk| disk.source_len == source.len && !admitted.is_blank);
             if same.is_none() {
                 digests.clear().map_err(failed)?;
-                record.open_regions.retain(|region| usize::from(region.disk) != number);
+                record
+                    .open_regions
+                    .retain(|region| usize::from(region.disk) != number);
             }
             let blank = same.map_or(admitted.is_blank, |disk| disk.blank);
             record.disks.push(DiskRecord {
@@ -126,8 +130,16 @@ impl DiskStore {
             move_on(&mut record.position)?;
         }
         for region in std::mem::take(&mut record.open_regions) {
-            let Some(disk) = self.disks.get(usize::from(region.disk)) else { continue };
-            let failed = |error| Error::io("read back what was written before the interruption", &disk.path, error);
+            let Some(disk) = self.disks.get(usize::from(region.disk)) else {
+                continue;
+            };
+            let failed = |error| {
+                Error::io(
+                    "read back what was written before the interruption",
+                    &disk.path,
+                    error,
+                )
+            };
             let first = region.number * REGION_CHUNKS;
             let end = (first + REGION_CHUNKS).min(disk.digests.chunk_count());
             if first < end {
@@ -176,7 +188,10 @@ impl DiskStore {
             }
         }
         ledger.bytes += written?;
-        let pending = batch.chunks.iter().map(|chunk| (batch.disk, chunk.number, chunk.digest));
+        let pending = batch
+            .chunks
+            .iter()
+            .map(|chunk| (batch.disk, chunk.number, chunk.digest));
         ledger.pending.extend(pending);
         ledger.frames.insert(number);
         while let Some(applied) = Some(ledger.applied).filter(|next| ledger.frames.contains(next)) {
@@ -330,11 +345,15 @@ impl DiskStore {
     }
 
     fn lock_journal(&self) -> std::sync::MutexGuard<'_, Journal> {
-        self.journal.lock().expect("no thread panics while it holds the journal")
+        self.journal
+            .lock()
+            .expect("no thread panics while it holds the journal")
     }
 
     fn lock_ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("no thread panics while it holds the ledger")
+        self.ledger
+            .lock()
+            .expect("no thread panics while it holds the ledger")
     }
 }
 

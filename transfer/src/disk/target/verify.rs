@@ -25,8 +25,14 @@ pub fn verify(store: &DiskStore, mut report: impl FnMut(&DiskReport) -> Result<(
             let expected = disk.digests.get(first, STEP_CHUNKS).map_err(failed)?;
             let chunks = expected.len() as u64;
             passed += chunks * CHUNK_LEN;
-            let Some(start) = expected.iter().position(|digest| digest.is_known()) else { continue };
-            let end = expected.iter().rposition(|digest| digest.is_known()).unwrap_or(start) + 1;
+            let Some(start) = expected.iter().position(|digest| digest.is_known()) else {
+                continue;
+            };
+            let end = expected
+                .iter()
+                .rposition(|digest| digest.is_known())
+                .unwrap_or(start)
+                + 1;
             let found = read_digests(disk, first + start as u64, (end - start) as u64).map_err(failed)?;
             bytes += found.len() as u64 * CHUNK_LEN;
             for (at, (expected, found)) in expected[start..end].iter().zip(&found).enumerate() {

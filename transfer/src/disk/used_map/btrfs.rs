@@ -46,7 +46,9 @@ pub fn free_ranges(point: &Path, head: &[u8], range: &Range<u64>) -> io::Result<
     let node_len = u64::from(u32_at(superblock, 148));
     let device_id = u64_at(superblock, 201);
     let directory = File::open(point)?;
-    let Some(extents) = device_extents(&directory, device_id)? else { return Ok(None) };
+    let Some(extents) = device_extents(&directory, device_id)? else {
+        return Ok(None);
+    };
     let mut used: Vec<Range<u64>> = ALWAYS.to_vec();
     for extent in &extents {
         let all = extent.physical..extent.physical + extent.len;
@@ -77,8 +79,16 @@ pub fn free_ranges(point: &Path, head: &[u8], range: &Range<u64>) -> io::Result<
 
 fn device_extents(directory: &File, device_id: u64) -> io::Result<Option<Vec<DeviceExtent>>> {
     let mut extents = Vec::new();
-    let first = Key { object: device_id, kind: ITEM_DEVICE_EXTENT, offset: 0 };
-    let last = Key { object: device_id, kind: ITEM_DEVICE_EXTENT, offset: u64::MAX };
+    let first = Key {
+        object: device_id,
+        kind: ITEM_DEVICE_EXTENT,
+        offset: 0,
+    };
+    let last = Key {
+        object: device_id,
+        kind: ITEM_DEVICE_EXTENT,
+        offset: u64::MAX,
+    };
     let supported = search(directory, TREE_DEVICE, first, last, |key, data| {
         if key.kind == ITEM_DEVICE_EXTENT && data.len() >= 32 {
             extents.push(DeviceExtent {
@@ -92,7 +102,11 @@ fn device_extents(directory: &File, device_id: u64) -> io::Result<Option<Vec<Dev
 }
 
 fn is_striped(directory: &File, logical: u64) -> io::Result<bool> {
-    let key = Key { object: OBJECT_CHUNKS, kind: ITEM_CHUNK, offset: logical };
+    let key = Key {
+        object: OBJECT_CHUNKS,
+        kind: ITEM_CHUNK,
+        offset: logical,
+    };
     let mut striped = true;
     search(directory, TREE_CHUNK, key, key, |_, data| {
         if data.len() >= 48 {
@@ -109,8 +123,16 @@ fn each_allocation(
     node_len: u64,
     mut allocated: impl FnMut(u64, u64),
 ) -> io::Result<()> {
-    let first = Key { object: logical.start, kind: 0, offset: 0 };
-    let last = Key { object: logical.end - 1, kind: u32::from(u8::MAX), offset: u64::MAX };
+    let first = Key {
+        object: logical.start,
+        kind: 0,
+        offset: 0,
+    };
+    let last = Key {
+        object: logical.end - 1,
+        kind: u32::from(u8::MAX),
+        offset: u64::MAX,
+    };
     search(directory, TREE_EXTENT, first, last, |key, _| match key.kind {
         ITEM_EXTENT => allocated(key.object, key.offset),
         ITEM_METADATA => allocated(key.object, node_len),

@@ -41,27 +41,43 @@ pub fn end(head: &[u8]) -> Option<u64> {
 pub fn free_ranges(medium: &dyn Medium, start: u64, len: u64) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut head = AlignedBuffer::zeroed(4096);
     medium.read(&mut head, start)?;
-    let Some(superblock) = Superblock::parse(&head) else { return Ok(None) };
+    let Some(superblock) = Superblock::parse(&head) else {
+        return Ok(None);
+    };
     if !superblock.is_plain() || superblock.blocks.saturating_mul(superblock.block_len) > len {
         return Ok(None);
     }
-    let Some(groups) = superblock.read_groups(medium, start)? else { return Ok(None) };
+    let Some(groups) = superblock.read_groups(medium, start)? else {
+        return Ok(None);
+    };
     let mut free = Vec::new();
     for (number, group) in groups.iter().enumerate() {
         superblock.free_in_group(medium, start, number as u64, group, &mut free)?;
     }
-    let metadata: Vec<Range<u64>> = groups.iter().flat_map(|group| superblock.metadata_of(group)).collect();
-    Ok(Some(subtract(free, metadata, |block| start + block * superblock.block_len)))
+    let metadata: Vec<Range<u64>> = groups
+        .iter()
+        .flat_map(|group| superblock.metadata_of(group))
+        .collect();
+    Ok(Some(subtract(free, metadata, |block| {
+        start + block * superblock.block_len
+    })))
 }
 
 /// Free block ranges without the metadata ranges, in bytes.
-fn subtract(free: Vec<Range<u64>>, mut metadata: Vec<Range<u64>>, byte: impl Fn(u64) -> u64) -> Vec<Range<u64>> {
+fn subtract(
+    free: Vec<Range<u64>>,
+    mut metadata: Vec<Range<u64>>,
+    byte: impl Fn(u64) -> u64,
+) -> Vec<Range<u64>> {
     metadata.sort_by_key(|range| range.start);
     let mut parts = Vec::new();
     for range in free {
         let mut at = range.start;
         let first = metadata.partition_point(|taken| taken.end <= range.start);
-        for taken in metadata[first..].iter().take_while(|taken| taken.start < range.end) {
+        for taken in metadata[first..]
+            .iter()
+            .take_while(|taken| taken.start < range.end)
+        {
             if taken.start > at {
                 parts.push(byte(at)..byte(taken.start));
             }
@@ -117,7 +133,11 @@ impl Superblock {
             blocks_per_group: u64::from(u32_at(s, 32)),
             cluster_blocks: 1u64.checked_shl(log_cluster.checked_sub(log_block)?)?,
             inodes_per_group: u64::from(u32_at(s, 40)),
-            inode_len: if revision == 0 { 128 } else { u64::from(u16_at(s, 88)) },
+            inode_len: if revision == 0 {
+                128
+            } else {
+                u64::from(u16_at(s, 88))
+            },
             descriptor_len: if wide { usize::from(u16_at(s, 254)) } else { 32 },
             reserved_descriptor_blocks: u64::from(u16_at(s, 206)),
             state: u16_at(s, 58),
@@ -130,8 +150,11 @@ impl Superblock {
             && log_cluster - log_block <= 20
             && superblock.blocks > superblock.first_data_block
             && superblock.first_data_block <= 1
-            && superblock.blocks_per_group.is_multiple_of(superblock.cluster_blocks)
-            && (1..=superblock.block_len * 8).contains(&(superblock.blocks_per_group / superblock.cluster_blocks))
+            && superblock
+                .blocks_per_group
+                .is_multiple_of(superblock.cluster_blocks)
+            && (1..=superblock.block_len * 8)
+                .contains(&(superblock.blocks_per_group / superblock.cluster_blocks))
             && (32..=1024).contains(&superblock.descriptor_len);
         plausible.then_some(superblock)
     }
@@ -151,12 +174,24 @@ impl Superblock {
 
     fn read_groups(&self, medium: &dyn Medium, start: u64) -> io::Result<Option<Vec<Group>>> {
         let mut table = AlignedBuffer::zeroed((self.descriptor_blocks() * self.block_len) as usize);
-        read(medium, &mut table, start + (self.first_data_block + 1) * self.block_len)?;
+        read(
+            medium,
+            &mut table,
+            start + (self.first_data_block + 1) * self.block_len,
+        )?;
         let wide = self.descriptor_len >= 64;
         let mut groups = Vec::new();
-        for d in table.chunks_exact(self.descriptor_len).take(self.group_count() as usize) {
+        for d in table
+            .chunks_exact(self.descriptor_len)
+            .take(self.group_count() as usize)
+        {
             let block = |low: usize| {
-                u64::from(u32_at(d, low)) | if wide { u64::from(u32_at(d, low + 32)) << 32 } else { 0 }
+                u64::from(u32_at(d, low))
+                    | if wide {
+                        u64::from(u32_at(d, low + 32)) << 32
+                    } else {
+                        0
+                    }
             };
             let group = Group {
                 block_bitmap: block(0),
@@ -164,7 +199,10 @@ impl Superblock {
                 inode_table: block(8),
                 flags: u16_at(d, 18),
             };
-            if [group.block_bitmap, group.inode_bitmap, group.inode_table].iter().any(|at| *at >= self.blocks) {
+            if [group.block_bitmap, group.inode_bitmap, group.inode_table]
+                .iter()
+                .any(|at| *at >= self.blocks)
+            {
                 return Ok(None);
             }
             groups.push(group);
@@ -239,7 +277,9 @@ impl Superblock {
 /// Reads a range that may not be a multiple of the medium's sector, by reading around it.
 fn read(medium: &dyn Medium, to: &mut [u8], offset: u64) -> io::Result<()> {
     let first = offset / 4096 * 4096;
-    let end = (offset + to.len() as u64).next_multiple_of(4096).min(medium.len());
+    let end = (offset + to.len() as u64)
+        .next_multiple_of(4096)
+        .min(medium.length());
     let mut around = AlignedBuffer::zeroed((end - first) as usize);
     medium.read(&mut around, first)?;
     let skip = (offset - first) as usize;

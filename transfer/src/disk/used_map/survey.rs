@@ -110,10 +110,19 @@ pub fn survey(medium: &DiskMedium) -> Result<Survey> {
         let finding = examine(medium, &piece, &range, &mounts).map_err(failed)?;
         let tail = range.end.saturating_sub(TAIL_LEN).max(range.start);
         let clip = |gap: Range<u64>| gap.start.max(range.start)..gap.end.min(tail);
-        let found: Vec<_> = finding.free.into_iter().map(clip).filter(|gap| gap.start < gap.end).collect();
+        let found: Vec<_> = finding
+            .free
+            .into_iter()
+            .map(clip)
+            .filter(|gap| gap.start < gap.end)
+            .collect();
         let area_map = UsedMap::new(range.end, found.clone(), finding.scratch.clone());
         areas.push(Area {
-            used: area_map.used_in(range.clone()).iter().map(|part| part.end - part.start).sum(),
+            used: area_map
+                .used_in(range.clone())
+                .iter()
+                .map(|part| part.end - part.start)
+                .sum(),
             range,
             partition: number,
             kind: finding.kind.to_owned(),
@@ -124,21 +133,21 @@ pub fn survey(medium: &DiskMedium) -> Result<Survey> {
         scratch.extend(finding.scratch);
     }
     Ok(Survey {
-        map: UsedMap::new(medium.len(), free, scratch),
+        map: UsedMap::new(medium.length(), free, scratch),
         areas,
     })
 }
 
 fn whole(medium: &DiskMedium, why: &str) -> Survey {
     Survey {
-        map: UsedMap::whole(medium.len()),
+        map: UsedMap::whole(medium.length()),
         areas: vec![Area {
-            range: 0..medium.len(),
+            range: 0..medium.length(),
             partition: 0,
             kind: "unknown".to_owned(),
             method: Finding::whole("unknown", why).method,
             mounted_at: None,
-            used: medium.len(),
+            used: medium.length(),
         }],
     }
 }
@@ -150,8 +159,15 @@ fn number_of(node: &Path) -> u32 {
 }
 
 fn mount_of(mounts: &[(DeviceNumber, Mount)], number: DeviceNumber) -> Option<&Mount> {
-    let own = || mounts.iter().filter(|(device, _)| *device == number).map(|(_, mount)| mount);
-    own().find(|mount| mount.root == Path::new("/")).or_else(|| own().next())
+    let own = || {
+        mounts
+            .iter()
+            .filter(|(device, _)| *device == number)
+            .map(|(_, mount)| mount)
+    };
+    own()
+        .find(|mount| mount.root == Path::new("/"))
+        .or_else(|| own().next())
 }
 
 fn examine(
@@ -162,14 +178,24 @@ fn examine(
 ) -> io::Result<Finding> {
     let mut head = AlignedBuffer::zeroed(HEAD_LEN.min(piece.len as usize / 4096 * 4096));
     if let Err(error) = medium.read(&mut head, range.start) {
-        return Ok(Finding::whole("unknown", format!("its first bytes cannot be read ({error})")));
+        return Ok(Finding::whole(
+            "unknown",
+            format!("its first bytes cannot be read ({error})"),
+        ));
     }
     if !piece.holders()?.is_empty() {
-        return Ok(Finding::whole("stacked", format!("used by {}", piece.holders()?.join(", "))));
+        return Ok(Finding::whole(
+            "stacked",
+            format!("used by {}", piece.holders()?.join(", ")),
+        ));
     }
     let found = signatures(&head);
     let [kind] = found[..] else {
-        let why = if found.is_empty() { "no known file system" } else { "several signatures" };
+        let why = if found.is_empty() {
+            "no known file system"
+        } else {
+            "several signatures"
+        };
         return Ok(Finding::whole("unknown", why));
     };
     let mount = mount_of(mounts, piece.number);
@@ -185,7 +211,10 @@ fn examine(
             synchronise(&mount.point)?;
             Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
                 Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
-                None => Finding::whole("btrfs", "its trees cannot be searched or spread over several devices"),
+                None => Finding::whole(
+                    "btrfs",
+                    "its trees cannot be searched or spread over several devices",
+                ),
             })
         }
         (Kind::Ext, None) if is_unused(&piece.path) => {
@@ -199,7 +228,10 @@ fn examine(
             })
         }
         (_, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
-        (_, Some(_)) => Ok(Finding::whole(kind.name(), "the signature does not fit the mount")),
+        (_, Some(_)) => Ok(Finding::whole(
+            kind.name(),
+            "the signature does not fit the mount",
+        )),
     }
 }
 
@@ -211,12 +243,22 @@ fn mapped_by_kernel(
     mount: &Mount,
 ) -> io::Result<Finding> {
     if !kind.is_mounted_as(&mount.kind) {
-        return Ok(Finding::whole(kind.name(), "the signature does not fit the mount"));
+        return Ok(Finding::whole(
+            kind.name(),
+            "the signature does not fit the mount",
+        ));
     }
     synchronise(&mount.point)?;
     if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
-        let free = free.into_iter().map(|gap| range.start + gap.start..range.start + gap.end).collect();
-        return Ok(Finding::free(kind.name(), "GETFSMAP of the mounted file system", free));
+        let free = free
+            .into_iter()
+            .map(|gap| range.start + gap.start..range.start + gap.end)
+            .collect();
+        return Ok(Finding::free(
+            kind.name(),
+            "GETFSMAP of the mounted file system",
+            free,
+        ));
     }
     if kind != Kind::Ext {
         return Ok(Finding::whole(kind.name(), "this kernel has no GETFSMAP"));
@@ -229,10 +271,12 @@ fn mapped_by_kernel(
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
         Err(error) => return Err(error),
     }
-    Ok(match ext::free_ranges(medium, range.start, range.end - range.start)? {
-        Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
-        None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
-    })
+    Ok(
+        match ext::free_ranges(medium, range.start, range.end - range.start)? {
+            Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
+            None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
+        },
+    )
 }
 
 fn synchronise(point: &Path) -> io::Result<()> {
@@ -242,7 +286,11 @@ fn synchronise(point: &Path) -> io::Result<()> {
 /// Whether nobody, in any mount namespace, has the device in use.
 fn is_unused(path: &Path) -> bool {
     const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
-    std::fs::OpenOptions::new().read(true).custom_flags(O_EXCL).open(path).is_ok()
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(O_EXCL)
+        .open(path)
+        .is_ok()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,7 +332,10 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
         found.push(Kind::Btrfs);
     }
     // The signature ends the first page, whatever the page size was.
-    if [4096, 8192, 16_384, 65_536].iter().any(|page| at(page - 10, b"SWAPSPACE2")) {
+    if [4096, 8192, 16_384, 65_536]
+        .iter()
+        .any(|page| at(page - 10, b"SWAPSPACE2"))
+    {
         found.push(Kind::Swap);
     }
     found
