@@ -1,5 +1,7 @@
 //! The disk engine end to end: loop devices with real file systems, both sides in one process over loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "disk/bed.rs"]
 mod bed;
 #[path = "disk/workload.rs"]

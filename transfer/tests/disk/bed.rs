@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sys::loop_device::{LoopDevice, TestMount, run, scan};
-use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
+use transfer::progress::{Observer, Silent, StopFlag, Summary};
 use transfer::secret::Secret;
 use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, sync};
 use transfer::target::{DiskTarget, Receiver, ServePlan, TargetVolume};
 use transfer::throttle::Throttle;
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Folders and the secret of a migration.
-pub struct Bed {
-    pub folder: tempfile::TempDir,
+pub(crate) struct Bed {
+    pub(crate) folder: tempfile::TempDir,
     secret: Secret,
 }
 
 impl Bed {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::Builder::new()
                 .prefix("g2c-block-")
@@ -33,11 +33,11 @@ impl Bed {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn plan(&self, disks: &[&Path]) -> SyncPlan {
+    pub(crate) fn plan(&self, disks: &[&Path]) -> SyncPlan {
         SyncPlan {
             target: Vec::new(),
             secret: self.secret.clone(),
@@ -55,7 +55,7 @@ impl Bed {
         }
     }
 
-    pub fn receiver(&self, targets: &[&Path], overwrite: bool) -> Receiver {
+    pub(crate) fn receiver(&self, targets: &[&Path], overwrite: bool) -> Receiver {
         let disks = targets.iter().map(|path| DiskTarget {
             path: path.to_path_buf(),
             overwrite,
@@ -70,11 +70,11 @@ impl Bed {
     }
 
     /// Serves `targets` while `plan` runs.
-    pub fn sync(&self, targets: &[&Path], plan: SyncPlan) -> transfer::Result<Summary> {
+    pub(crate) fn sync(&self, targets: &[&Path], plan: SyncPlan) -> transfer::Result<Summary> {
         self.sync_watched(targets, plan, &Silent)
     }
 
-    pub fn sync_watched(
+    pub(crate) fn sync_watched(
         &self,
         targets: &[&Path],
         mut plan: SyncPlan,
@@ -93,7 +93,7 @@ impl Bed {
 }
 
 /// Asks for a cutover at the end of the run.
-pub fn with_freeze(mut plan: SyncPlan, max: Duration) -> SyncPlan {
+pub(crate) fn with_freeze(mut plan: SyncPlan, max: Duration) -> SyncPlan {
     let SourceVolume::Disks(source) = &mut plan.volume else {
         unreachable!()
     };
@@ -105,20 +105,8 @@ pub fn with_freeze(mut plan: SyncPlan, max: Duration) -> SyncPlan {
     plan
 }
 
-/// Collects warnings.
-#[derive(Default)]
-pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn event(&self, event: &Event) {
-        if let Event::Warning { message } = event {
-            self.0.lock().unwrap().push(message.clone());
-        }
-    }
-}
-
 /// Partitions a device by an sfdisk script.
-pub fn partition(device: &LoopDevice, script: &str) {
+pub(crate) fn partition(device: &LoopDevice, script: &str) {
     let mut sfdisk = Command::new("sfdisk")
         .arg("-q")
         .arg(&device.path)
@@ -130,7 +118,7 @@ pub fn partition(device: &LoopDevice, script: &str) {
     device.scan_partitions().unwrap();
 }
 
-pub fn make_file_system(kind: &str, device: &Path) {
+pub(crate) fn make_file_system(kind: &str, device: &Path) {
     let program = match kind {
         "swap" => "mkswap".to_owned(),
         kind => format!("mkfs.{kind}"),
@@ -144,12 +132,12 @@ pub fn make_file_system(kind: &str, device: &Path) {
 }
 
 /// An image attached read-only, so that comparing cannot change it.
-pub struct Image {
-    pub device: PathBuf,
+pub(crate) struct Image {
+    pub(crate) device: PathBuf,
 }
 
 impl Image {
-    pub fn attach(path: &Path) -> Self {
+    pub(crate) fn attach(path: &Path) -> Self {
         let output = Command::new("losetup")
             .args(["-f", "--show", "-P"])
             .arg(path)
@@ -162,7 +150,7 @@ impl Image {
         image
     }
 
-    pub fn partition(&self, number: u32) -> PathBuf {
+    pub(crate) fn partition(&self, number: u32) -> PathBuf {
         PathBuf::from(format!("{}p{number}", self.device.display()))
     }
 }
@@ -175,7 +163,7 @@ impl Drop for Image {
 }
 
 /// Checks a file system without repairing it.
-pub fn fsck(kind: &str, device: &Path) {
+pub(crate) fn fsck(kind: &str, device: &Path) {
     let result = match kind {
         "ext4" => run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.as_os_str()]),
         "xfs" => run("xfs_repair", ["-n".as_ref(), device.as_os_str()]),
@@ -189,7 +177,7 @@ pub fn fsck(kind: &str, device: &Path) {
 }
 
 /// Compares the contents, names, modes, owners and times of two mounted trees.
-pub fn assert_trees_equal(source: &Path, target: &Path) {
+pub(crate) fn assert_trees_equal(source: &Path, target: &Path) {
     let list = |root: &Path| {
         let output = Command::new("find")
             .args([".", "-xdev", "-printf", "%p %y %m %U %G %s %T@ %l\\n"])
@@ -217,6 +205,6 @@ pub fn assert_trees_equal(source: &Path, target: &Path) {
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 }
 
-pub fn mount(device: &Path, options: &str) -> TestMount {
+pub(crate) fn mount(device: &Path, options: &str) -> TestMount {
     TestMount::new("g2c-block-test", device, options).unwrap()
 }

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sys::aligned::AlignedBuffer;
 
 /// Small and good enough: splitmix64.
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,11 +23,11 @@ impl Dice {
         z ^ z >> 31
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.roll() % bound
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0u8; len];
         for part in bytes.chunks_mut(8) {
             let word = self.roll().to_le_bytes();
@@ -38,13 +38,13 @@ impl Dice {
 }
 
 /// What goes on on one file system.
-pub struct Workload {
+pub(crate) struct Workload {
     root: PathBuf,
     dice: Dice,
 }
 
 impl Workload {
-    pub fn new(root: &Path, seed: u64) -> Self {
+    pub(crate) fn new(root: &Path, seed: u64) -> Self {
         Self {
             root: root.to_owned(),
             dice: Dice::new(seed),
@@ -52,7 +52,7 @@ impl Workload {
     }
 
     /// Writes files of random content, in all about `bytes`.
-    pub fn fill(root: &Path, seed: u64, bytes: u64) {
+    pub(crate) fn fill(root: &Path, seed: u64, bytes: u64) {
         let mut workload = Self::new(root, seed);
         let mut written = 0;
         while written < bytes {
@@ -77,7 +77,7 @@ impl Workload {
     }
 
     /// One random operation. Failures (no space, not there) are part of life.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let name = self.name();
         let other = self.name();
         let _ = std::fs::create_dir_all(name.parent().unwrap());
@@ -165,7 +165,7 @@ impl Workload {
     }
 
     /// Steps until told to stop; counts them.
-    pub fn run(mut self, stop: &AtomicBool, steps: &AtomicU64) {
+    pub(crate) fn run(mut self, stop: &AtomicBool, steps: &AtomicU64) {
         while !stop.load(Ordering::Acquire) {
             self.step();
             steps.fetch_add(1, Ordering::Relaxed);
@@ -179,7 +179,7 @@ const SLOTS_NAME: &str = "counted";
 
 /// Writes 1, 2, 3 … with direct I/O into slots, one after the other, until told to stop: at every moment the medium
 /// holds the last numbers without a gap.
-pub fn count(root: &Path, stop: &AtomicBool) {
+pub(crate) fn count(root: &Path, stop: &AtomicBool) {
     const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
     let path = root.join(SLOTS_NAME);
     std::fs::write(&path, vec![0u8; SLOTS as usize * 4096]).unwrap();
@@ -199,7 +199,7 @@ pub fn count(root: &Path, stop: &AtomicBool) {
 }
 
 /// Proves that the slots are those of one moment.
-pub fn assert_counted(root: &Path, what: &str) {
+pub(crate) fn assert_counted(root: &Path, what: &str) {
     let bytes = std::fs::read(root.join(SLOTS_NAME)).unwrap();
     let numbers = bytes
         .chunks(4096)

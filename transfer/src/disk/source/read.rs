@@ -140,7 +140,7 @@ mod tests {
             let expected = if [3, 17, 18, 200].contains(&sector) {
                 0
             } else {
-                sector as u8 + 1
+                (sector + 1) as u8
             };
             assert!(content.iter().all(|byte| *byte == expected), "sector {sector}");
         }
