@@ -28,6 +28,7 @@ use crate::provider::ProviderError;
 use crate::schema::Service;
 
 pub use enrolment::{ENROL_ACTION, exchange};
+pub use instances::blank as blank_instance;
 pub use job_changes::{lose_source, start_due};
 pub use migration_mode::{resume as resume_migration_mode, secret_of};
 
@@ -36,7 +37,10 @@ type Answer = Map<String, Value>;
 
 /// Makes members of an answer.
 fn answer<const N: usize>(members: [(&str, Value); N]) -> Answer {
-    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    members
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 impl From<ProviderError> for ApiError {
@@ -88,7 +92,10 @@ pub async fn run(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         "DescribeImages" => images::describe(app, call).await,
         "CreateImage" => images::create(app, call).await,
         "ImportImage" => images::import(app, call).await,
-        name => Err(ApiError::new(Code::InvalidAction, format!("there is no action {name}"))),
+        name => Err(ApiError::new(
+            Code::InvalidAction,
+            format!("there is no action {name}"),
+        )),
     }
 }
 
@@ -100,6 +107,9 @@ async fn run_own(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         "DescribeEnrolmentCodes" => enrolment::describe(app, call).await,
         "RevokeEnrolmentCode" => enrolment::revoke(app, call).await,
         "DescribeAuditRecords" => enrolment::audit(app, call).await,
-        name => Err(ApiError::new(Code::InvalidAction, format!("there is no action {name}"))),
+        name => Err(ApiError::new(
+            Code::InvalidAction,
+            format!("there is no action {name}"),
+        )),
     }
 }

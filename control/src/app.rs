@@ -112,7 +112,11 @@ impl App {
     /// # Errors
     ///
     /// What the change says, or that the database failed.
-    pub async fn change<T>(&self, call: &Call, work: impl FnOnce(&mut Transaction<'_>) -> ApiResult<T>) -> ApiResult<T> {
+    pub async fn change<T>(
+        &self,
+        call: &Call,
+        work: impl FnOnce(&mut Transaction<'_>) -> ApiResult<T>,
+    ) -> ApiResult<T> {
         let done = self.engine.change(|transaction| {
             let value = work(transaction)?;
             transaction.audit(call.audit("OK"));
@@ -125,7 +129,10 @@ impl App {
 }
 
 fn not_yours() -> ApiError {
-    ApiError::new(Code::AuthUnauthorized, "temporary credentials are for their own source, its jobs and their targets only")
+    ApiError::new(
+        Code::AuthUnauthorized,
+        "temporary credentials are for their own source, its jobs and their targets only",
+    )
 }
 
 /// Parameters that name what a call is about, in the order of preference.
@@ -164,7 +171,10 @@ impl Call {
     /// Whether the caller may see this source.
     #[must_use]
     pub fn sees_source(&self, source_id: &str) -> bool {
-        self.caller.source.as_deref().is_none_or(|own| own == source_id && !own.is_empty())
+        self.caller
+            .source
+            .as_deref()
+            .is_none_or(|own| own == source_id && !own.is_empty())
     }
 
     /// Refuses a caller who may not touch this source.
@@ -173,7 +183,11 @@ impl Call {
     ///
     /// `AuthFailure.UnauthorizedOperation`.
     pub fn own_source(&self, source: &Source) -> ApiResult<()> {
-        if self.sees_source(&source.source_server_id) { Ok(()) } else { Err(not_yours()) }
+        if self.sees_source(&source.source_server_id) {
+            Ok(())
+        } else {
+            Err(not_yours())
+        }
     }
 
     /// Refuses a caller who may not touch this job.
@@ -182,7 +196,11 @@ impl Call {
     ///
     /// `AuthFailure.UnauthorizedOperation`.
     pub fn own_job(&self, job: &Job) -> ApiResult<()> {
-        if self.sees_source(&job.source_server_id) { Ok(()) } else { Err(not_yours()) }
+        if self.sees_source(&job.source_server_id) {
+            Ok(())
+        } else {
+            Err(not_yours())
+        }
     }
 
     /// Refuses temporary credentials.
@@ -191,7 +209,11 @@ impl Call {
     ///
     /// `AuthFailure.UnauthorizedOperation`.
     pub fn account_only(&self) -> ApiResult<()> {
-        if self.caller.source.is_none() { Ok(()) } else { Err(not_yours()) }
+        if self.caller.source.is_none() {
+            Ok(())
+        } else {
+            Err(not_yours())
+        }
     }
 
     /// Refuses temporary credentials for an instance that is not in use by a running job of their source.
@@ -199,10 +221,19 @@ impl Call {
     /// # Errors
     ///
     /// `AuthFailure.UnauthorizedOperation`.
-    pub fn own_instance<'j>(&self, instance_id: &str, mut jobs: impl Iterator<Item = &'j Arc<Job>>) -> ApiResult<()> {
-        let Some(own) = &self.caller.source else { return Ok(()) };
+    pub fn own_instance<'j>(
+        &self,
+        instance_id: &str,
+        mut jobs: impl Iterator<Item = &'j Arc<Job>>,
+    ) -> ApiResult<()> {
+        let Some(own) = &self.caller.source else {
+            return Ok(());
+        };
         let used = jobs.any(|job| {
-            job.status.is_active() && !own.is_empty() && job.source_server_id == *own && job.uses_instance(instance_id)
+            job.status.is_active()
+                && !own.is_empty()
+                && job.source_server_id == *own
+                && job.uses_instance(instance_id)
         });
         if used { Ok(()) } else { Err(not_yours()) }
     }

@@ -175,7 +175,10 @@ pub struct ApiError {
 impl ApiError {
     /// An error with a text for people.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -193,6 +196,9 @@ mod tests {
         let count = texts.len();
         texts.dedup();
         assert_eq!(texts.len(), count, "a code is listed twice");
-        assert!(Code::ALL.iter().all(|code| !code.meaning().is_empty()), "a code has no meaning");
+        assert!(
+            Code::ALL.iter().all(|code| !code.meaning().is_empty()),
+            "a code has no meaning"
+        );
     }
 }

@@ -20,7 +20,10 @@ pub struct Engine {
 }
 
 fn not_stored() -> ApiError {
-    ApiError::new(Code::ResourceUnavailable, "the database does not answer; nothing was changed, try again later")
+    ApiError::new(
+        Code::ResourceUnavailable,
+        "the database does not answer; nothing was changed, try again later",
+    )
 }
 
 impl Engine {
@@ -38,7 +41,11 @@ impl Engine {
 
     fn lock(&self) -> ApiResult<MutexGuard<'_, World>> {
         let world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.writer.is_healthy() { Ok(world) } else { Err(not_stored()) }
+        if self.writer.is_healthy() {
+            Ok(world)
+        } else {
+            Err(not_stored())
+        }
     }
 
     /// Makes a change. It has happened, durably, when this returns well; otherwise it has not.
@@ -82,7 +89,10 @@ impl Engine {
         let (value, waiting) = {
             let world = self.lock()?;
             let value = read(&world)?;
-            (value, self.writer.is_behind().then(|| self.writer.commit(Vec::new())))
+            (
+                value,
+                self.writer.is_behind().then(|| self.writer.commit(Vec::new())),
+            )
         };
         if let Some(waiting) = waiting {
             waiting.await.map_err(|_| not_stored())?;
@@ -99,12 +109,16 @@ impl Engine {
     pub fn admit(&self, mark: &str, expires: i64, effect: Effect) -> ApiResult<()> {
         let mut world = self.lock()?;
         if world.seen.contains_key(mark) {
-            let message = "this request was accepted before; sign it again, with another nonce or a later timestamp";
+            let message =
+                "this request was accepted before; sign it again, with another nonce or a later timestamp";
             return Err(ApiError::new(Code::SignatureFailure, message));
         }
         world.seen.insert(mark.to_owned(), expires);
         if effect != Effect::Read {
-            drop(self.writer.commit(vec![Change::Seen { mark: mark.to_owned(), expires }]));
+            drop(self.writer.commit(vec![Change::Seen {
+                mark: mark.to_owned(),
+                expires,
+            }]));
         }
         Ok(())
     }
@@ -142,7 +156,9 @@ impl Engine {
             fresh.insert(key.secret_id.clone());
             world.keys.insert(key.secret_id.clone(), Arc::new(key));
         }
-        world.keys.retain(|id, key| key.temporary.is_some() || fresh.contains(id));
+        world
+            .keys
+            .retain(|id, key| key.temporary.is_some() || fresh.contains(id));
     }
 
     /// Reads audit records, newest first.

@@ -16,7 +16,11 @@ fn draw(alphabet: &[u8], count: usize) -> String {
         let mut bytes = [0_u8; 64];
         random.fill(&mut bytes).expect("the kernel gives random bytes");
         let drawn = bytes.iter().filter(|byte| usize::from(**byte) < usable);
-        text.extend(drawn.take(count - text.len()).map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])));
+        text.extend(
+            drawn
+                .take(count - text.len())
+                .map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])),
+        );
     }
     text
 }
@@ -37,11 +41,20 @@ pub fn secret(count: usize) -> String {
 #[must_use]
 pub fn uuid() -> String {
     let mut bytes = [0_u8; 16];
-    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the kernel gives random bytes");
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex(&bytes);
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// Lower-case hexadecimal digits.

@@ -26,10 +26,16 @@ pub fn check(text: &str, begin: i64) -> ApiResult<()> {
         parse_time(text).ok_or_else(|| ApiError::new(Code::InvalidTimeFormat, form))? - begin
     };
     if seconds < HOUR {
-        return Err(ApiError::new(Code::IncrementalTimeLessThanOneHour, "increments take at least one hour"));
+        return Err(ApiError::new(
+            Code::IncrementalTimeLessThanOneHour,
+            "increments take at least one hour",
+        ));
     }
     if seconds > WEEK {
-        return Err(ApiError::new(Code::IncrementalTimeGreaterThanSevenDays, "increments take at most seven days"));
+        return Err(ApiError::new(
+            Code::IncrementalTimeGreaterThanSevenDays,
+            "increments take at most seven days",
+        ));
     }
     Ok(())
 }
@@ -49,13 +55,26 @@ mod tests {
         assert_eq!(code("10080"), None);
         assert_eq!(code("59"), Some(Code::IncrementalTimeLessThanOneHour));
         assert_eq!(code("10081"), Some(Code::IncrementalTimeGreaterThanSevenDays));
-        assert_eq!(code("99999999999999999999999"), Some(Code::IncrementalTimeGreaterThanSevenDays));
+        assert_eq!(
+            code("99999999999999999999999"),
+            Some(Code::IncrementalTimeGreaterThanSevenDays)
+        );
         assert_eq!(code(&end(3600)), None);
         assert_eq!(code(&end(3599)), Some(Code::IncrementalTimeLessThanOneHour));
         assert_eq!(code(&end(7 * 86400)), None);
-        assert_eq!(code(&end(7 * 86400 + 1)), Some(Code::IncrementalTimeGreaterThanSevenDays));
+        assert_eq!(
+            code(&end(7 * 86400 + 1)),
+            Some(Code::IncrementalTimeGreaterThanSevenDays)
+        );
         assert_eq!(code(&end(-5)), Some(Code::IncrementalTimeLessThanOneHour));
-        for bad in ["soon", "2026-01-31", "2026-01-31 08:00:00", "-60", "1h", "2026-13-31T08:00:00Z"] {
+        for bad in [
+            "soon",
+            "2026-01-31",
+            "2026-01-31 08:00:00",
+            "-60",
+            "1h",
+            "2026-13-31T08:00:00Z",
+        ] {
             assert_eq!(code(bad), Some(Code::InvalidTimeFormat), "{bad}");
         }
     }

@@ -7,17 +7,30 @@
 
 pub mod actions;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod code;
 pub mod engine;
+pub mod http;
 pub mod identity;
 pub mod incremental;
+pub mod metrics;
 pub mod network;
 pub mod provider;
 pub mod records;
 pub mod region;
 pub mod schema;
+pub mod serve;
 pub mod state;
 pub mod store;
 pub mod vault;
 pub mod world;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The program, with its command line: the first argument is the program's name. Exit codes: 0 done, 1 failed, 2 wrong
+/// usage.
+pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    cli::run(arguments)
+}

@@ -38,8 +38,10 @@ impl Networks {
     /// When the file cannot be read as that.
     pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self(None)) };
-        let text = std::fs::read(path).with_context(|| format!("cannot read the networks in {}", path.display()))?;
-        let vpcs = serde_json::from_slice(&text).with_context(|| format!("{} does not declare networks", path.display()))?;
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read the networks in {}", path.display()))?;
+        let vpcs = serde_json::from_slice(&text)
+            .with_context(|| format!("{} does not declare networks", path.display()))?;
         Ok(Self(Some(vpcs)))
     }
 
@@ -54,18 +56,31 @@ impl Networks {
             return Ok(());
         }
         let found = vpcs.iter().find_map(|vpc| {
-            vpc.subnets.iter().find(|subnet| subnet.subnet_id == subnet_id).map(|subnet| (vpc, subnet))
+            vpc.subnets
+                .iter()
+                .find(|subnet| subnet.subnet_id == subnet_id)
+                .map(|subnet| (vpc, subnet))
         });
         let Some((vpc, subnet)) = found else {
-            return Err(ApiError::new(Code::SubnetNotExist, format!("there is no subnet {subnet_id}")));
+            return Err(ApiError::new(
+                Code::SubnetNotExist,
+                format!("there is no subnet {subnet_id}"),
+            ));
         };
         if !vpc_id.is_empty() && vpc.vpc_id != vpc_id {
             let message = format!("{subnet_id} belongs to {}, not to {vpc_id}", vpc.vpc_id);
             return Err(ApiError::new(Code::VpcIdSubnetIdNotMatch, message));
         }
-        let taken = world.instances.values().filter(|instance| instance.subnet_id == subnet_id).count();
+        let taken = world
+            .instances
+            .values()
+            .filter(|instance| instance.subnet_id == subnet_id)
+            .count();
         let promised = world.jobs.values().filter(|job| {
-            job.status.is_unfinished() && job.makes_image() && job.subnet_id == subnet_id && job.transit_instance_id.is_empty()
+            job.status.is_unfinished()
+                && job.makes_image()
+                && job.subnet_id == subnet_id
+                && job.transit_instance_id.is_empty()
         });
         if taken + promised.count() >= subnet.addresses {
             let message = format!("all {} addresses of {subnet_id} are taken", subnet.addresses);

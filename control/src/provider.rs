@@ -85,7 +85,12 @@ pub trait Provider: Send + Sync {
     /// Removes everything that belongs to an instance.
     fn destroy<'p>(&'p self, instance: &'p Instance) -> Doing<'p, ()>;
     /// Makes a receiver listen with this secret.
-    fn enter<'p>(&'p self, instance: &'p Instance, secret: &'p Secret, reach: Reachability) -> Doing<'p, Endpoint>;
+    fn enter<'p>(
+        &'p self,
+        instance: &'p Instance,
+        secret: &'p Secret,
+        reach: Reachability,
+    ) -> Doing<'p, Endpoint>;
     /// Ends the receiver.
     fn exit<'p>(&'p self, instance: &'p Instance, outcome: Outcome) -> Doing<'p, ()>;
     /// Switches an instance.
@@ -122,9 +127,15 @@ impl Providers {
         match owner {
             Owner::Local => Ok(&self.local),
             Owner::Static => Ok(&self.fixed),
-            Owner::Command => self.command.as_ref().map(|provider| provider as &dyn Provider).ok_or_else(|| {
-                ProviderError::Unsupported("this instance needs the control plane to be started with --hooks DIR".to_owned())
-            }),
+            Owner::Command => self
+                .command
+                .as_ref()
+                .map(|provider| provider as &dyn Provider)
+                .ok_or_else(|| {
+                    ProviderError::Unsupported(
+                        "this instance needs the control plane to be started with --hooks DIR".to_owned(),
+                    )
+                }),
         }
     }
 }

@@ -36,8 +36,14 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 6] =
-        [Table::Job, Table::Source, Table::Instance, Table::Image, Table::Key, Table::Enrolment];
+    pub const ALL: [Table; 6] = [
+        Table::Job,
+        Table::Source,
+        Table::Instance,
+        Table::Image,
+        Table::Key,
+        Table::Enrolment,
+    ];
 
     /// The table's name in the database.
     #[must_use]

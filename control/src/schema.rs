@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 
 use crate::code::{ApiError, ApiResult, Code};
 
-pub use form::{Check, is_instance_id, is_job_id, is_lighthouse_id, is_source_id, parse_time, version_numbers};
+pub use form::{
+    Check, is_instance_id, is_job_id, is_lighthouse_id, is_source_id, parse_time, version_numbers,
+};
 
 /// Which of the APIs an action belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,12 +112,20 @@ pub struct Field {
 
 /// A required parameter.
 const fn req(name: &'static str, kind: Kind) -> Field {
-    Field { name, required: true, kind }
+    Field {
+        name,
+        required: true,
+        kind,
+    }
 }
 
 /// An optional parameter.
 const fn opt(name: &'static str, kind: Kind) -> Field {
-    Field { name, required: false, kind }
+    Field {
+        name,
+        required: false,
+        kind,
+    }
 }
 
 /// Type and limits of a value.
@@ -124,11 +134,27 @@ pub enum Kind {
     /// Characters.
     Text(Text),
     /// A whole number within bounds, and the code for one below or above.
-    Uint { min: u64, max: u64, below: Code, above: Code },
+    Uint {
+        /// Least.
+        min: u64,
+        /// Greatest.
+        max: u64,
+        /// The code for less.
+        below: Code,
+        /// The code for more.
+        above: Code,
+    },
     /// Yes or no.
     Bool,
     /// A list, at most so long.
-    List { item: &'static Kind, max: usize, above: Code },
+    List {
+        /// What it is a list of.
+        item: &'static Kind,
+        /// Greatest number of elements.
+        max: usize,
+        /// The code for more.
+        above: Code,
+    },
     /// A structure.
     Object(&'static [Field]),
 }
@@ -153,7 +179,12 @@ impl Text {
     /// Any text up to the general limit.
     const fn any() -> Self {
         let code = Code::InvalidParameterValue;
-        Self { min: (0, code), max: (TEXT_CHARS_MAX, code), forbidden: None, check: Check::Any }
+        Self {
+            min: (0, code),
+            max: (TEXT_CHARS_MAX, code),
+            forbidden: None,
+            check: Check::Any,
+        }
     }
 
     const fn length(mut self, min: (usize, Code), max: (usize, Code)) -> Self {
@@ -179,13 +210,21 @@ impl Text {
     fn verify(&self, path: &str, text: &str) -> ApiResult<()> {
         let count = text.chars().count();
         if count < self.min.0 {
-            return Err(ApiError::new(self.min.1, format!("{path} must have at least {} characters", self.min.0)));
+            return Err(ApiError::new(
+                self.min.1,
+                format!("{path} must have at least {} characters", self.min.0),
+            ));
         }
         if count > self.max.0 {
-            return Err(ApiError::new(self.max.1, format!("{path} has {count} characters; {} are allowed", self.max.0)));
+            return Err(ApiError::new(
+                self.max.1,
+                format!("{path} has {count} characters; {} are allowed", self.max.0),
+            ));
         }
         if let Some(code) = self.forbidden
-            && let Some(bad) = text.chars().find(|c| matches!(c, '\'' | '"' | ';' | '\\') || c.is_control())
+            && let Some(bad) = text
+                .chars()
+                .find(|c| matches!(c, '\'' | '"' | ';' | '\\') || c.is_control())
         {
             return Err(ApiError::new(code, format!("{path} must not contain {bad:?}")));
         }
@@ -198,7 +237,12 @@ const TEXT: Kind = Text::any().kind();
 
 /// A whole number.
 const fn uint(min: u64, max: u64) -> Kind {
-    Kind::Uint { min, max, below: Code::InvalidParameterValue, above: Code::InvalidParameterValue }
+    Kind::Uint {
+        min,
+        max,
+        below: Code::InvalidParameterValue,
+        above: Code::InvalidParameterValue,
+    }
 }
 
 /// How values were written.
@@ -254,19 +298,32 @@ impl Params {
     /// The elements of a list; absent is empty.
     #[must_use]
     pub fn list(&self, name: &str) -> &[Value] {
-        self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        self.0
+            .get(name)
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The texts of a list; absent is empty.
     #[must_use]
     pub fn texts(&self, name: &str) -> Vec<String> {
-        self.list(name).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        self.list(name)
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A structure's members as parameters of their own; absent is empty.
     #[must_use]
     pub fn object(&self, name: &str) -> Params {
-        Params(self.0.get(name).and_then(Value::as_object).cloned().unwrap_or_default())
+        Params(
+            self.0
+                .get(name)
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -291,24 +348,51 @@ fn check_fields(
     encoding: Encoding,
     path: &str,
 ) -> ApiResult<Map<String, Value>> {
-    if let Some(name) = tree.keys().find(|name| !fields.iter().any(|field| field.name == name.as_str())) {
+    if let Some(name) = tree
+        .keys()
+        .find(|name| !fields.iter().any(|field| field.name == name.as_str()))
+    {
         let shown: String = name.chars().take(64).collect();
-        return Err(ApiError::new(Code::UnknownParameter, format!("there is no parameter {path}{shown}")));
+        return Err(ApiError::new(
+            Code::UnknownParameter,
+            format!("there is no parameter {path}{shown}"),
+        ));
     }
     let mut out = Map::new();
     for field in fields {
         let path = format!("{path}{}", field.name);
-        match tree.remove(field.name) {
-            None | Some(Value::Null) if field.required => {
-                return Err(ApiError::new(Code::MissingParameter, format!("{path} is required")));
+        let given = tree
+            .remove(field.name)
+            .filter(|value| !is_absent(value, field, encoding));
+        match given {
+            None if field.required => {
+                return Err(ApiError::new(
+                    Code::MissingParameter,
+                    format!("{path} is required"),
+                ));
             }
-            None | Some(Value::Null) => {}
+            None => {}
             Some(value) => {
-                out.insert(field.name.to_owned(), check_value(&field.kind, value, encoding, &path)?);
+                out.insert(
+                    field.name.to_owned(),
+                    check_value(&field.kind, value, encoding, &path)?,
+                );
             }
         }
     }
     Ok(out)
+}
+
+/// Null is absent; so is an empty list that is required, and an empty form value where a text cannot stand.
+fn is_absent(value: &Value, field: &Field, encoding: Encoding) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => field.required && items.is_empty(),
+        Value::String(text) => {
+            encoding == Encoding::Form && text.is_empty() && !matches!(field.kind, Kind::Text(_))
+        }
+        _ => false,
+    }
 }
 
 fn check_value(kind: &Kind, value: Value, encoding: Encoding, path: &str) -> ApiResult<Value> {
@@ -322,7 +406,12 @@ fn check_value(kind: &Kind, value: Value, encoding: Encoding, path: &str) -> Api
             text.verify(path, &value)?;
             Ok(Value::String(value))
         }
-        Kind::Uint { min, max, below, above } => {
+        Kind::Uint {
+            min,
+            max,
+            below,
+            above,
+        } => {
             let number = read_number(value, encoding).ok_or_else(|| wrong("a whole number"))?;
             if number < i128::from(*min) {
                 return Err(ApiError::new(*below, format!("{path} must be at least {min}")));
@@ -345,13 +434,20 @@ fn check_value(kind: &Kind, value: Value, encoding: Encoding, path: &str) -> Api
         Kind::List { item, max, above } => {
             let items = read_list(value, encoding).ok_or_else(|| wrong("a list"))?;
             if items.len() > *max {
-                return Err(ApiError::new(*above, format!("{path} has {} elements; {max} are allowed", items.len())));
+                return Err(ApiError::new(
+                    *above,
+                    format!("{path} has {} elements; {max} are allowed", items.len()),
+                ));
             }
             let checked = items.into_iter().enumerate();
-            checked.map(|(index, value)| check_value(item, value, encoding, &format!("{path}.{index}"))).collect()
+            checked
+                .map(|(index, value)| check_value(item, value, encoding, &format!("{path}.{index}")))
+                .collect()
         }
         Kind::Object(fields) => match value {
-            Value::Object(tree) => check_fields(fields, tree, encoding, &format!("{path}.")).map(Value::Object),
+            Value::Object(tree) => {
+                check_fields(fields, tree, encoding, &format!("{path}.")).map(Value::Object)
+            }
             _ => Err(wrong("a structure")),
         },
     }
@@ -364,7 +460,12 @@ fn read_number(value: Value, encoding: Encoding) -> Option<i128> {
             .as_u64()
             .map(i128::from)
             .or_else(|| number.as_i64().map(i128::from))
-            .or_else(|| number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() > 1e18).map(|float| float as i128)),
+            .or_else(|| {
+                number
+                    .as_f64()
+                    .filter(|float| float.fract() == 0.0 && float.abs() > 1e18)
+                    .map(|float| float as i128)
+            }),
         Value::String(text) if encoding == Encoding::Form && text.len() <= 30 => text.parse().ok(),
         _ => None,
     }

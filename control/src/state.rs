@@ -105,7 +105,11 @@ impl JobStatus {
     pub const fn is_unfinished(self) -> bool {
         matches!(
             self,
-            JobStatus::Pending | JobStatus::Running | JobStatus::Stopping | JobStatus::Stopped | JobStatus::Deleting
+            JobStatus::Pending
+                | JobStatus::Running
+                | JobStatus::Stopping
+                | JobStatus::Stopped
+                | JobStatus::Deleting
         )
     }
 

@@ -148,7 +148,11 @@ struct Net<'c> {
 
 impl<'c> Net<'c> {
     fn of(changes: &'c [Change]) -> Self {
-        let mut net = Self { records: BTreeMap::new(), seen: BTreeMap::new(), audit: Vec::new() };
+        let mut net = Self {
+            records: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            audit: Vec::new(),
+        };
         for change in changes {
             match change {
                 Change::Put { table, id, document } => {
@@ -177,7 +181,11 @@ fn bad_document(table: Table, place: &str, source: serde_json::Error) -> StoreEr
         Table::Key => "read a key",
         Table::Enrolment => "read an enrolment code",
     };
-    StoreError { operation, place: place.to_owned(), source: Box::new(source) }
+    StoreError {
+        operation,
+        place: place.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 /// A database of a later version than this program knows.
@@ -185,6 +193,9 @@ fn too_new(place: &str, version: i64) -> StoreError {
     StoreError {
         operation: "open the database",
         place: place.to_owned(),
-        source: format!("its schema has version {version}, this program knows {SCHEMA_VERSION}; use a newer program").into(),
+        source: format!(
+            "its schema has version {version}, this program knows {SCHEMA_VERSION}; use a newer program"
+        )
+        .into(),
     }
 }

@@ -29,7 +29,9 @@ pub enum VaultError {
         source: std::io::Error,
     },
     /// The key file has another form.
-    #[error("the key file {0} must hold exactly {KEY_LEN} bytes and be readable for its owner only (chmod 600)")]
+    #[error(
+        "the key file {0} must hold exactly {KEY_LEN} bytes and be readable for its owner only (chmod 600)"
+    )]
     Form(String),
     /// A sealed text does not open.
     #[error("a sealed secret does not open: the key file does not belong to this database")]
@@ -48,12 +50,24 @@ impl Vault {
     ///
     /// When the file cannot be used or others may read it.
     pub fn open(path: &Path) -> Result<Self, VaultError> {
-        let wrap = |source| VaultError::File { path: path.display().to_string(), source };
+        let wrap = |source| VaultError::File {
+            path: path.display().to_string(),
+            source,
+        };
         let mut bytes = Zeroizing::new([0_u8; KEY_LEN]);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+        {
             Ok(mut file) => {
-                SystemRandom::new().fill(&mut *bytes).expect("the kernel gives random bytes");
-                file.write_all(&*bytes).and_then(|()| file.sync_all()).map_err(wrap)?;
+                SystemRandom::new()
+                    .fill(&mut *bytes)
+                    .expect("the kernel gives random bytes");
+                file.write_all(&*bytes)
+                    .and_then(|()| file.sync_all())
+                    .map_err(wrap)?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let mut file = std::fs::File::open(path).map_err(wrap)?;
@@ -66,17 +80,25 @@ impl Vault {
             Err(error) => return Err(wrap(error)),
         }
         let key = UnboundKey::new(&AES_256_GCM, &*bytes).expect("the key has the cipher's length");
-        Ok(Self { key: LessSafeKey::new(key) })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+        })
     }
 
     /// Seals a text for a record.
     #[must_use]
     pub fn seal(&self, record_id: &str, secret: &Secret) -> String {
         let mut nonce = [0_u8; NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).expect("the kernel gives random bytes");
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .expect("the kernel gives random bytes");
         let mut bytes = secret.reveal().as_bytes().to_vec();
         self.key
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(record_id), &mut bytes)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(record_id),
+                &mut bytes,
+            )
             .expect("secrets are far shorter than the cipher's limit");
         let mut sealed = nonce.to_vec();
         sealed.append(&mut bytes);
@@ -93,7 +115,10 @@ impl Vault {
         let (nonce, body) = bytes.split_at_checked(NONCE_LEN).ok_or(VaultError::Sealed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| VaultError::Sealed)?;
         let mut body = Zeroizing::new(body.to_vec());
-        let plain = self.key.open_in_place(nonce, Aad::from(record_id), &mut body).map_err(|_| VaultError::Sealed)?;
+        let plain = self
+            .key
+            .open_in_place(nonce, Aad::from(record_id), &mut body)
+            .map_err(|_| VaultError::Sealed)?;
         let text = std::str::from_utf8(plain).map_err(|_| VaultError::Sealed)?;
         Ok(Secret::new(text))
     }

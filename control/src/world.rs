@@ -56,7 +56,9 @@ held!(Job => jobs, Source => sources, Instance => instances, Image => images, Ke
 impl World {
     /// The jobs of a source that are not deleted.
     pub fn jobs_of<'w>(&'w self, source_id: &'w str) -> impl Iterator<Item = &'w Arc<Job>> {
-        self.jobs.values().filter(move |job| job.source_server_id == source_id)
+        self.jobs
+            .values()
+            .filter(move |job| job.source_server_id == source_id)
     }
 
     /// Reads a stored document into its map.
@@ -123,7 +125,11 @@ pub struct Transaction<'w> {
 impl<'w> Transaction<'w> {
     /// Begins; nothing is changed yet.
     pub fn new(world: &'w mut World) -> Self {
-        Self { world, undo: Vec::new(), changes: Vec::new() }
+        Self {
+            world,
+            undo: Vec::new(),
+            changes: Vec::new(),
+        }
     }
 
     /// The world as changed so far.
@@ -141,7 +147,11 @@ impl<'w> Transaction<'w> {
     /// Adds or replaces a record.
     pub fn put<R: Held>(&mut self, record: R) {
         let id = record.id().to_owned();
-        self.changes.push(Change::Put { table: R::TABLE, id: id.clone(), document: record.document() });
+        self.changes.push(Change::Put {
+            table: R::TABLE,
+            id: id.clone(),
+            document: record.document(),
+        });
         let old = R::map_mut(self.world).insert(id.clone(), Arc::new(record));
         self.undo.push(Box::new(move |world| {
             match old {
@@ -154,7 +164,10 @@ impl<'w> Transaction<'w> {
     /// Removes a record.
     pub fn remove<R: Held>(&mut self, id: &str) {
         if let Some(old) = R::map_mut(self.world).remove(id) {
-            self.changes.push(Change::Remove { table: R::TABLE, id: id.to_owned() });
+            self.changes.push(Change::Remove {
+                table: R::TABLE,
+                id: id.to_owned(),
+            });
             let id = id.to_owned();
             self.undo.push(Box::new(move |world| {
                 R::map_mut(world).insert(id, old);

@@ -17,7 +17,10 @@ const DAY: i64 = 24 * HOUR;
 
 pub(super) async fn create(app: &App, call: &Call) -> ApiResult<Answer> {
     let params = &call.params;
-    let hours = params.uint("Hours").and_then(|hours| i64::try_from(hours).ok()).unwrap_or(24);
+    let hours = params
+        .uint("Hours")
+        .and_then(|hours| i64::try_from(hours).ok())
+        .unwrap_or(24);
     let code = format!("g2c-{}", identity::secret(32));
     let enrolment = Enrolment {
         enrolment_id: identity::id("enr-"),
@@ -72,11 +75,18 @@ pub(super) async fn revoke(app: &App, call: &Call) -> ApiResult<Answer> {
             .world()
             .keys
             .values()
-            .filter(|key| key.temporary.as_ref().is_some_and(|temporary| temporary.enrolment_id == id))
+            .filter(|key| {
+                key.temporary
+                    .as_ref()
+                    .is_some_and(|temporary| temporary.enrolment_id == id)
+            })
             .map(|key| Key::clone(key))
             .collect();
         for key in issued {
-            transaction.put(Key { disabled: true, ..key });
+            transaction.put(Key {
+                disabled: true,
+                ..key
+            });
         }
         Ok(Answer::new())
     })
@@ -102,8 +112,17 @@ pub async fn exchange(app: &App, code: &str, address: &str, now: i64, request_id
     ]);
     app.engine
         .change(|transaction| {
-            let known = transaction.world().enrolments.values().find(|it| it.code_sha256 == digest && it.is_usable(now));
-            let refused = || ApiError::new(Code::TokenFailure, "this enrolment code is unknown, used up, expired or revoked");
+            let known = transaction
+                .world()
+                .enrolments
+                .values()
+                .find(|it| it.code_sha256 == digest && it.is_usable(now));
+            let refused = || {
+                ApiError::new(
+                    Code::TokenFailure,
+                    "this enrolment code is unknown, used up, expired or revoked",
+                )
+            };
             let mut enrolment = Enrolment::clone(known.ok_or_else(refused)?);
             enrolment.uses_left -= 1;
             let enrolment_id = enrolment.enrolment_id.clone();
@@ -138,8 +157,16 @@ pub async fn exchange(app: &App, code: &str, address: &str, now: i64, request_id
 }
 
 pub(super) async fn audit(app: &App, call: &Call) -> ApiResult<Answer> {
-    let limit = call.params.uint("Limit").and_then(|limit| i64::try_from(limit).ok()).unwrap_or(100);
-    let before = call.params.uint("Before").and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let limit = call
+        .params
+        .uint("Limit")
+        .and_then(|limit| i64::try_from(limit).ok())
+        .unwrap_or(100);
+    let before = call
+        .params
+        .uint("Before")
+        .and_then(|before| i64::try_from(before).ok())
+        .unwrap_or(i64::MAX);
     let records = app.engine.audit(before, limit).await?;
     let set: Vec<Value> = records.iter().map(Audit::render).collect();
     Ok(answer([("AuditSet", set.into())]))

@@ -41,8 +41,15 @@ impl Filters {
                 return Err(ApiError::new(unknown, message));
             }
             let values = filter["Values"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let values = values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            filters.push(Filter { name: name.to_owned(), values });
+            let values = values
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+            filters.push(Filter {
+                name: name.to_owned(),
+                values,
+            });
         }
         Ok(Self(filters))
     }
@@ -53,7 +60,12 @@ impl Filters {
     ///
     /// `code` for the first such value.
     pub fn form(&self, name: &str, fits: impl Fn(&str) -> bool, code: Code) -> ApiResult<()> {
-        for value in self.0.iter().filter(|filter| filter.name == name).flat_map(|filter| &filter.values) {
+        for value in self
+            .0
+            .iter()
+            .filter(|filter| filter.name == name)
+            .flat_map(|filter| &filter.values)
+        {
             if !fits(value) {
                 return Err(ApiError::new(code, format!("{value:.64} is no {name}")));
             }
@@ -70,7 +82,9 @@ impl Filters {
     /// Whether a filter asks for this value.
     #[must_use]
     pub fn asks(&self, name: &str, value: &str) -> bool {
-        self.0.iter().any(|filter| filter.name == name && filter.has(value))
+        self.0
+            .iter()
+            .any(|filter| filter.name == name && filter.has(value))
     }
 
     /// Whether all match, each asked by itself.
@@ -83,7 +97,13 @@ impl Filters {
 #[must_use]
 pub fn page<T>(items: Vec<T>, params: &Params) -> (usize, Vec<T>) {
     let total = items.len();
-    let offset = params.uint("Offset").and_then(|offset| usize::try_from(offset).ok()).unwrap_or(0);
-    let limit = params.uint("Limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(20);
+    let offset = params
+        .uint("Offset")
+        .and_then(|offset| usize::try_from(offset).ok())
+        .unwrap_or(0);
+    let limit = params
+        .uint("Limit")
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(20);
     (total, items.into_iter().skip(offset).take(limit).collect())
 }

@@ -18,7 +18,10 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
     let ids = params.texts("ImageIds");
     if !ids.is_empty() && !params.list("Filters").is_empty() {
         let message = "give ImageIds or Filters, not both";
-        return Err(ApiError::new(Code::InvalidParameterCoexistImageIdsFilters, message));
+        return Err(ApiError::new(
+            Code::InvalidParameterCoexistImageIdsFilters,
+            message,
+        ));
     }
     let filters = Filters::read(params, &["image-id", "image-type"], Code::InvalidFilter)?;
     let (total, page) = app
@@ -33,7 +36,10 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
             };
             let mut found: Vec<_> = world.images.values().filter(wanted).collect();
             found.sort_by_key(|image| std::cmp::Reverse(image.created));
-            Ok(page(found.into_iter().map(|image| image.render()).collect(), params))
+            Ok(page(
+                found.into_iter().map(|image| image.render()).collect(),
+                params,
+            ))
         })
         .await?;
     Ok(answer([("ImageSet", page.into()), ("TotalCount", total.into())]))
@@ -41,10 +47,16 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
 
 fn check_new(world: &World, name: &str) -> ApiResult<()> {
     if world.images.values().any(|image| image.image_name == name) {
-        return Err(ApiError::new(Code::ImageNameDuplicate, format!("there is an image {name}")));
+        return Err(ApiError::new(
+            Code::ImageNameDuplicate,
+            format!("there is an image {name}"),
+        ));
     }
     if world.images.len() >= IMAGES_MAX {
-        return Err(ApiError::new(Code::ImageQuotaLimitExceeded, format!("there may be {IMAGES_MAX} images")));
+        return Err(ApiError::new(
+            Code::ImageQuotaLimitExceeded,
+            format!("there may be {IMAGES_MAX} images"),
+        ));
     }
     Ok(())
 }
@@ -63,12 +75,24 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         .engine
         .change(|transaction| {
             let missing = || ApiError::new(Code::CvmInstanceIdNotFound, format!("there is no instance {id}"));
-            let instance = transaction.world().instances.get(id).cloned().ok_or_else(missing)?;
+            let instance = transaction
+                .world()
+                .instances
+                .get(id)
+                .cloned()
+                .ok_or_else(missing)?;
             instances::check_usable(&instance)?;
             check_new(transaction.world(), params.required("ImageName"))?;
-            let is_busy = transaction.world().images.values().any(|it| it.instance_id == id && it.state == "CREATING");
+            let is_busy = transaction
+                .world()
+                .images
+                .values()
+                .any(|it| it.instance_id == id && it.state == "CREATING");
             if is_busy {
-                return Err(ApiError::new(Code::TaskRunning, format!("an image of {id} is being made")));
+                return Err(ApiError::new(
+                    Code::TaskRunning,
+                    format!("an image of {id} is being made"),
+                ));
             }
             if params.flag("DryRun") {
                 return Err(ApiError::new(Code::DryRunOperation, "the image could be made"));
@@ -93,14 +117,23 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         .await?;
     let image_id = image.image_id.clone();
     transit::finish_image(app, &instance, &image).await?;
-    Ok(answer([("ImageId", image_id.into()), ("TaskId", call.request_id.clone().into())]))
+    Ok(answer([
+        ("ImageId", image_id.into()),
+        ("TaskId", call.request_id.clone().into()),
+    ]))
 }
 
 pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     let params = &call.params;
     let url = params.required("ImageUrl");
-    if !["http://", "https://", "file:"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(ApiError::new(Code::InvalidParameterUrlError, "ImageUrl must begin with https://, http:// or file:"));
+    if !["http://", "https://", "file:"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        return Err(ApiError::new(
+            Code::InvalidParameterUrlError,
+            "ImageUrl must begin with https://, http:// or file:",
+        ));
     }
     let os = params.required("OsType").to_ascii_lowercase();
     let image = Image {
@@ -112,7 +145,12 @@ pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         job_id: String::new(),
         instance_id: String::new(),
         kind: "disk".to_owned(),
-        os_type: if os.contains("windows") { "windows" } else { "linux" }.to_owned(),
+        os_type: if os.contains("windows") {
+            "windows"
+        } else {
+            "linux"
+        }
+        .to_owned(),
         architecture: params.owned("Architecture"),
         size_gb: 0,
         created: call.now,
@@ -121,7 +159,10 @@ pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         .change(|transaction| {
             check_new(transaction.world(), &image.image_name)?;
             if params.flag("DryRun") {
-                return Err(ApiError::new(Code::DryRunOperation, "the image could be imported"));
+                return Err(ApiError::new(
+                    Code::DryRunOperation,
+                    "the image could be imported",
+                ));
             }
             transaction.put(image.clone());
             Ok(())
@@ -137,7 +178,10 @@ pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     app.engine
         .change(|transaction| {
             if imported.is_ok() {
-                transaction.put(Image { state: "NORMAL".to_owned(), ..image.clone() });
+                transaction.put(Image {
+                    state: "NORMAL".to_owned(),
+                    ..image.clone()
+                });
             } else {
                 transaction.remove::<Image>(&image.image_id);
             }
@@ -145,7 +189,10 @@ pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         })
         .await?;
     match imported {
-        Ok(()) => Ok(answer([("ImageId", image.image_id.into()), ("TaskId", call.request_id.clone().into())])),
+        Ok(()) => Ok(answer([
+            ("ImageId", image.image_id.into()),
+            ("TaskId", call.request_id.clone().into()),
+        ])),
         Err(crate::provider::ProviderError::Unsupported(message)) => {
             Err(ApiError::new(Code::UnsupportedToImportImage, message))
         }

@@ -14,7 +14,8 @@ use crate::records::{Image, Instance, InstanceState, MigrationPhase};
 use crate::world::World;
 
 /// An instance of the default provider, with nothing decided yet.
-pub(super) fn blank(app: &App, id: &str, now: i64) -> Instance {
+#[must_use]
+pub fn blank(app: &App, id: &str, now: i64) -> Instance {
     Instance {
         instance_id: id.to_owned(),
         instance_name: id.to_owned(),
@@ -47,9 +48,14 @@ pub(super) fn check_state(instance: &Instance) -> ApiResult<()> {
         InstanceState::Stopping => Code::InstanceStateStopping,
         InstanceState::Rebooting => Code::InstanceStateRebooting,
         InstanceState::Terminating | InstanceState::Shutdown => Code::InstanceStateTerminating,
-        InstanceState::Pending | InstanceState::Starting | InstanceState::LaunchFailed => Code::ResourceUnavailable,
+        InstanceState::Pending | InstanceState::Starting | InstanceState::LaunchFailed => {
+            Code::ResourceUnavailable
+        }
     };
-    Err(ApiError::new(code, format!("{} is {}", instance.instance_id, instance.state.as_str())))
+    Err(ApiError::new(
+        code,
+        format!("{} is {}", instance.instance_id, instance.state.as_str()),
+    ))
 }
 
 /// Refuses an instance that is in migration mode, or whose state forbids one.
@@ -64,7 +70,10 @@ fn check_free(instance: &Instance) -> ApiResult<()> {
         Some(MigrationPhase::Entering) => Code::InstanceStateEnterServiceLiveMigrate,
         Some(MigrationPhase::Active | MigrationPhase::Leaving) => Code::InstanceStateServiceLiveMigrate,
     };
-    let message = format!("{} is in migration mode; finish or delete its job first", instance.instance_id);
+    let message = format!(
+        "{} is in migration mode; finish or delete its job first",
+        instance.instance_id
+    );
     Err(ApiError::new(code, message))
 }
 
@@ -72,7 +81,11 @@ fn check_free(instance: &Instance) -> ApiResult<()> {
 pub(super) async fn bring_up(app: &App, id: &str) {
     let _guard = app.locks.lock(id).await;
     let found = app.engine.peek(|world| {
-        let instance = world.instances.get(id).filter(|instance| instance.state == InstanceState::Pending).cloned();
+        let instance = world
+            .instances
+            .get(id)
+            .filter(|instance| instance.state == InstanceState::Pending)
+            .cloned();
         instance.map(|instance| (world.images.get(&instance.image_id).cloned(), instance))
     });
     let Some((image, instance)) = found else { return };
@@ -87,7 +100,11 @@ pub(super) async fn bring_up(app: &App, id: &str) {
     let noted = app.engine.change(|transaction| {
         if let Some(instance) = transaction.get::<Instance>(id) {
             let mut instance = Instance::clone(&instance);
-            instance.state = if is_made { InstanceState::Running } else { InstanceState::LaunchFailed };
+            instance.state = if is_made {
+                InstanceState::Running
+            } else {
+                InstanceState::LaunchFailed
+            };
             instance.latest.1 = if is_made { "SUCCESS" } else { "FAILED" }.to_owned();
             transaction.put(instance);
         }
@@ -106,13 +123,17 @@ pub(super) async fn bring_up(app: &App, id: &str) {
 pub(super) async fn tear_down(app: &App, id: &str) -> ApiResult<()> {
     let _guard = app.locks.lock(id).await;
     let found = app.engine.change(|transaction| {
-        let Some(instance) = transaction.get::<Instance>(id) else { return Ok(None) };
+        let Some(instance) = transaction.get::<Instance>(id) else {
+            return Ok(None);
+        };
         let mut instance = Instance::clone(&instance);
         instance.state = InstanceState::Terminating;
         transaction.put(instance.clone());
         Ok(Some(instance))
     });
-    let Some(instance) = found.await? else { return Ok(()) };
+    let Some(instance) = found.await? else {
+        return Ok(());
+    };
     app.providers.of(instance.owner)?.destroy(&instance).await?;
     app.engine
         .change(|transaction| {
@@ -152,7 +173,10 @@ fn matches(filter: &Filter, instance: &Instance, view: &Value) -> bool {
         "zone" => filter.has(&instance.zone),
         "subnet-id" => filter.has(&instance.subnet_id),
         "instance-id" => filter.has(&instance.instance_id),
-        "instance-name" => filter.values.iter().any(|value| instance.instance_name.contains(value.as_str())),
+        "instance-name" => filter
+            .values
+            .iter()
+            .any(|value| instance.instance_name.contains(value.as_str())),
         "instance-charge-type" => filter.has("POSTPAID_BY_HOUR"),
         "instance-state" => filter.has(instance.state.as_str()),
         "private-ip-address" => one_of("PrivateIpAddresses"),
@@ -167,7 +191,10 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
     let params = &call.params;
     let ids = params.texts("InstanceIds");
     if !ids.is_empty() && !params.list("Filters").is_empty() {
-        return Err(ApiError::new(Code::InvalidParameter, "give InstanceIds or Filters, not both"));
+        return Err(ApiError::new(
+            Code::InvalidParameter,
+            "give InstanceIds or Filters, not both",
+        ));
     }
     let filters = Filters::read(params, &FILTERS, Code::InvalidFilter)?;
     let addresses = params.texts("IpAddresses");
@@ -176,15 +203,27 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
         .read(|world| {
             let mut found = Vec::new();
             for instance in newest_first(world) {
-                let place = app.providers.of(instance.owner).ok().and_then(|provider| provider.place(instance));
-                let view = instance.render(&place.map_or_else(String::new, |place| place.display().to_string()));
+                let place = app
+                    .providers
+                    .of(instance.owner)
+                    .ok()
+                    .and_then(|provider| provider.place(instance));
+                let view =
+                    instance.render(&place.map_or_else(String::new, |place| place.display().to_string()));
                 let shown = view["PublicIpAddresses"].to_string() + &view["PrivateIpAddresses"].to_string();
                 let wanted = (ids.is_empty() || ids.contains(&instance.instance_id))
                     && filters.all(|filter| matches(filter, instance, &view))
-                    && (addresses.is_empty() || addresses.iter().any(|ip| shown.contains(&format!("\"{ip}\""))))
-                    && params.text("VagueIpAddress").is_none_or(|part| shown.contains(part))
-                    && params.text("VagueInstanceName").is_none_or(|part| instance.instance_name.contains(part))
-                    && call.own_instance(&instance.instance_id, world.jobs.values()).is_ok();
+                    && (addresses.is_empty()
+                        || addresses.iter().any(|ip| shown.contains(&format!("\"{ip}\""))))
+                    && params
+                        .text("VagueIpAddress")
+                        .is_none_or(|part| shown.contains(part))
+                    && params
+                        .text("VagueInstanceName")
+                        .is_none_or(|part| instance.instance_name.contains(part))
+                    && call
+                        .own_instance(&instance.instance_id, world.jobs.values())
+                        .is_ok();
                 if wanted {
                     found.push(view);
                 }
@@ -192,7 +231,10 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
             Ok(page(found, params))
         })
         .await?;
-    Ok(answer([("TotalCount", total.into()), ("InstanceSet", page.into())]))
+    Ok(answer([
+        ("TotalCount", total.into()),
+        ("InstanceSet", page.into()),
+    ]))
 }
 
 fn newest_first(world: &World) -> Vec<&Arc<Instance>> {
@@ -217,13 +259,20 @@ pub(super) async fn describe_status(app: &App, call: &Call) -> ApiResult<Answer>
             Ok(page(found.map(state).collect(), &call.params))
         })
         .await?;
-    Ok(answer([("TotalCount", total.into()), ("InstanceStatusSet", page.into())]))
+    Ok(answer([
+        ("TotalCount", total.into()),
+        ("InstanceStatusSet", page.into()),
+    ]))
 }
 
 fn find_all(world: &World, ids: &[String]) -> ApiResult<Vec<Instance>> {
     let one = |id: &String| {
         let missing = || ApiError::new(Code::CvmInstanceIdNotFound, format!("there is no instance {id}"));
-        world.instances.get(id).map(|instance| Instance::clone(instance)).ok_or_else(missing)
+        world
+            .instances
+            .get(id)
+            .map(|instance| Instance::clone(instance))
+            .ok_or_else(missing)
     };
     ids.iter().map(one).collect()
 }
@@ -232,9 +281,27 @@ fn find_all(world: &World, ids: &[String]) -> ApiResult<Vec<Instance>> {
 fn power_states(action: &str) -> (Power, InstanceState, InstanceState, InstanceState, Code) {
     use InstanceState::{Rebooting, Running, Starting, Stopped, Stopping};
     match action {
-        "StartInstances" => (Power::Start, Stopped, Starting, Running, Code::InstanceStateRunning),
-        "StopInstances" => (Power::Stop, Running, Stopping, Stopped, Code::InstanceStateStopped),
-        _ => (Power::Reboot, Running, Rebooting, Running, Code::InstanceStateStopped),
+        "StartInstances" => (
+            Power::Start,
+            Stopped,
+            Starting,
+            Running,
+            Code::InstanceStateRunning,
+        ),
+        "StopInstances" => (
+            Power::Stop,
+            Running,
+            Stopping,
+            Stopped,
+            Code::InstanceStateStopped,
+        ),
+        _ => (
+            Power::Reboot,
+            Running,
+            Rebooting,
+            Running,
+            Code::InstanceStateStopped,
+        ),
     }
 }
 
@@ -242,7 +309,10 @@ pub(super) async fn power(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     let (power, needed, meanwhile, after, wrong) = power_states(call.action.name);
     let ids = call.params.texts("InstanceIds");
     if call.params.flag("ForceReboot") && call.params.text("StopType").is_some() {
-        return Err(ApiError::new(Code::InvalidParameterValue, "give ForceReboot or StopType, not both"));
+        return Err(ApiError::new(
+            Code::InvalidParameterValue,
+            "give ForceReboot or StopType, not both",
+        ));
     }
     let instances = app
         .engine
@@ -295,7 +365,10 @@ async fn switch(app: &App, instance: &Instance, power: Power, before: InstanceSt
 
 fn check_removable(world: &World, instance: &Instance) -> ApiResult<()> {
     check_free(instance)?;
-    let used = world.jobs.values().find(|job| job.status.is_unfinished() && job.uses_instance(&instance.instance_id));
+    let used = world
+        .jobs
+        .values()
+        .find(|job| job.status.is_unfinished() && job.uses_instance(&instance.instance_id));
     match used {
         None => Ok(()),
         Some(job) => {
@@ -319,10 +392,17 @@ pub(super) async fn delete(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
 
 async fn remove(app: &App, ids: Vec<String>, is_dry: bool) -> ApiResult<()> {
     app.engine
-        .read(|world| find_all(world, &ids)?.iter().try_for_each(|instance| check_removable(world, instance)))
+        .read(|world| {
+            find_all(world, &ids)?
+                .iter()
+                .try_for_each(|instance| check_removable(world, instance))
+        })
         .await?;
     if is_dry {
-        return Err(ApiError::new(Code::DryRunOperation, "the instances could be terminated"));
+        return Err(ApiError::new(
+            Code::DryRunOperation,
+            "the instances could be terminated",
+        ));
     }
     for id in &ids {
         tear_down(app, id).await?;
@@ -332,5 +412,9 @@ async fn remove(app: &App, ids: Vec<String>, is_dry: bool) -> ApiResult<()> {
 
 /// The image that a request names, if it is whole.
 pub(super) fn find_image(world: &World, id: &str) -> Option<Arc<Image>> {
-    world.images.get(id).filter(|image| image.state == "NORMAL").cloned()
+    world
+        .images
+        .get(id)
+        .filter(|image| image.state == "NORMAL")
+        .cloned()
 }

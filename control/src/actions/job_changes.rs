@@ -19,7 +19,11 @@ pub(super) fn find(world: &World, call: &Call, id: &str) -> ApiResult<Job> {
 
 /// A refusal by the state table.
 pub(super) fn refused(job: &Job) -> ApiError {
-    let message = format!("{} is {}: that does not allow the operation", job.job_id, job.status.as_str());
+    let message = format!(
+        "{} is {}: that does not allow the operation",
+        job.job_id,
+        job.status.as_str()
+    );
     ApiError::new(Code::MigrateJobStatusNotSupport, message)
 }
 
@@ -48,7 +52,10 @@ pub(super) fn check_start(world: &World, job: &Job) -> ApiResult<()> {
     sources::ask(&source, SourceEvent::StartJob)?;
     let other = |found: &&Arc<Job>| found.job_id != job.job_id && found.status.is_unfinished();
     if let Some(found) = world.jobs_of(&job.source_server_id).find(other) {
-        let message = format!("its source server has the unfinished job {}; finish or delete that first", found.job_id);
+        let message = format!(
+            "its source server has the unfinished job {}; finish or delete that first",
+            found.job_id
+        );
         return Err(ApiError::new(Code::SourceServerStatusNotSupport, message));
     }
     if job.makes_image() {
@@ -63,7 +70,9 @@ pub(super) fn check_start(world: &World, job: &Job) -> ApiResult<()> {
 ///
 /// When it may not start now.
 pub(super) fn begin(transaction: &mut Transaction<'_>, job_id: &str, now: i64) -> ApiResult<()> {
-    let Some(job) = transaction.get::<Job>(job_id) else { return Ok(()) };
+    let Some(job) = transaction.get::<Job>(job_id) else {
+        return Ok(());
+    };
     check_start(transaction.world(), &job)?;
     let mut job = Job::clone(&job);
     happen(&mut job, JobEvent::Start, now)?;
@@ -96,10 +105,15 @@ pub(super) async fn stop(app: &App, call: &Call) -> ApiResult<Answer> {
 /// Asks the agent to pause; with nobody there to ask, the job is paused at once.
 pub(super) fn pause(world: &World, job: &mut Job, now: i64) -> ApiResult<()> {
     happen(job, JobEvent::Stop, now)?;
-    let heard = world.sources.get(&job.source_server_id).is_some_and(|source| {
-        matches!(source.status, SourceStatus::Online | SourceStatus::Migrating)
-    });
-    if heard { Ok(()) } else { happen(job, JobEvent::SourceLost, now) }
+    let heard = world
+        .sources
+        .get(&job.source_server_id)
+        .is_some_and(|source| matches!(source.status, SourceStatus::Online | SourceStatus::Migrating));
+    if heard {
+        Ok(())
+    } else {
+        happen(job, JobEvent::SourceLost, now)
+    }
 }
 
 pub(super) async fn delete(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
@@ -118,7 +132,11 @@ pub(super) async fn delete(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
 /// Deletes a job; at once if it left nothing behind.
 pub(super) fn remove(world: &World, job: &mut Job, now: i64) -> ApiResult<()> {
     happen(job, JobEvent::Delete, now)?;
-    if transit::left_behind(world, job).is_none() { happen(job, JobEvent::CleanedUp, now) } else { Ok(()) }
+    if transit::left_behind(world, job).is_none() {
+        happen(job, JobEvent::CleanedUp, now)
+    } else {
+        Ok(())
+    }
 }
 
 /// Starts every job whose time has come and whose source is there. A source that is away delays its job.
@@ -129,11 +147,18 @@ pub async fn start_due(app: &App, now: i64) {
     };
     let due: Vec<String> = app.engine.peek(|world| {
         let ready = |job: &&Arc<Job>| is_due(job) && check_start(world, job).is_ok();
-        world.jobs.values().filter(ready).map(|job| job.job_id.clone()).collect()
+        world
+            .jobs
+            .values()
+            .filter(ready)
+            .map(|job| job.job_id.clone())
+            .collect()
     });
     for id in due {
         let started = app.engine.change(|transaction| {
-            let Some(job) = transaction.get::<Job>(&id).filter(|job| is_due(job)) else { return Ok(()) };
+            let Some(job) = transaction.get::<Job>(&id).filter(|job| is_due(job)) else {
+                return Ok(());
+            };
             begin(transaction, &job.job_id, now)
         });
         match started.await {
@@ -147,14 +172,24 @@ pub async fn start_due(app: &App, now: i64) {
 pub async fn lose_source(app: &App, now: i64) {
     let silent_since = now - app.settings.offline_after;
     let is_lost = |source: &Source| {
-        source.internal.seen < silent_since && matches!(source.status.on(SourceEvent::Lost), crate::state::SourceStep::Go(_))
+        source.internal.seen < silent_since
+            && matches!(
+                source.status.on(SourceEvent::Lost),
+                crate::state::SourceStep::Go(_)
+            )
     };
     let lost: Vec<String> = app.engine.peek(|world| {
         let offline = |source: &Source| source.status == SourceStatus::Offline;
         let stuck = |source: &Source| {
-            offline(source) && world.jobs_of(&source.source_server_id).any(|job| job.status == JobStatus::Stopping)
+            offline(source)
+                && world
+                    .jobs_of(&source.source_server_id)
+                    .any(|job| job.status == JobStatus::Stopping)
         };
-        let lost = world.sources.values().filter(|source| is_lost(source) || stuck(source));
+        let lost = world
+            .sources
+            .values()
+            .filter(|source| is_lost(source) || stuck(source));
         lost.map(|source| source.source_server_id.clone()).collect()
     });
     for id in lost {

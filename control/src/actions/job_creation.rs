@@ -45,14 +45,20 @@ enum RunMode {
 impl RunMode {
     /// A start time without a mode means Timed; Timed without a start time is not complete.
     fn read(params: &Params, now: i64) -> ApiResult<Self> {
-        let start = params.text("StartTime").filter(|text| !text.is_empty()).and_then(parse_time);
+        let start = params
+            .text("StartTime")
+            .filter(|text| !text.is_empty())
+            .and_then(parse_time);
         if start.is_some_and(|start| start < now) {
             return Err(ApiError::new(Code::InvalidTimeFormat, "StartTime has passed"));
         }
         match (params.text("RunMode"), start) {
             (Some("Immediate"), _) => Ok(Self::Immediate),
             (Some("Timed") | None, Some(start)) => Ok(Self::Timed(start)),
-            (Some("Timed"), None) => Err(ApiError::new(Code::MissingParameter, "RunMode Timed needs StartTime")),
+            (Some("Timed"), None) => Err(ApiError::new(
+                Code::MissingParameter,
+                "RunMode Timed needs StartTime",
+            )),
             _ => Ok(Self::Delayed),
         }
     }
@@ -71,8 +77,17 @@ fn check(app: &App, call: &Call, world: &World, mode: RunMode) -> ApiResult<Job>
     check_place(app, params)?;
     let source = check_source(world, params.required("SourceServerId"))?;
     check_name(world, params.text("Name").unwrap_or_default(), "")?;
-    if world.jobs.values().filter(|job| job.status.is_unfinished()).count() >= app.settings.jobs_max {
-        let message = format!("{} jobs are unfinished; finish or delete some first", app.settings.jobs_max);
+    if world
+        .jobs
+        .values()
+        .filter(|job| job.status.is_unfinished())
+        .count()
+        >= app.settings.jobs_max
+    {
+        let message = format!(
+            "{} jobs are unfinished; finish or delete some first",
+            app.settings.jobs_max
+        );
         return Err(ApiError::new(Code::MigrateJobLimitExceeded, message));
     }
     let target_type = target_type(params)?;
@@ -85,7 +100,11 @@ fn check(app: &App, call: &Call, world: &World, mode: RunMode) -> ApiResult<Job>
         check_instance(world, id, &source, "")?;
         id.to_owned()
     };
-    let begin = if let RunMode::Timed(start) = mode { start } else { call.now };
+    let begin = if let RunMode::Timed(start) = mode {
+        start
+    } else {
+        call.now
+    };
     incremental::check(params.required("IncrementalTime"), begin)?;
     Ok(new_job(call, world, mode, target_type, instance_id))
 }
@@ -93,7 +112,10 @@ fn check(app: &App, call: &Call, world: &World, mode: RunMode) -> ApiResult<Job>
 fn check_place(app: &App, params: &Params) -> ApiResult<()> {
     let region = params.required("TargetRegion");
     if !app.settings.regions.iter().any(|known| known == region) {
-        let message = format!("there is no region {region}; there are {}", app.settings.regions.join(", "));
+        let message = format!(
+            "there is no region {region}; there are {}",
+            app.settings.regions.join(", ")
+        );
         return Err(ApiError::new(Code::InvalidRegionNotFound, message));
     }
     if params.uint("Mode") == Some(1) {
@@ -101,7 +123,10 @@ fn check_place(app: &App, params: &Params) -> ApiResult<()> {
         return Err(ApiError::new(Code::InvalidParameterValue, message));
     }
     let config = params.object("MigrationConfigInfo");
-    let limit = config.text("BandwidthLimit").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let limit = config
+        .text("BandwidthLimit")
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(0);
     if limit > app.settings.bandwidth_max {
         let message = format!("BandwidthLimit is at most {} KB/s", app.settings.bandwidth_max);
         return Err(ApiError::new(Code::TooLarge, message));
@@ -112,14 +137,20 @@ fn check_place(app: &App, params: &Params) -> ApiResult<()> {
 fn check_source(world: &World, id: &str) -> ApiResult<Source> {
     let not_online = || {
         let code = Code::InvalidLiveMigrateOnlineSourceServerId;
-        ApiError::new(code, format!("there is no online source server {id}; start the agent on it"))
+        ApiError::new(
+            code,
+            format!("there is no online source server {id}; start the agent on it"),
+        )
     };
     let source = sources::find(world, id).map_err(|_| not_online())?;
     sources::ask(&source, SourceEvent::CreateJob)?;
     match world.jobs_of(id).find(|job| job.status.is_unfinished()) {
         None => Ok(source),
         Some(job) => {
-            let message = format!("{id} has the unfinished job {}; finish or delete that first", job.job_id);
+            let message = format!(
+                "{id} has the unfinished job {}; finish or delete that first",
+                job.job_id
+            );
             Err(ApiError::new(Code::SourceServerRelatedUnFinishedJob, message))
         }
     }
@@ -132,7 +163,10 @@ pub(super) fn check_name(world: &World, name: &str, own_id: &str) -> ApiResult<(
     });
     match taken {
         None => Ok(()),
-        Some(job) => Err(ApiError::new(Code::MigrateJobNameExist, format!("{} has this name", job.job_id))),
+        Some(job) => Err(ApiError::new(
+            Code::MigrateJobNameExist,
+            format!("{} has this name", job.job_id),
+        )),
     }
 }
 
@@ -140,12 +174,23 @@ pub(super) fn check_name(world: &World, name: &str, own_id: &str) -> ApiResult<(
 fn target_type(params: &Params) -> ApiResult<&str> {
     let has = |name: &str| params.text(name).is_some_and(|text| !text.is_empty());
     let given = params.text("TargetType");
-    let kind = given.unwrap_or(if !has("InstanceId") && has("ImageName") { "Image" } else { "Instance" });
-    let needed = if IMAGES.contains(&kind) { "ImageName" } else { "InstanceId" };
+    let kind = given.unwrap_or(if !has("InstanceId") && has("ImageName") {
+        "Image"
+    } else {
+        "Instance"
+    });
+    let needed = if IMAGES.contains(&kind) {
+        "ImageName"
+    } else {
+        "InstanceId"
+    };
     if has(needed) {
         Ok(kind)
     } else {
-        Err(ApiError::new(Code::MissingParameter, format!("a target of type {kind} needs {needed}")))
+        Err(ApiError::new(
+            Code::MissingParameter,
+            format!("a target of type {kind} needs {needed}"),
+        ))
     }
 }
 
@@ -167,35 +212,52 @@ fn check_disks(source: &Source, target_type: &str, params: &Params) -> ApiResult
         return Ok(());
     }
     if !disks.is_empty() {
-        let message = "an image holds the system disk only; leave DataDisksInfo out or migrate to an instance";
+        let message =
+            "an image holds the system disk only; leave DataDisksInfo out or migrate to an instance";
         return Err(ApiError::new(Code::MigrateJobCreateFullCvmImage, message));
     }
     let size = params.object("SystemDiskInfo").uint("Size").unwrap_or(0);
     if size > TRANSIT_DISK_GB_MAX {
-        let message = format!("a transit instance's disk has at most {TRANSIT_DISK_GB_MAX} GB, the source's has {size}");
+        let message = format!(
+            "a transit instance's disk has at most {TRANSIT_DISK_GB_MAX} GB, the source's has {size}"
+        );
         return Err(ApiError::new(Code::SystemDiskSizeTooLarge, message));
     }
     Ok(())
 }
 
 fn check_image(app: &App, world: &World, params: &Params) -> ApiResult<()> {
-    app.networks.check(params.required("VpcId"), params.required("SubnetId"), world)
+    app.networks
+        .check(params.required("VpcId"), params.required("SubnetId"), world)
 }
 
 /// Refuses a target that does not exist, is in use, or has another operating system.
 pub(super) fn check_instance(world: &World, id: &str, source: &Source, own_job: &str) -> ApiResult<()> {
-    let missing = || ApiError::new(Code::InvalidInstanceIdNotFound, format!("there is no instance {id}"));
-    let instance = world.instances.get(id).filter(|instance| instance.transit_of.is_empty()).ok_or_else(missing)?;
+    let missing = || {
+        ApiError::new(
+            Code::InvalidInstanceIdNotFound,
+            format!("there is no instance {id}"),
+        )
+    };
+    let instance = world
+        .instances
+        .get(id)
+        .filter(|instance| instance.transit_of.is_empty())
+        .ok_or_else(missing)?;
     super::instances::check_usable(instance)?;
-    let other = world.jobs.values().find(|job| {
-        job.job_id != own_job && job.status.is_unfinished() && job.uses_instance(id)
-    });
+    let other = world
+        .jobs
+        .values()
+        .find(|job| job.job_id != own_job && job.status.is_unfinished() && job.uses_instance(id));
     if let Some(job) = other {
         let message = format!("{id} is the target of the unfinished job {}", job.job_id);
         return Err(ApiError::new(Code::TargetInstanceRelatedUnFinishedJob, message));
     }
     if (instance.os_type == "windows") != source.is_windows() {
-        let message = format!("the source runs {}, {id} is made for {}", source.os_type, instance.os_type);
+        let message = format!(
+            "the source runs {}, {id} is made for {}",
+            source.os_type, instance.os_type
+        );
         return Err(ApiError::new(Code::OsTypeMismatch, message));
     }
     Ok(())
@@ -207,7 +269,11 @@ pub(super) fn image_name(world: &World, wanted: &str, job_id: &str) -> String {
     let by_job = world.jobs.values().any(|job| {
         job.job_id != job_id && job.status.is_unfinished() && job.makes_image() && job.image_name == wanted
     });
-    if !wanted.is_empty() && (by_image || by_job) { format!("{wanted}_{job_id}") } else { wanted.to_owned() }
+    if !wanted.is_empty() && (by_image || by_job) {
+        format!("{wanted}_{job_id}")
+    } else {
+        wanted.to_owned()
+    }
 }
 
 fn new_job(call: &Call, world: &World, mode: RunMode, target_type: &str, instance_id: String) -> Job {
@@ -232,7 +298,10 @@ fn new_job(call: &Call, world: &World, mode: RunMode, target_type: &str, instanc
         mode: params.uint("Mode").unwrap_or(0),
         system_disk_info: value("SystemDiskInfo", json!({})),
         data_disks_info: value("DataDisksInfo", json!([])),
-        migration_config_info: value("MigrationConfigInfo", json!({"Checksum": false, "BandwidthLimit": ""})),
+        migration_config_info: value(
+            "MigrationConfigInfo",
+            json!({"Checksum": false, "BandwidthLimit": ""}),
+        ),
         create_time: clock::text(call.now),
         start_time: params.owned("StartTime"),
         update_time: clock::text(call.now),
@@ -247,7 +316,10 @@ fn new_job(call: &Call, world: &World, mode: RunMode, target_type: &str, instanc
         exclude_path_list: params.owned("ExcludePathList"),
         user_intent_list: params.owned("UserIntentList"),
         product: params.text("Product").unwrap_or("cvm").to_owned(),
-        internal: JobInternal { owner: call.caller.secret_id.clone(), ..JobInternal::default() },
+        internal: JobInternal {
+            owner: call.caller.secret_id.clone(),
+            ..JobInternal::default()
+        },
         job_id,
     }
 }

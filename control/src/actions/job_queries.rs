@@ -18,11 +18,19 @@ const FILTERS: [&str; 5] = ["source-server-id", "job-name", "job-id", "status", 
 
 pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
     let filters = Filters::read(&call.params, &FILTERS, Code::ParameterValueNotSupportValue)?;
-    filters.form("source-server-id", schema::is_source_id, Code::InvalidSourceServerIdMalformed)?;
+    filters.form(
+        "source-server-id",
+        schema::is_source_id,
+        Code::InvalidSourceServerIdMalformed,
+    )?;
     filters.form("job-id", schema::is_job_id, Code::InvalidMigrateJobIdMalformed)?;
     let is_status = |text: &str| JobStatus::ALL.iter().any(|status| status.as_str() == text);
     filters.form("status", is_status, Code::ParameterValueNotSupportValue)?;
-    filters.form("product", |text| matches!(text, "lh" | "cvm"), Code::ParameterValueNotSupportValue)?;
+    filters.form(
+        "product",
+        |text| matches!(text, "lh" | "cvm"),
+        Code::ParameterValueNotSupportValue,
+    )?;
     let (total, page) = app
         .engine
         .read(|world| {
@@ -33,16 +41,25 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
             let mut found: Vec<_> = world.jobs.values().filter(wanted).collect();
             found.sort_by(|one, other| other.create_time.cmp(&one.create_time));
             let (total, page) = page(found, &call.params);
-            Ok((total, page.into_iter().map(|job| job.render()).collect::<Vec<_>>()))
+            Ok((
+                total,
+                page.into_iter().map(|job| job.render()).collect::<Vec<_>>(),
+            ))
         })
         .await?;
-    Ok(answer([("MigrationJobs", page.into()), ("TotalCount", total.into())]))
+    Ok(answer([
+        ("MigrationJobs", page.into()),
+        ("TotalCount", total.into()),
+    ]))
 }
 
 fn matches(job: &Job, filters: &Filters) -> bool {
     filters.all(|filter| match filter.name.as_str() {
         "source-server-id" => filter.has(&job.source_server_id),
-        "job-name" => filter.values.iter().any(|value| job.name.contains(value.as_str())),
+        "job-name" => filter
+            .values
+            .iter()
+            .any(|value| job.name.contains(value.as_str())),
         "job-id" => filter.has(&job.job_id),
         "status" => filter.has(job.status.as_str()),
         _ => filter.has(&job.product),
@@ -55,7 +72,11 @@ pub(super) async fn denied(app: &App, call: &Call) -> ApiResult<Answer> {
             let job = find(world, call, id)?;
             Ok(json!({"JobId": id, "DeniedActions": denied_actions(world, &job)}))
         };
-        call.params.texts("JobIds").iter().map(one).collect::<ApiResult<Vec<Value>>>()
+        call.params
+            .texts("JobIds")
+            .iter()
+            .map(one)
+            .collect::<ApiResult<Vec<Value>>>()
     });
     Ok(answer([("JobDeniedActionSet", set.await?.into())]))
 }

@@ -16,7 +16,14 @@ use crate::state::{JobEvent, JobStatus};
 use crate::world::World;
 
 const RENAME: [&str; 2] = ["Name", "Description"];
-const RETARGET: [&str; 6] = ["TargetType", "InstanceId", "SecurityGroup", "ImageName", "StartTime", "InstanceType"];
+const RETARGET: [&str; 6] = [
+    "TargetType",
+    "InstanceId",
+    "SecurityGroup",
+    "ImageName",
+    "StartTime",
+    "InstanceType",
+];
 const REPORT: [&str; 7] = [
     "Progress",
     "MigrateResult",
@@ -60,7 +67,10 @@ pub(super) async fn modify(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
             Ok(status)
         })
         .await?;
-    if matches!(status, JobStatus::Failed | JobStatus::Success | JobStatus::Deleting) {
+    if matches!(
+        status,
+        JobStatus::Failed | JobStatus::Success | JobStatus::Deleting
+    ) {
         transit::clean_up_soon(app, params.required("JobId"));
     }
     Ok(Answer::new())
@@ -90,7 +100,10 @@ fn retarget(world: &World, job: &mut Job, params: &Params, now: i64) -> ApiResul
         job.target_type = kind.to_owned();
     }
     if job.makes_image() && !was_image && params.text("ImageName").is_none() {
-        return Err(ApiError::new(Code::MissingParameter, "a target of type Image needs ImageName in the same call"));
+        return Err(ApiError::new(
+            Code::MissingParameter,
+            "a target of type Image needs ImageName in the same call",
+        ));
     }
     if let Some(name) = params.text("ImageName")
         && job.makes_image()
@@ -104,7 +117,10 @@ fn retarget(world: &World, job: &mut Job, params: &Params, now: i64) -> ApiResul
         let source = sources::find(world, &job.source_server_id)?;
         job_creation::check_instance(world, &job.instance_id, &source, &job.job_id)?;
     }
-    for (name, place) in [("SecurityGroup", &mut job.security_group), ("InstanceType", &mut job.instance_type)] {
+    for (name, place) in [
+        ("SecurityGroup", &mut job.security_group),
+        ("InstanceType", &mut job.instance_type),
+    ] {
         if let Some(text) = params.text(name) {
             *place = text.to_owned();
         }

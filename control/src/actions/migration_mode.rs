@@ -24,10 +24,20 @@ const SECRET_CHARS: usize = 43;
 /// The instance that a call names.
 fn find(world: &World, call: &Call) -> ApiResult<Instance> {
     let id = call.params.required("InstanceId");
-    let code = if call.service == Service::Csm { Code::InvalidInstanceIdNotFound } else { Code::CvmInstanceIdNotFound };
-    let instance = world.instances.get(id).ok_or_else(|| ApiError::new(code, format!("there is no instance {id}")))?;
+    let code = if call.service == Service::Csm {
+        Code::InvalidInstanceIdNotFound
+    } else {
+        Code::CvmInstanceIdNotFound
+    };
+    let instance = world
+        .instances
+        .get(id)
+        .ok_or_else(|| ApiError::new(code, format!("there is no instance {id}")))?;
     if call.service == Service::Cvm && is_lighthouse_id(id) {
-        return Err(ApiError::new(Code::InstanceNotSupported, "a Lighthouse instance needs LiveMigrateLhInstance"));
+        return Err(ApiError::new(
+            Code::InstanceNotSupported,
+            "a Lighthouse instance needs LiveMigrateLhInstance",
+        ));
     }
     call.own_instance(id, world.jobs.values())?;
     Ok(Instance::clone(instance))
@@ -39,18 +49,30 @@ fn find(world: &World, call: &Call) -> ApiResult<Instance> {
 ///
 /// When it was sealed under another key file.
 pub fn secret_of(app: &App, instance: &Instance) -> Result<Secret, VaultError> {
-    let sealed = instance.migration.as_ref().map_or(&instance.sealed_secret, |migration| &migration.sealed_secret);
+    let sealed = instance
+        .migration
+        .as_ref()
+        .map_or(&instance.sealed_secret, |migration| &migration.sealed_secret);
     app.vault.unseal(&instance.instance_id, sealed)
 }
 
 fn begin(app: &App, transaction: &mut Transaction<'_>, mut instance: Instance) -> Instance {
     let sealed_secret = if instance.sealed_secret.is_empty() {
-        app.vault.seal(&instance.instance_id, &Secret::new(identity::secret(SECRET_CHARS)))
+        app.vault.seal(
+            &instance.instance_id,
+            &Secret::new(identity::secret(SECRET_CHARS)),
+        )
     } else {
         instance.sealed_secret.clone()
     };
     let phase = MigrationPhase::Entering;
-    let migration = Migration { phase, sealed_secret, ip: String::new(), lan_ip: String::new(), port: 0 };
+    let migration = Migration {
+        phase,
+        sealed_secret,
+        ip: String::new(),
+        lan_ip: String::new(),
+        port: 0,
+    };
     instance.migration = Some(migration);
     transaction.put(instance.clone());
     instance
@@ -71,9 +93,14 @@ pub(super) async fn enter(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
             }
         })
         .await?;
-    let secret = secret_of(app, &instance).map_err(|error| ApiError::new(Code::InternalError, error.to_string()))?;
+    let secret =
+        secret_of(app, &instance).map_err(|error| ApiError::new(Code::InternalError, error.to_string()))?;
     let ignore = call.params.flag("IgnoreCheckNetworkConnectivity");
-    let reach = if ignore { Reachability::Assume } else { Reachability::Check };
+    let reach = if ignore {
+        Reachability::Assume
+    } else {
+        Reachability::Check
+    };
     let provider = app.providers.of(instance.owner)?;
     match provider.enter(&instance, &secret, reach).await {
         Ok(endpoint) => {
@@ -100,7 +127,10 @@ pub(super) async fn enter(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
 
 /// A target with a job of its own is entered for that job only while it runs.
 fn check_in_use(world: &World, instance: &Instance) -> ApiResult<()> {
-    let job = world.jobs.values().find(|job| job.status.is_unfinished() && job.uses_instance(&instance.instance_id));
+    let job = world
+        .jobs
+        .values()
+        .find(|job| job.status.is_unfinished() && job.uses_instance(&instance.instance_id));
     match job {
         Some(job) if job.status == JobStatus::Deleting => {
             let message = format!("{} is being deleted", job.job_id);
@@ -113,7 +143,9 @@ fn check_in_use(world: &World, instance: &Instance) -> ApiResult<()> {
 async fn settle(app: &App, id: &str, endpoint: &Endpoint, request_id: &str) -> ApiResult<()> {
     app.engine
         .change(|transaction| {
-            let Some(instance) = transaction.get::<Instance>(id) else { return Ok(()) };
+            let Some(instance) = transaction.get::<Instance>(id) else {
+                return Ok(());
+            };
             let mut instance = Instance::clone(&instance);
             if let Some(migration) = &mut instance.migration {
                 migration.phase = MigrationPhase::Active;
@@ -131,7 +163,9 @@ async fn settle(app: &App, id: &str, endpoint: &Endpoint, request_id: &str) -> A
 async fn leave(app: &App, id: &str, request_id: &str, outcome: &str) -> ApiResult<()> {
     app.engine
         .change(|transaction| {
-            let Some(instance) = transaction.get::<Instance>(id) else { return Ok(()) };
+            let Some(instance) = transaction.get::<Instance>(id) else {
+                return Ok(());
+            };
             let mut instance = Instance::clone(&instance);
             instance.migration = None;
             instance.note("ExitLiveMigrateInstance", outcome, request_id);
@@ -143,7 +177,11 @@ async fn leave(app: &App, id: &str, request_id: &str, outcome: &str) -> ApiResul
 
 pub(super) async fn exit(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     let id = call.params.required("InstanceId");
-    let outcome = if call.params.text("MigrateResult") == Some("succ") { Outcome::Success } else { Outcome::Failure };
+    let outcome = if call.params.text("MigrateResult") == Some("succ") {
+        Outcome::Success
+    } else {
+        Outcome::Failure
+    };
     app.engine.read(|world| find(world, call).map(drop)).await?;
     end(app, id, outcome, &call.request_id).await?;
     Ok(Answer::new())
@@ -159,7 +197,10 @@ pub(super) async fn end(app: &App, id: &str, outcome: Outcome, request_id: &str)
     let leaving = app
         .engine
         .change(|transaction| {
-            let Some(instance) = transaction.get::<Instance>(id).filter(|instance| instance.migration.is_some()) else {
+            let Some(instance) = transaction
+                .get::<Instance>(id)
+                .filter(|instance| instance.migration.is_some())
+            else {
                 return Ok(None);
             };
             let mut instance = Instance::clone(&instance);
@@ -178,22 +219,41 @@ pub(super) async fn end(app: &App, id: &str, outcome: Outcome, request_id: &str)
 /// Takes up, after a start, what was meant to be: receivers listen again, and those that were to end do.
 pub async fn resume(app: &Arc<App>) {
     let meant: Vec<Instance> = app.engine.peek(|world| {
-        world.instances.values().filter(|instance| instance.migration.is_some()).map(|it| Instance::clone(it)).collect()
+        world
+            .instances
+            .values()
+            .filter(|instance| instance.migration.is_some())
+            .map(|it| Instance::clone(it))
+            .collect()
     });
     for instance in meant {
         let id = &instance.instance_id;
-        let is_leaving = instance.migration.as_ref().is_some_and(|it| it.phase == MigrationPhase::Leaving);
-        let done = if is_leaving { end(app, id, Outcome::Failure, "").await } else { enter_again(app, &instance).await };
+        let is_leaving = instance
+            .migration
+            .as_ref()
+            .is_some_and(|it| it.phase == MigrationPhase::Leaving);
+        let done = if is_leaving {
+            end(app, id, Outcome::Failure, "").await
+        } else {
+            enter_again(app, &instance).await
+        };
         match done {
             Ok(()) => tracing::info!(instance = %id, "migration mode is as it was before the restart"),
-            Err(error) => tracing::error!(instance = %id, %error, "migration mode could not be taken up again"),
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "migration mode could not be taken up again")
+            }
         }
     }
 }
 
 async fn enter_again(app: &App, instance: &Instance) -> ApiResult<()> {
     let _guard = app.locks.lock(&instance.instance_id).await;
-    let secret = secret_of(app, instance).map_err(|error| ApiError::new(Code::InternalError, error.to_string()))?;
-    let endpoint = app.providers.of(instance.owner)?.enter(instance, &secret, Reachability::Assume).await?;
+    let secret =
+        secret_of(app, instance).map_err(|error| ApiError::new(Code::InternalError, error.to_string()))?;
+    let endpoint = app
+        .providers
+        .of(instance.owner)?
+        .enter(instance, &secret, Reachability::Assume)
+        .await?;
     settle(app, &instance.instance_id, &endpoint, "").await
 }

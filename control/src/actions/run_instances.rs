@@ -29,25 +29,43 @@ pub(super) async fn run(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     let place = params.object("Placement");
     let zone = place.required("Zone");
     if !places::is_zone(app, zone) {
-        return Err(ApiError::new(Code::ZoneMismatchRegion, format!("there is no zone {zone:.64}; see DescribeZones")));
+        return Err(ApiError::new(
+            Code::ZoneMismatchRegion,
+            format!("there is no zone {zone:.64}; see DescribeZones"),
+        ));
     }
-    if params.text("InstanceChargeType") == Some("PREPAID") && params.value("InstanceChargePrepaid").is_none() {
-        return Err(ApiError::new(Code::MissingParameter, "InstanceChargePrepaid is required with PREPAID"));
+    if params.text("InstanceChargeType") == Some("PREPAID") && params.value("InstanceChargePrepaid").is_none()
+    {
+        return Err(ApiError::new(
+            Code::MissingParameter,
+            "InstanceChargePrepaid is required with PREPAID",
+        ));
     }
-    let count = params.uint("InstanceCount").and_then(|count| usize::try_from(count).ok()).unwrap_or(1);
+    let count = params
+        .uint("InstanceCount")
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(1);
     let image_id = params.required("ImageId");
     let network = params.object("VirtualPrivateCloud");
     let (ids, is_new) = app
         .engine
         .change(|transaction| {
             let token = params.required("ClientToken");
-            let known = transaction.world().instances.values().filter(|it| !token.is_empty() && it.client_token == token);
+            let known = transaction
+                .world()
+                .instances
+                .values()
+                .filter(|it| !token.is_empty() && it.client_token == token);
             let known: Vec<String> = known.map(|instance| instance.instance_id.clone()).collect();
             if !known.is_empty() {
                 return Ok((known, false));
             }
             check_quota(app, transaction.world(), count)?;
-            app.networks.check(network.required("VpcId"), network.required("SubnetId"), transaction.world())?;
+            app.networks.check(
+                network.required("VpcId"),
+                network.required("SubnetId"),
+                transaction.world(),
+            )?;
             let image = instances::find_image(transaction.world(), image_id);
             if image.is_none() && image_id != EMPTY_IMAGE {
                 let message = format!("there is no image {image_id}; {EMPTY_IMAGE} stands for empty disks");
@@ -89,10 +107,17 @@ fn described(app: &App, call: &Call) -> Instance {
     if let Some(kind) = params.text("InstanceType") {
         kind.clone_into(&mut instance.instance_type);
     }
-    if let Some(size) = params.object("SystemDisk").uint("DiskSize").filter(|size| *size > 0) {
+    if let Some(size) = params
+        .object("SystemDisk")
+        .uint("DiskSize")
+        .filter(|size| *size > 0)
+    {
         instance.system_disk_gb = size;
     }
-    let sizes = params.list("DataDisks").iter().filter_map(|disk| disk["DiskSize"].as_u64());
+    let sizes = params
+        .list("DataDisks")
+        .iter()
+        .filter_map(|disk| disk["DiskSize"].as_u64());
     instance.data_disks_gb = sizes.filter(|size| *size > 0).collect();
     instance.client_token = params.owned("ClientToken");
     instance.note("RunInstances", "OPERATING", &call.request_id);
@@ -110,7 +135,10 @@ pub(super) async fn declare(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         })
         .await?;
     instances::bring_up(app, &id).await;
-    let made = app.engine.read(|world| Ok(world.instances.get(&id).cloned())).await?;
+    let made = app
+        .engine
+        .read(|world| Ok(world.instances.get(&id).cloned()))
+        .await?;
     let Some(instance) = made.filter(|instance| instance.state == InstanceState::Running) else {
         instances::tear_down(app, &id).await?;
         let message = "the provider could not make the instance; see the control plane's log";
@@ -123,7 +151,11 @@ pub(super) async fn declare(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
 
 fn declared(app: &App, call: &Call) -> ApiResult<Instance> {
     let params = &call.params;
-    let prefix = if params.text("Product") == Some("lh") { "lhins-" } else { "ins-" };
+    let prefix = if params.text("Product") == Some("lh") {
+        "lhins-"
+    } else {
+        "ins-"
+    };
     let mut instance = instances::blank(app, &identity::id(prefix), call.now);
     for (name, member) in [
         ("InstanceName", &mut instance.instance_name),
@@ -139,14 +171,23 @@ fn declared(app: &App, call: &Call) -> ApiResult<Instance> {
     if let Some(size) = params.uint("SystemDiskSize") {
         instance.system_disk_gb = size;
     }
-    instance.data_disks_gb = params.list("DataDiskSizes").iter().filter_map(serde_json::Value::as_u64).collect();
+    instance.data_disks_gb = params
+        .list("DataDiskSizes")
+        .iter()
+        .filter_map(serde_json::Value::as_u64)
+        .collect();
     instance.note("CreateInstance", "OPERATING", &call.request_id);
     if instance.address.is_empty() && instance.owner != Owner::Static {
         return Ok(instance);
     }
     instance.owner = Owner::Static;
-    let is_address = |text: &str| text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !is_address(&instance.address) || (!instance.lan_address.is_empty() && !is_address(&instance.lan_address)) {
+    let is_address = |text: &str| {
+        text.rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if !is_address(&instance.address)
+        || (!instance.lan_address.is_empty() && !is_address(&instance.lan_address))
+    {
         let message = "Address and LanAddress are where the receiver listens: HOST:PORT";
         return Err(ApiError::new(Code::InvalidParameterValue, message));
     }

@@ -14,12 +14,23 @@ use crate::state::{SOURCE_ACTIONS, SourceEvent, SourceStatus, SourceStep};
 use crate::world::{Transaction, World};
 
 fn missing(id: &str) -> ApiError {
-    ApiError::new(Code::InvalidLiveMigrateSourceServerId, format!("there is no source server {id}"))
+    ApiError::new(
+        Code::InvalidLiveMigrateSourceServerId,
+        format!("there is no source server {id}"),
+    )
 }
 
 /// A refusal by the state table.
 fn refused(source: &Source, code: Code) -> ApiError {
-    ApiError::new(code, format!("{} is {}: {}", source.source_server_id, source.status.as_str(), code.meaning()))
+    ApiError::new(
+        code,
+        format!(
+            "{} is {}: {}",
+            source.source_server_id,
+            source.status.as_str(),
+            code.meaning()
+        ),
+    )
 }
 
 /// Lets an event happen to a source.
@@ -52,18 +63,29 @@ pub(super) fn ask(source: &Source, event: SourceEvent) -> ApiResult<()> {
 
 /// A source that is not deleted.
 pub(super) fn find(world: &World, id: &str) -> ApiResult<Source> {
-    let source = world.sources.get(id).filter(|source| source.status != SourceStatus::Deleted);
-    source.map(|source| Source::clone(source)).ok_or_else(|| missing(id))
+    let source = world
+        .sources
+        .get(id)
+        .filter(|source| source.status != SourceStatus::Deleted);
+    source
+        .map(|source| Source::clone(source))
+        .ok_or_else(|| missing(id))
 }
 
 /// The event that a sign of life is: whether one of its jobs is active.
 fn sign_of_life(world: &World, id: &str) -> SourceEvent {
-    if world.jobs_of(id).any(|job| job.status.is_active()) { SourceEvent::Busy } else { SourceEvent::Idle }
+    if world.jobs_of(id).any(|job| job.status.is_active()) {
+        SourceEvent::Busy
+    } else {
+        SourceEvent::Idle
+    }
 }
 
 /// Brings a source that is heard from in line with its jobs, after one of them changed.
 pub(super) fn follow_jobs(transaction: &mut Transaction<'_>, id: &str) -> ApiResult<()> {
-    let Some(source) = transaction.get::<Source>(id) else { return Ok(()) };
+    let Some(source) = transaction.get::<Source>(id) else {
+        return Ok(());
+    };
     if !matches!(source.status, SourceStatus::Online | SourceStatus::Migrating) {
         return Ok(());
     }
@@ -79,14 +101,29 @@ pub(super) async fn create(app: &App, call: &Call) -> ApiResult<Answer> {
     let params = &call.params;
     let version = version_numbers(params.required("ClientVersion")).unwrap_or_default();
     if version < app.settings.client_version_min {
-        let wanted: Vec<String> = app.settings.client_version_min.iter().map(u32::to_string).collect();
-        let message = format!("this agent is too old: version {} or later is needed", wanted.join("."));
+        let wanted: Vec<String> = app
+            .settings
+            .client_version_min
+            .iter()
+            .map(u32::to_string)
+            .collect();
+        let message = format!(
+            "this agent is too old: version {} or later is needed",
+            wanted.join(".")
+        );
         return Err(ApiError::new(Code::VersionLowerThanRequired, message));
     }
     let source = new_source(call);
     let id = source.source_server_id.clone();
-    let created = app.engine.change(move |transaction| register(transaction, call, source)).await?;
-    if created { Ok(answer([("SourceServerId", id.into())])) } else { Err(exists()) }
+    let created = app
+        .engine
+        .change(move |transaction| register(transaction, call, source))
+        .await?;
+    if created {
+        Ok(answer([("SourceServerId", id.into())]))
+    } else {
+        Err(exists())
+    }
 }
 
 fn exists() -> ApiError {
@@ -99,9 +136,11 @@ fn exists() -> ApiError {
 /// Registers a source; `false` if its identifier is registered already. Either way temporary credentials are from now on
 /// for this source: who knows the identifier, which only the machine and its administrators do, is the machine.
 fn register(transaction: &mut Transaction<'_>, call: &Call, source: Source) -> ApiResult<bool> {
-    let known = transaction.world().sources.values().find(|known| {
-        known.identifier == source.identifier && known.status != SourceStatus::Deleted
-    });
+    let known = transaction
+        .world()
+        .sources
+        .values()
+        .find(|known| known.identifier == source.identifier && known.status != SourceStatus::Deleted);
     let (id, created) = match known {
         Some(known) => (known.source_server_id.clone(), false),
         None => (source.source_server_id.clone(), true),
@@ -111,7 +150,11 @@ fn register(transaction: &mut Transaction<'_>, call: &Call, source: Source) -> A
     {
         let gone = || ApiError::new(Code::SecretIdNotFound, "this key was removed");
         let mut key = Key::clone(&*transaction.get::<Key>(&call.caller.secret_id).ok_or_else(gone)?);
-        let Some(temporary) = key.temporary.as_mut().filter(|temporary| temporary.source_server_id.is_empty()) else {
+        let Some(temporary) = key
+            .temporary
+            .as_mut()
+            .filter(|temporary| temporary.source_server_id.is_empty())
+        else {
             let message = "these temporary credentials have registered another source; enrol this one with a code of its own";
             return Err(ApiError::new(Code::AuthUnauthorized, message));
         };
@@ -132,12 +175,21 @@ fn new_source(call: &Call) -> Source {
     let system_info = value("SystemInfo", json!({}));
     let host_name = system_info["HostName"].as_str().unwrap_or_default().to_owned();
     let is_offline = params.text("Status") == Some("OFFLINE");
-    let or = |given: Option<&str>, default: &str| given.filter(|text| !text.is_empty()).unwrap_or(default).to_owned();
+    let or = |given: Option<&str>, default: &str| {
+        given
+            .filter(|text| !text.is_empty())
+            .unwrap_or(default)
+            .to_owned()
+    };
     Source {
         source_server_id: identity::id("ss-"),
         name: or(params.text("Name"), &host_name),
         description: params.owned("Description"),
-        status: if is_offline { SourceStatus::Offline } else { SourceStatus::Online },
+        status: if is_offline {
+            SourceStatus::Offline
+        } else {
+            SourceStatus::Online
+        },
         identifier: params.owned("Identifier"),
         client_version: params.owned("ClientVersion"),
         system_info,
@@ -152,7 +204,11 @@ fn new_source(call: &Call) -> Source {
         product: or(params.text("Product"), "cvm"),
         platform: params.owned("Platform"),
         session_token: params.owned("SessionToken"),
-        internal: SourceInternal { owner: call.caller.secret_id.clone(), seen: call.now, ended: 0 },
+        internal: SourceInternal {
+            owner: call.caller.secret_id.clone(),
+            seen: call.now,
+            ended: 0,
+        },
     }
 }
 
@@ -168,7 +224,9 @@ pub(super) async fn modify(app: &App, call: &Call) -> ApiResult<Answer> {
         if let Some(description) = params.text("Description") {
             source.description = description.to_owned();
         }
-        source.update_time = params.text("UpdateTime").map_or_else(|| clock::text(call.now), str::to_owned);
+        source.update_time = params
+            .text("UpdateTime")
+            .map_or_else(|| clock::text(call.now), str::to_owned);
         match params.text("Status") {
             Some("OFFLINE") => happen(&mut source, SourceEvent::Lost)?,
             Some("DELETING" | "DELETED") => {
@@ -194,7 +252,11 @@ pub(super) async fn delete(app: &App, call: &Call) -> ApiResult<Answer> {
     app.change(call, |transaction| {
         let mut source = find(transaction.world(), call.params.required("SourceServerId"))?;
         call.own_source(&source)?;
-        if transaction.world().jobs_of(&source.source_server_id).any(|job| job.status.is_unfinished()) {
+        if transaction
+            .world()
+            .jobs_of(&source.source_server_id)
+            .any(|job| job.status.is_unfinished())
+        {
             return Err(refused(&source, Code::SourceServerRelatedUnFinishedJob));
         }
         happen(&mut source, SourceEvent::Delete)?;
@@ -220,7 +282,9 @@ pub(super) async fn denied(app: &App, call: &Call) -> ApiResult<Answer> {
 }
 
 fn denied_actions(world: &World, source: &Source) -> Vec<Value> {
-    let has_job = world.jobs_of(&source.source_server_id).any(|job| job.status.is_unfinished());
+    let has_job = world
+        .jobs_of(&source.source_server_id)
+        .any(|job| job.status.is_unfinished());
     let mut denied = Vec::new();
     for (action, event) in SOURCE_ACTIONS {
         let by_job = has_job && event != SourceEvent::Modify;
@@ -249,11 +313,19 @@ const FILTERS: [&str; 9] = [
 
 pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
     let filters = Filters::read(&call.params, &FILTERS, Code::ParameterValueNotSupportValue)?;
-    filters.form("source-server-id", schema::is_source_id, Code::InvalidSourceServerIdMalformed)?;
+    filters.form(
+        "source-server-id",
+        schema::is_source_id,
+        Code::InvalidSourceServerIdMalformed,
+    )?;
     filters.form("job-id", schema::is_job_id, Code::InvalidTaskIdFormat)?;
     let is_status = |text: &str| SourceStatus::ALL.iter().any(|status| status.as_str() == text);
     filters.form("status", is_status, Code::ParameterValueNotSupportValue)?;
-    filters.form("product", |text| matches!(text, "lh" | "cvm"), Code::ParameterValueNotSupportValue)?;
+    filters.form(
+        "product",
+        |text| matches!(text, "lh" | "cvm"),
+        Code::ParameterValueNotSupportValue,
+    )?;
     let (total, page) = app
         .engine
         .read(|world| {
@@ -264,17 +336,28 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
             let mut found: Vec<_> = world.sources.values().filter(|source| wanted(source)).collect();
             found.sort_by(|one, other| other.create_time.cmp(&one.create_time));
             let (total, page) = page(found, &call.params);
-            Ok((total, page.into_iter().map(|source| source.render()).collect::<Vec<_>>()))
+            Ok((
+                total,
+                page.into_iter().map(|source| source.render()).collect::<Vec<_>>(),
+            ))
         })
         .await?;
-    Ok(answer([("TotalCount", total.into()), ("SourceServers", page.into())]))
+    Ok(answer([
+        ("TotalCount", total.into()),
+        ("SourceServers", page.into()),
+    ]))
 }
 
 fn matches(world: &World, source: &Source, filters: &Filters) -> bool {
     filters.all(|filter| match filter.name.as_str() {
         "source-server-id" => filter.has(&source.source_server_id),
-        "name" => filter.values.iter().any(|value| source.name.contains(value.as_str())),
-        "job-id" => world.jobs_of(&source.source_server_id).any(|job| filter.has(&job.job_id)),
+        "name" => filter
+            .values
+            .iter()
+            .any(|value| source.name.contains(value.as_str())),
+        "job-id" => world
+            .jobs_of(&source.source_server_id)
+            .any(|job| filter.has(&job.job_id)),
         "status" => filter.has(source.status.as_str()),
         "os-type" => filter.has(&source.os_type),
         "architecture" => filter.has(&source.architecture),

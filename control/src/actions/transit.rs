@@ -24,7 +24,10 @@ const DEFAULT_TYPE: &str = "S5.MEDIUM4";
 
 /// The transit instance of a job, if it is there.
 fn transit_of<'w>(world: &'w World, job: &Job) -> Option<&'w Arc<Instance>> {
-    world.instances.values().find(|instance| instance.transit_of == job.job_id)
+    world
+        .instances
+        .values()
+        .find(|instance| instance.transit_of == job.job_id)
 }
 
 fn image_job(world: &World, call: &Call) -> ApiResult<Job> {
@@ -32,13 +35,20 @@ fn image_job(world: &World, call: &Call) -> ApiResult<Job> {
     if job.makes_image() {
         Ok(job)
     } else {
-        Err(ApiError::new(Code::InvalidJobId, format!("{} does not end in an image", job.job_id)))
+        Err(ApiError::new(
+            Code::InvalidJobId,
+            format!("{} does not end in an image", job.job_id),
+        ))
     }
 }
 
 fn running_image_job(world: &World, call: &Call) -> ApiResult<Job> {
     let job = image_job(world, call)?;
-    if job.status == JobStatus::Running { Ok(job) } else { Err(refused(&job)) }
+    if job.status == JobStatus::Running {
+        Ok(job)
+    } else {
+        Err(refused(&job))
+    }
 }
 
 pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
@@ -47,7 +57,10 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         .change(|transaction| {
             let mut job = running_image_job(transaction.world(), call)?;
             if call.params.flag("DryRun") {
-                return Err(ApiError::new(Code::DryRunOperation, "the transit instance could be made"));
+                return Err(ApiError::new(
+                    Code::DryRunOperation,
+                    "the transit instance could be made",
+                ));
             }
             if let Some(known) = transit_of(transaction.world(), &job) {
                 return Ok((known.instance_id.clone(), false));
@@ -70,17 +83,34 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
 
 fn new_transit(app: &App, call: &Call, world: &World, job: &Job) -> Instance {
     let size = |disk: &Value| disk["Size"].as_u64().unwrap_or(0).max(1);
-    let system = call.params.value("SystemDiskInfo").unwrap_or(&job.system_disk_info);
-    let is_windows = world.sources.get(&job.source_server_id).is_some_and(|source| source.is_windows());
-    let prefix = if job.target_type == "Lh-Image" { "lhins-" } else { "ins-" };
+    let system = call
+        .params
+        .value("SystemDiskInfo")
+        .unwrap_or(&job.system_disk_info);
+    let is_windows = world
+        .sources
+        .get(&job.source_server_id)
+        .is_some_and(|source| source.is_windows());
+    let prefix = if job.target_type == "Lh-Image" {
+        "lhins-"
+    } else {
+        "ins-"
+    };
     let by_block = |disk: &Value| disk["Block"]["Enabled"].as_bool().unwrap_or(false);
-    let kind = if by_block(system) || by_block(&job.system_disk_info) { "disk" } else { "directory" };
+    let kind = if by_block(system) || by_block(&job.system_disk_info) {
+        "disk"
+    } else {
+        "directory"
+    };
     let mut instance = instances::blank(app, &identity::id(prefix), call.now);
     NAME.clone_into(&mut instance.instance_name);
     kind.clone_into(&mut instance.kind);
     if is_windows { "windows" } else { "linux" }.clone_into(&mut instance.os_type);
-    instance.instance_type =
-        if job.instance_type.is_empty() { DEFAULT_TYPE.to_owned() } else { job.instance_type.clone() };
+    instance.instance_type = if job.instance_type.is_empty() {
+        DEFAULT_TYPE.to_owned()
+    } else {
+        job.instance_type.clone()
+    };
     instance.system_disk_gb = size(system);
     instance.data_disks_gb = call.params.list("DataDisksInfo").iter().map(size).collect();
     instance.transit_of.clone_from(&job.job_id);
@@ -93,7 +123,10 @@ fn new_transit(app: &App, call: &Call, world: &World, job: &Job) -> Instance {
 pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
     let set = app.engine.read(|world| {
         let job = image_job(world, call)?;
-        Ok(transit_of(world, &job).map(|instance| instance.render_transit()).into_iter().collect::<Vec<_>>())
+        Ok(transit_of(world, &job)
+            .map(|instance| instance.render_transit())
+            .into_iter()
+            .collect::<Vec<_>>())
     });
     Ok(answer([("InstanceSet", set.await?.into())]))
 }
@@ -110,8 +143,11 @@ pub(super) async fn make_image(app: &Arc<App>, call: &Call) -> ApiResult<Answer>
                 let message = "the image is being made; call again for its id";
                 return Err(ApiError::new(Code::TaskRunning, message));
             }
-            let no_instance = || ApiError::new(Code::InvalidInstanceIdNotFound, "the job has no transit instance");
-            let instance = transit_of(transaction.world(), &job).cloned().ok_or_else(no_instance)?;
+            let no_instance =
+                || ApiError::new(Code::InvalidInstanceIdNotFound, "the job has no transit instance");
+            let instance = transit_of(transaction.world(), &job)
+                .cloned()
+                .ok_or_else(no_instance)?;
             instances::check_usable(&instance)?;
             let image = new_image(call, &job, &instance);
             job.internal.pending_image_id.clone_from(&image.image_id);
@@ -162,7 +198,10 @@ async fn note_image(app: &App, image: &Image, is_made: bool) -> ApiResult<()> {
     app.engine
         .change(|transaction| {
             if is_made {
-                transaction.put(Image { state: "NORMAL".to_owned(), ..image.clone() });
+                transaction.put(Image {
+                    state: "NORMAL".to_owned(),
+                    ..image.clone()
+                });
             } else {
                 transaction.remove::<Image>(&image.image_id);
             }
@@ -212,9 +251,14 @@ pub fn left_behind(world: &World, job: &Job) -> Option<LeftBehind> {
     }
     let entered = world.instances.get(&job.instance_id).filter(|instance| {
         let in_use = |other: &Arc<Job>| {
-            other.job_id != job.job_id && other.status.is_unfinished() && other.uses_instance(&instance.instance_id)
+            other.job_id != job.job_id
+                && other.status.is_unfinished()
+                && other.uses_instance(&instance.instance_id)
         };
-        is_gone && job.status == JobStatus::Deleting && instance.migration.is_some() && !world.jobs.values().any(in_use)
+        is_gone
+            && job.status == JobStatus::Deleting
+            && instance.migration.is_some()
+            && !world.jobs.values().any(in_use)
     });
     let pending = &job.internal.pending_image_id;
     let left = LeftBehind {
@@ -239,7 +283,12 @@ pub fn clean_up_soon(app: &Arc<App>, job_id: &str) {
 #[must_use]
 pub fn to_clean_up(world: &World) -> Vec<String> {
     let waits = |job: &&Arc<Job>| job.status == JobStatus::Deleting || left_behind(world, job).is_some();
-    world.jobs.values().filter(waits).map(|job| job.job_id.clone()).collect()
+    world
+        .jobs
+        .values()
+        .filter(waits)
+        .map(|job| job.job_id.clone())
+        .collect()
 }
 
 /// Removes what a job left behind.
@@ -249,7 +298,9 @@ pub fn to_clean_up(world: &World) -> Vec<String> {
 /// When a provider fails; it can be tried again.
 pub async fn clean_up(app: &App, job_id: &str) -> ApiResult<()> {
     let _guard = app.locks.lock(job_id).await;
-    let left = app.engine.peek(|world| world.jobs.get(job_id).and_then(|job| left_behind(world, job)));
+    let left = app
+        .engine
+        .peek(|world| world.jobs.get(job_id).and_then(|job| left_behind(world, job)));
     let left = left.unwrap_or_default();
     for id in [&left.entered, &left.transit].into_iter().flatten() {
         migration_mode::end(app, id, Outcome::Failure, "").await?;
@@ -267,7 +318,10 @@ pub async fn clean_up(app: &App, job_id: &str) -> ApiResult<()> {
     }
     app.engine
         .change(|transaction| {
-            let Some(job) = transaction.get::<Job>(job_id).filter(|job| job.status == JobStatus::Deleting) else {
+            let Some(job) = transaction
+                .get::<Job>(job_id)
+                .filter(|job| job.status == JobStatus::Deleting)
+            else {
                 return Ok(());
             };
             if left_behind(transaction.world(), &job).is_some() {
@@ -285,11 +339,16 @@ pub async fn clean_up(app: &App, job_id: &str) -> ApiResult<()> {
 pub async fn resume(app: &Arc<App>) {
     let (pending, images) = app.engine.peek(|world| {
         let is_pending = |instance: &&Arc<Instance>| instance.state == InstanceState::Pending;
-        let pending: Vec<_> =
-            world.instances.values().filter(is_pending).map(|instance| instance.instance_id.clone()).collect();
+        let pending: Vec<_> = world
+            .instances
+            .values()
+            .filter(is_pending)
+            .map(|instance| instance.instance_id.clone())
+            .collect();
         let creating = world.images.values().filter(|image| image.state == "CREATING");
-        let images: Vec<_> =
-            creating.map(|image| (image.clone(), world.instances.get(&image.instance_id).cloned())).collect();
+        let images: Vec<_> = creating
+            .map(|image| (image.clone(), world.instances.get(&image.instance_id).cloned()))
+            .collect();
         (pending, images)
     });
     for id in pending {

@@ -39,7 +39,10 @@ impl CommandProvider {
     async fn call(&self, hook: &str, input: &Value) -> Result<Vec<u8>, ProviderError> {
         let path = self.folder.join(hook);
         if !path.exists() {
-            return Err(ProviderError::Unsupported(format!("there is no hook {}", path.display())));
+            return Err(ProviderError::Unsupported(format!(
+                "there is no hook {}",
+                path.display()
+            )));
         }
         let failed = |why: String| ProviderError::Failed(format!("the hook {hook} failed: {why}"));
         let mut child = Command::new(&path)
@@ -50,9 +53,18 @@ impl CommandProvider {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
-        let mut stdin = child.stdin.take().ok_or_else(|| failed("it has no input".to_owned()))?;
-        let stdout = child.stdout.take().ok_or_else(|| failed("it has no output".to_owned()))?;
-        let stderr = child.stderr.take().ok_or_else(|| failed("it has no error output".to_owned()))?;
+        let mut stdin = child
+            .stdin
+            .take()
+            .ok_or_else(|| failed("it has no input".to_owned()))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| failed("it has no output".to_owned()))?;
+        let stderr = child
+            .stderr
+            .take()
+            .ok_or_else(|| failed("it has no error output".to_owned()))?;
         let work = async {
             // A hook that does not read its input is none the worse.
             let write = async {
@@ -62,8 +74,11 @@ impl CommandProvider {
             let (mut answer, mut complaint) = (Vec::new(), Vec::new());
             let mut stdout = stdout.take(ANSWER_BYTES_MAX);
             let mut stderr = stderr.take(ANSWER_BYTES_MAX);
-            let (_, read, complained) =
-                tokio::join!(write, stdout.read_to_end(&mut answer), stderr.read_to_end(&mut complaint));
+            let (_, read, complained) = tokio::join!(
+                write,
+                stdout.read_to_end(&mut answer),
+                stderr.read_to_end(&mut complaint)
+            );
             read.and(complained).map_err(|error| failed(error.to_string()))?;
             drop((stdout, stderr));
             let status = child.wait().await.map_err(|error| failed(error.to_string()))?;
@@ -71,7 +86,11 @@ impl CommandProvider {
                 return Ok(answer);
             }
             let complaint = String::from_utf8_lossy(&complaint);
-            let last = complaint.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+            let last = complaint
+                .lines()
+                .rev()
+                .find(|line| !line.trim().is_empty())
+                .unwrap_or("it says nothing");
             Err(failed(format!("{status}: {}", last.trim())))
         };
         tokio::time::timeout(TIMEOUT, work)
@@ -81,7 +100,11 @@ impl CommandProvider {
 
     /// Calls a hook that may be absent.
     async fn call_if_there(&self, hook: &str, input: &Value) -> Result<(), ProviderError> {
-        if self.folder.join(hook).exists() { self.call(hook, input).await.map(drop) } else { Ok(()) }
+        if self.folder.join(hook).exists() {
+            self.call(hook, input).await.map(drop)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -109,7 +132,11 @@ fn read_endpoint(answer: &[u8]) -> Option<Endpoint> {
     let ip = text("Ip")?;
     let lan_ip = text("LanIp").unwrap_or_else(|| ip.clone());
     let port = value.get("Port").and_then(Value::as_u64).unwrap_or(443);
-    Some(Endpoint { ip, lan_ip, port: u16::try_from(port).ok().filter(|port| *port > 0)? })
+    Some(Endpoint {
+        ip,
+        lan_ip,
+        port: u16::try_from(port).ok().filter(|port| *port > 0)?,
+    })
 }
 
 impl Provider for CommandProvider {
@@ -125,13 +152,20 @@ impl Provider for CommandProvider {
         Box::pin(async move { self.call_if_there("destroy", &describe(instance)).await })
     }
 
-    fn enter<'p>(&'p self, instance: &'p Instance, secret: &'p Secret, _reach: Reachability) -> Doing<'p, Endpoint> {
+    fn enter<'p>(
+        &'p self,
+        instance: &'p Instance,
+        secret: &'p Secret,
+        _reach: Reachability,
+    ) -> Doing<'p, Endpoint> {
         Box::pin(async move {
             let mut input = describe(instance);
             input["Secret"] = secret.reveal().into();
             let answer = self.call("enter", &input).await?;
             read_endpoint(&answer).ok_or_else(|| {
-                ProviderError::Failed("the hook enter must print {\"Ip\":\"…\",\"LanIp\":\"…\",\"Port\":443}".to_owned())
+                ProviderError::Failed(
+                    "the hook enter must print {\"Ip\":\"…\",\"LanIp\":\"…\",\"Port\":443}".to_owned(),
+                )
             })
         })
     }
@@ -139,7 +173,12 @@ impl Provider for CommandProvider {
     fn exit<'p>(&'p self, instance: &'p Instance, outcome: Outcome) -> Doing<'p, ()> {
         Box::pin(async move {
             let mut input = describe(instance);
-            input["MigrateResult"] = if outcome == Outcome::Success { "succ" } else { "fail" }.into();
+            input["MigrateResult"] = if outcome == Outcome::Success {
+                "succ"
+            } else {
+                "fail"
+            }
+            .into();
             self.call_if_there("exit", &input).await
         })
     }

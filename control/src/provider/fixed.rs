@@ -34,12 +34,20 @@ fn split(address: &str) -> Result<(String, u16), ProviderError> {
 
 async fn look(host: &str, port: u16) -> Result<(), ProviderError> {
     // A name is the agent's to resolve: what it means here need not be what it means there.
-    let Ok(ip) = host.parse::<IpAddr>() else { return Ok(()) };
+    let Ok(ip) = host.parse::<IpAddr>() else {
+        return Ok(());
+    };
     let address = SocketAddr::new(ip, port);
     let unreachable = |why: String| {
-        ProviderError::Unreachable(format!("the receiver at {address} does not answer ({why}); start it and open its port"))
+        ProviderError::Unreachable(format!(
+            "the receiver at {address} does not answer ({why}); start it and open its port"
+        ))
     };
-    let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = if ip.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    };
     let socket = socket.map_err(|error| unreachable(error.to_string()))?;
     match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await {
         Ok(Ok(_stream)) => Ok(()),
@@ -60,10 +68,19 @@ impl Provider for StaticProvider {
         Box::pin(async { Ok(()) })
     }
 
-    fn enter<'p>(&'p self, instance: &'p Instance, _secret: &'p Secret, reach: Reachability) -> Doing<'p, Endpoint> {
+    fn enter<'p>(
+        &'p self,
+        instance: &'p Instance,
+        _secret: &'p Secret,
+        reach: Reachability,
+    ) -> Doing<'p, Endpoint> {
         Box::pin(async move {
             let (ip, port) = split(&instance.address)?;
-            let lan_ip = if instance.lan_address.is_empty() { ip.clone() } else { split(&instance.lan_address)?.0 };
+            let lan_ip = if instance.lan_address.is_empty() {
+                ip.clone()
+            } else {
+                split(&instance.lan_address)?.0
+            };
             if reach == Reachability::Check {
                 look(&ip, port).await?;
             }

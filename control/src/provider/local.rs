@@ -48,7 +48,10 @@ impl LocalProvider {
     /// Receivers as the options say.
     #[must_use]
     pub fn new(options: LocalOptions) -> Self {
-        Self { options, running: Mutex::new(HashMap::new()) }
+        Self {
+            options,
+            running: Mutex::new(HashMap::new()),
+        }
     }
 
     fn folder(&self, instance: &Instance) -> PathBuf {
@@ -92,7 +95,12 @@ impl Provider for LocalProvider {
         })
     }
 
-    fn enter<'p>(&'p self, instance: &'p Instance, secret: &'p Secret, _reach: Reachability) -> Doing<'p, Endpoint> {
+    fn enter<'p>(
+        &'p self,
+        instance: &'p Instance,
+        secret: &'p Secret,
+        _reach: Reachability,
+    ) -> Doing<'p, Endpoint> {
         Box::pin(async move {
             let mut running = self.running.lock().await;
             let known = instance.migration.as_ref().map_or(0, |migration| migration.port);
@@ -151,7 +159,11 @@ impl Provider for LocalProvider {
         let inbox = self.options.data.join("import");
         let to = self.image_folder(image);
         Box::pin(async move {
-            let name = url.strip_prefix("file:").unwrap_or_default().trim_start_matches('/').to_owned();
+            let name = url
+                .strip_prefix("file:")
+                .unwrap_or_default()
+                .trim_start_matches('/')
+                .to_owned();
             if name.is_empty() || name.contains('/') || name.starts_with('.') {
                 return Err(ProviderError::Unsupported(format!(
                     "put the raw image into {} and give it as file:NAME",
@@ -163,7 +175,11 @@ impl Provider for LocalProvider {
     }
 
     fn place(&self, instance: &Instance) -> Option<PathBuf> {
-        let disk = if instance.kind == "disk" { "disk0.img" } else { "disk" };
+        let disk = if instance.kind == "disk" {
+            "disk0.img"
+        } else {
+            "disk"
+        };
         Some(self.folder(instance).join(disk))
     }
 }

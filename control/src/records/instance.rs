@@ -135,7 +135,11 @@ impl Instance {
 
     /// The addresses to show: those of migration mode, or those declared.
     fn addresses(&self) -> (Vec<String>, Vec<String>) {
-        let host = |address: &str| address.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned());
+        let host = |address: &str| {
+            address
+                .rsplit_once(':')
+                .map_or_else(String::new, |(host, _)| host.to_owned())
+        };
         let (ip, lan) = self.migration.as_ref().map_or_else(
             || (host(&self.address), host(&self.lan_address)),
             |migration| (migration.ip.clone(), migration.lan_ip.clone()),
@@ -148,7 +152,11 @@ impl Instance {
     #[must_use]
     pub fn render(&self, directory: &str) -> Value {
         let (private, public) = self.addresses();
-        let disks: Vec<Value> = self.data_disks_gb.iter().map(|size| json!({"DiskSize": size})).collect();
+        let disks: Vec<Value> = self
+            .data_disks_gb
+            .iter()
+            .map(|size| json!({"DiskSize": size}))
+            .collect();
         json!({
             "Placement": {"Zone": self.zone},
             "InstanceId": self.instance_id,

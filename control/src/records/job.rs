@@ -83,7 +83,8 @@ impl Job {
     /// Whether it names this instance as target or transit instance.
     #[must_use]
     pub fn uses_instance(&self, instance_id: &str) -> bool {
-        !instance_id.is_empty() && (self.instance_id == instance_id || self.transit_instance_id == instance_id)
+        !instance_id.is_empty()
+            && (self.instance_id == instance_id || self.transit_instance_id == instance_id)
     }
 
     /// Adds a message of the agent; one repeated at once is kept once.
@@ -143,9 +144,15 @@ impl Job {
 
 /// Splits `ERROR_NAME: text` into its parts; without such a name all is text.
 fn split_error(desc: &str) -> (&str, &str) {
-    let end = desc.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')).unwrap_or(desc.len());
+    let end = desc
+        .find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
+        .unwrap_or(desc.len());
     let (name, rest) = desc.split_at(end);
-    if name.starts_with("ERROR_") { (name, rest.trim_start_matches([':', ' '])) } else { ("", desc) }
+    if name.starts_with("ERROR_") {
+        (name, rest.trim_start_matches([':', ' ']))
+    } else {
+        ("", desc)
+    }
 }
 
 impl Record for Job {
@@ -162,8 +169,14 @@ mod tests {
 
     #[test]
     fn error_names_are_split_off() {
-        assert_eq!(split_error("ERROR_SAME_IP: both are 10.0.0.1"), ("ERROR_SAME_IP", "both are 10.0.0.1"));
-        assert_eq!(split_error("ERROR_ENTER_MIGRATE_MODE"), ("ERROR_ENTER_MIGRATE_MODE", ""));
+        assert_eq!(
+            split_error("ERROR_SAME_IP: both are 10.0.0.1"),
+            ("ERROR_SAME_IP", "both are 10.0.0.1")
+        );
+        assert_eq!(
+            split_error("ERROR_ENTER_MIGRATE_MODE"),
+            ("ERROR_ENTER_MIGRATE_MODE", "")
+        );
         assert_eq!(split_error("disk full"), ("", "disk full"));
         assert_eq!(split_error("OTHER: x"), ("", "OTHER: x"));
     }

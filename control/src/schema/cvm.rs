@@ -17,11 +17,17 @@ const fn matches(check: fn(&str) -> bool, wanted: &'static str, code: Code) -> K
 }
 
 const fn one_of(values: &'static [&'static str]) -> Kind {
-    Text::any().form(Check::OneOf(values, Code::InvalidParameterValue)).kind()
+    Text::any()
+        .form(Check::OneOf(values, Code::InvalidParameterValue))
+        .kind()
 }
 
 const fn list(item: &'static Kind, max: usize) -> Kind {
-    Kind::List { item, max, above: Code::ValueLimitExceeded }
+    Kind::List {
+        item,
+        max,
+        above: Code::ValueLimitExceeded,
+    }
 }
 
 const INSTANCE_ID: Kind = matches(is_target_id, "like ins-1a2b3c4d", Code::CvmInstanceIdMalformed);
@@ -29,19 +35,40 @@ const IDS: Kind = list(&INSTANCE_ID, IDS_MAX);
 const TEXTS: Kind = list(&TEXT, IDS_MAX);
 const INTS: Kind = list(&uint(0, u64::MAX), IDS_MAX);
 const OFFSET: Kind = uint(0, u32::MAX as u64);
-const LIMIT: Kind = Kind::Uint { min: 1, max: 100, below: Code::InvalidParameterValue, above: Code::ValueLimitExceeded };
-const IMAGE_LIMIT: Kind =
-    Kind::Uint { min: 1, max: 100, below: Code::InvalidParameterValueLimit, above: Code::InvalidParameterValueLimit };
+const LIMIT: Kind = Kind::Uint {
+    min: 1,
+    max: 100,
+    below: Code::InvalidParameterValue,
+    above: Code::ValueLimitExceeded,
+};
+const IMAGE_LIMIT: Kind = Kind::Uint {
+    min: 1,
+    max: 100,
+    below: Code::InvalidParameterValueLimit,
+    above: Code::InvalidParameterValueLimit,
+};
 const STOP_TYPE: Kind = one_of(&["SOFT_FIRST", "HARD", "SOFT"]);
 /// Texts that stand for a flag, as the reference types them.
 const FLAG_TEXT: Kind = one_of(&["TRUE", "FALSE", "true", "false", ""]);
-const IMAGE_NAME: Kind =
-    Text::any().length((1, Code::InvalidParameterValue), (60, Code::ParameterValueTooLarge)).plain().kind();
+const IMAGE_NAME: Kind = Text::any()
+    .length(
+        (1, Code::InvalidParameterValue),
+        (60, Code::ParameterValueTooLarge),
+    )
+    .plain()
+    .kind();
 
 const FILTERS: Kind = Kind::List {
     item: &Kind::Object(&[
         req("Name", TEXT),
-        req("Values", Kind::List { item: &TEXT, max: 5, above: Code::FilterValueLimitExceeded }),
+        req(
+            "Values",
+            Kind::List {
+                item: &TEXT,
+                max: 5,
+                above: Code::FilterValueLimitExceeded,
+            },
+        ),
     ]),
     max: 10,
     above: Code::ValueLimitExceeded,
@@ -51,14 +78,30 @@ fn is_target_id(text: &str) -> bool {
     form::is_instance_id(text) || form::is_lighthouse_id(text)
 }
 
-const DISK_TYPE: Kind =
-    one_of(&["LOCAL_BASIC", "LOCAL_SSD", "CLOUD_BASIC", "CLOUD_SSD", "CLOUD_PREMIUM", "CLOUD_HSSD"]);
-const DISK_SIZE: Kind =
-    Kind::Uint { min: 0, max: super::csm::DISK_GB_MAX, below: Code::ValueRange, above: Code::ValueRange };
+const DISK_TYPE: Kind = one_of(&[
+    "LOCAL_BASIC",
+    "LOCAL_SSD",
+    "CLOUD_BASIC",
+    "CLOUD_SSD",
+    "CLOUD_PREMIUM",
+    "CLOUD_HSSD",
+]);
+const DISK_SIZE: Kind = Kind::Uint {
+    min: 0,
+    max: super::csm::DISK_GB_MAX,
+    below: Code::ValueRange,
+    above: Code::ValueRange,
+};
 
 const RUN: &[Field] = &[
-    opt("InstanceChargeType", one_of(&["POSTPAID_BY_HOUR", "CDHPAID", "PREPAID"])),
-    opt("InstanceChargePrepaid", Kind::Object(&[req("Period", uint(1, 36)), opt("RenewFlag", TEXT)])),
+    opt(
+        "InstanceChargeType",
+        one_of(&["POSTPAID_BY_HOUR", "CDHPAID", "PREPAID"]),
+    ),
+    opt(
+        "InstanceChargePrepaid",
+        Kind::Object(&[req("Period", uint(1, 36)), opt("RenewFlag", TEXT)]),
+    ),
     req(
         "Placement",
         Kind::Object(&[
@@ -68,8 +111,22 @@ const RUN: &[Field] = &[
             opt("ProjectName", TEXT),
         ]),
     ),
-    opt("InstanceType", matches(form::is_virtual_instance_type, "a type such as S5.MEDIUM4", Code::InstanceTypeMalformed)),
-    req("ImageId", matches(form::is_image_id, "like img-1a2b3c4d", Code::InvalidParameterValue)),
+    opt(
+        "InstanceType",
+        matches(
+            form::is_virtual_instance_type,
+            "a type such as S5.MEDIUM4",
+            Code::InstanceTypeMalformed,
+        ),
+    ),
+    req(
+        "ImageId",
+        matches(
+            form::is_image_id,
+            "like img-1a2b3c4d",
+            Code::InvalidParameterValue,
+        ),
+    ),
     opt("PurchaseSource", TEXT),
     opt(
         "SystemDisk",
@@ -118,11 +175,28 @@ const RUN: &[Field] = &[
             opt("InternetServiceProvider", TEXT),
         ]),
     ),
-    opt("InstanceCount", Kind::Uint { min: 1, max: 100, below: Code::ValueRange, above: Code::ValueRange }),
-    opt("InstanceName", Text::any().length((0, Code::InstanceNameTooLong), (60, Code::InstanceNameTooLong)).kind()),
+    opt(
+        "InstanceCount",
+        Kind::Uint {
+            min: 1,
+            max: 100,
+            below: Code::ValueRange,
+            above: Code::ValueRange,
+        },
+    ),
+    opt(
+        "InstanceName",
+        Text::any()
+            .length((0, Code::InstanceNameTooLong), (60, Code::InstanceNameTooLong))
+            .kind(),
+    ),
     opt(
         "LoginSettings",
-        Kind::Object(&[opt("Password", TEXT), opt("KeyIds", TEXTS), opt("KeepImageLogin", FLAG_TEXT)]),
+        Kind::Object(&[
+            opt("Password", TEXT),
+            opt("KeyIds", TEXTS),
+            opt("KeepImageLogin", FLAG_TEXT),
+        ]),
     ),
     opt("SecurityGroupIds", TEXTS),
     opt(
@@ -132,14 +206,26 @@ const RUN: &[Field] = &[
             opt("MonitorService", Kind::Object(&[opt("Enabled", Kind::Bool)])),
         ]),
     ),
-    opt("ClientToken", Text::any().length((0, Code::ClientTokenTooLong), (64, Code::ClientTokenTooLong)).kind()),
+    opt(
+        "ClientToken",
+        Text::any()
+            .length((0, Code::ClientTokenTooLong), (64, Code::ClientTokenTooLong))
+            .kind(),
+    ),
     opt("SpotPrice", TEXT),
     opt("HostName", TEXT),
     opt(
         "UserData",
         Text::any()
-            .length((0, Code::InvalidParameterValue), (22_000, Code::InvalidParameterValue))
-            .form(Check::Matches(form::is_base64, "base64 of at most 16 KiB", Code::InvalidParameterValue))
+            .length(
+                (0, Code::InvalidParameterValue),
+                (22_000, Code::InvalidParameterValue),
+            )
+            .form(Check::Matches(
+                form::is_base64,
+                "base64 of at most 16 KiB",
+                Code::InvalidParameterValue,
+            ))
             .kind(),
     ),
     opt("DisasterRecoverGroupIds", list(&TEXT, 1)),
@@ -148,12 +234,18 @@ const RUN: &[Field] = &[
         list(
             &Kind::Object(&[
                 req("ResourceType", TEXT),
-                req("Tags", list(&Kind::Object(&[req("Key", TEXT), req("Value", TEXT)]), 50)),
+                req(
+                    "Tags",
+                    list(&Kind::Object(&[req("Key", TEXT), req("Value", TEXT)]), 50),
+                ),
             ]),
             10,
         ),
     ),
-    opt("ProjectSpecification", Kind::Object(&[req("ResourceType", TEXT), req("PlatformProjectId", TEXT)])),
+    opt(
+        "ProjectSpecification",
+        Kind::Object(&[req("ResourceType", TEXT), req("PlatformProjectId", TEXT)]),
+    ),
 ];
 
 const DESCRIBE: &[Field] = &[
@@ -203,11 +295,23 @@ const IMPORT_IMAGE: &[Field] = &[
 ];
 
 const fn action(name: &'static str, effect: Effect, audience: Audience, fields: &'static [Field]) -> Action {
-    Action { name, effect, audience, regional: true, fields }
+    Action {
+        name,
+        effect,
+        audience,
+        regional: true,
+        fields,
+    }
 }
 
 const fn regionless(name: &'static str) -> Action {
-    Action { name, effect: Read, audience: Agent, regional: false, fields: &[] }
+    Action {
+        name,
+        effect: Read,
+        audience: Agent,
+        regional: false,
+        fields: &[],
+    }
 }
 
 pub(super) const ACTIONS: &[Action] = &[
@@ -218,7 +322,11 @@ pub(super) const ACTIONS: &[Action] = &[
         "DescribeInstancesStatus",
         Read,
         Agent,
-        &[opt("InstanceIds", IDS), opt("Offset", OFFSET), opt("Limit", LIMIT)],
+        &[
+            opt("InstanceIds", IDS),
+            opt("Offset", OFFSET),
+            opt("Limit", LIMIT),
+        ],
     ),
     action("RunInstances", Change, Account, RUN),
     action("StartInstances", Change, Account, &[req("InstanceIds", IDS)]),
@@ -237,7 +345,11 @@ pub(super) const ACTIONS: &[Action] = &[
         "RebootInstances",
         Change,
         Account,
-        &[req("InstanceIds", IDS), opt("ForceReboot", Kind::Bool), opt("StopType", STOP_TYPE)],
+        &[
+            req("InstanceIds", IDS),
+            opt("ForceReboot", Kind::Bool),
+            opt("StopType", STOP_TYPE),
+        ],
     ),
     action(
         "TerminateInstances",

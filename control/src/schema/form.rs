@@ -21,7 +21,10 @@ impl Check {
                 if values.contains(&text) {
                     return Ok(());
                 }
-                Err(ApiError::new(code, format!("{path} must be one of {}", values.join(", "))))
+                Err(ApiError::new(
+                    code,
+                    format!("{path} must be one of {}", values.join(", ")),
+                ))
             }
             Check::Matches(matches, wanted, code) => {
                 if matches(text) {
@@ -35,7 +38,10 @@ impl Check {
 
 fn tail(text: &str, prefix: &str, min: usize, max: usize) -> bool {
     text.strip_prefix(prefix).is_some_and(|tail| {
-        (min..=max).contains(&tail.len()) && tail.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        (min..=max).contains(&tail.len())
+            && tail
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
     })
 }
 
@@ -86,14 +92,23 @@ pub(super) fn is_identifier(text: &str) -> bool {
 
 /// A family in upper case, a dot and a size, of no bare-metal family (`BM…`, `EBM…`, `CPM…`).
 pub(super) fn is_virtual_instance_type(text: &str) -> bool {
-    let Some((family, size)) = text.split_once('.') else { return false };
-    let upper = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    let Some((family, size)) = text.split_once('.') else {
+        return false;
+    };
+    let upper = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+    };
     upper(family) && upper(size) && !["BM", "EBM", "CPM"].iter().any(|metal| family.starts_with(metal))
 }
 
 pub(super) fn is_base64(text: &str) -> bool {
     use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.decode(text).is_ok_and(|bytes| bytes.len() <= 16 * 1024)
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .is_ok_and(|bytes| bytes.len() <= 16 * 1024)
 }
 
 /// The numbers of a version such as `2.1.3` or `1.0.0-rc1`; `None` if it is none.
@@ -101,7 +116,9 @@ pub(super) fn is_base64(text: &str) -> bool {
 pub fn version_numbers(text: &str) -> Option<Vec<u32>> {
     let plain = text.split(['-', '+']).next().unwrap_or_default();
     let numbers = plain.split('.').map(|part| {
-        part.parse().ok().filter(|_| part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit()))
+        part.parse()
+            .ok()
+            .filter(|_| part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit()))
     });
     let numbers = numbers.collect::<Option<Vec<u32>>>()?;
     (2..=4).contains(&numbers.len()).then_some(numbers)
@@ -116,11 +133,19 @@ pub(super) fn is_version(text: &str) -> bool {
 pub fn parse_time(text: &str) -> Option<i64> {
     let shape = b"0000-00-00T00:00:00Z";
     let fits = text.len() == shape.len()
-        && text.bytes().zip(shape).all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == *form });
+        && text.bytes().zip(shape).all(|(byte, form)| {
+            if *form == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == *form
+            }
+        });
     if !fits {
         return None;
     }
-    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+    text.parse::<jiff::Timestamp>()
+        .ok()
+        .map(jiff::Timestamp::as_second)
 }
 
 pub(super) fn is_time(text: &str) -> bool {
@@ -140,5 +165,7 @@ pub(super) fn is_digits_or_empty(text: &str) -> bool {
 pub(super) fn is_progress(text: &str) -> bool {
     text.len() <= 20
         && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-        && text.parse::<f64>().is_ok_and(|number| (0.0..=100.0).contains(&number))
+        && text
+            .parse::<f64>()
+            .is_ok_and(|number| (0.0..=100.0).contains(&number))
 }

@@ -40,10 +40,17 @@ impl PostgresStore {
             place: "postgres".to_owned(),
             source: Box::new(source),
         })?;
-        let place = format!("PostgreSQL database {}", config.get_dbname().unwrap_or("postgres"));
+        let place = format!(
+            "PostgreSQL database {}",
+            config.get_dbname().unwrap_or("postgres")
+        );
         let fail = |operation| {
             let place = place.clone();
-            move |source: BoxError| StoreError { operation, place, source }
+            move |source: BoxError| StoreError {
+                operation,
+                place,
+                source,
+            }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -51,8 +58,17 @@ impl PostgresStore {
             .enable_all()
             .build()
             .map_err(|error| fail("start a thread")(Box::new(error)))?;
-        let client = runtime.block_on(connect(&config)).map_err(fail("connect to the database"))?;
-        let mut store = Self { runtime, config, client, place: place.clone(), locked: false, key_revision: None };
+        let client = runtime
+            .block_on(connect(&config))
+            .map_err(fail("connect to the database"))?;
+        let mut store = Self {
+            runtime,
+            config,
+            client,
+            place: place.clone(),
+            locked: false,
+            key_revision: None,
+        };
         store.migrate()?;
         Ok(store)
     }
@@ -63,15 +79,25 @@ impl PostgresStore {
         work: impl AsyncFnOnce(&mut Client) -> Result<T, BoxError>,
     ) -> StoreResult<T> {
         let done = self.runtime.block_on(work(&mut self.client));
-        done.map_err(|source| StoreError { operation, place: self.place.clone(), source })
+        done.map_err(|source| StoreError {
+            operation,
+            place: self.place.clone(),
+            source,
+        })
     }
 
     fn migrate(&mut self) -> StoreResult<()> {
         let version = self.run("migrate the database", async |client| {
             let transaction = client.transaction().await?;
-            transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&(LOCK_KEY + 1)]).await?;
-            transaction.batch_execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)").await?;
-            let row = transaction.query_opt("SELECT version FROM schema_version", &[]).await?;
+            transaction
+                .execute("SELECT pg_advisory_xact_lock($1)", &[&(LOCK_KEY + 1)])
+                .await?;
+            transaction
+                .batch_execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+                .await?;
+            let row = transaction
+                .query_opt("SELECT version FROM schema_version", &[])
+                .await?;
             let version: i64 = row.map_or(0, |row| row.get(0));
             for statements in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
                 for statement in *statements {
@@ -80,12 +106,18 @@ impl PostgresStore {
             }
             if version < SCHEMA_VERSION {
                 transaction.execute("DELETE FROM schema_version", &[]).await?;
-                transaction.execute("INSERT INTO schema_version VALUES ($1)", &[&SCHEMA_VERSION]).await?;
+                transaction
+                    .execute("INSERT INTO schema_version VALUES ($1)", &[&SCHEMA_VERSION])
+                    .await?;
             }
             transaction.commit().await?;
             Ok(version)
         })?;
-        if version > SCHEMA_VERSION { Err(too_new(&self.place, version)) } else { Ok(()) }
+        if version > SCHEMA_VERSION {
+            Err(too_new(&self.place, version))
+        } else {
+            Ok(())
+        }
     }
 
     /// Connects again if the connection was lost, and takes the lock again if it was held.
@@ -94,11 +126,14 @@ impl PostgresStore {
             return Ok(());
         }
         let place = self.place.clone();
-        self.client = self.runtime.block_on(connect(&self.config)).map_err(|source| StoreError {
-            operation: "connect to the database again",
-            place,
-            source,
-        })?;
+        self.client = self
+            .runtime
+            .block_on(connect(&self.config))
+            .map_err(|source| StoreError {
+                operation: "connect to the database again",
+                place,
+                source,
+            })?;
         if self.locked { self.lock() } else { Ok(()) }
     }
 }
@@ -114,8 +149,14 @@ fn dialect(statement: &str) -> String {
 impl Store for PostgresStore {
     fn lock(&mut self) -> StoreResult<()> {
         self.run("lock the database", async |client| {
-            let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK_KEY]).await?;
-            if row.get(0) { Ok(()) } else { Err("another control plane uses it; stop that one first".into()) }
+            let row = client
+                .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK_KEY])
+                .await?;
+            if row.get(0) {
+                Ok(())
+            } else {
+                Err("another control plane uses it; stop that one first".into())
+            }
         })?;
         self.locked = true;
         Ok(())
@@ -126,14 +167,19 @@ impl Store for PostgresStore {
         let mut world = World::default();
         for table in Table::ALL {
             let query = format!("SELECT document FROM {}", table.name());
-            let rows = self.run("read the database", async |client| Ok(client.query(&query, &[]).await?))?;
+            let rows = self.run("read the database", async |client| {
+                Ok(client.query(&query, &[]).await?)
+            })?;
             for row in rows {
                 let document: &str = row.get(0);
-                world.insert_document(table, document).map_err(|error| bad_document(table, &self.place, error))?;
+                world
+                    .insert_document(table, document)
+                    .map_err(|error| bad_document(table, &self.place, error))?;
             }
         }
-        let rows =
-            self.run("read the database", async |client| Ok(client.query("SELECT mark, expires FROM seen", &[]).await?))?;
+        let rows = self.run("read the database", async |client| {
+            Ok(client.query("SELECT mark, expires FROM seen", &[]).await?)
+        })?;
         world.seen = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(world)
     }
@@ -164,7 +210,9 @@ impl Store for PostgresStore {
                 transaction.execute(&statement, &[ids, documents]).await?;
             }
             for (table, ids) in &gone {
-                transaction.execute(&format!("DELETE FROM {table} WHERE id = ANY($1)"), &[ids]).await?;
+                transaction
+                    .execute(&format!("DELETE FROM {table} WHERE id = ANY($1)"), &[ids])
+                    .await?;
             }
             if !marks.is_empty() {
                 transaction
@@ -194,8 +242,9 @@ impl Store for PostgresStore {
         if self.key_revision.as_ref() == Some(&revision) {
             return Ok(None);
         }
-        let rows =
-            self.run("read the keys", async |client| Ok(client.query("SELECT document FROM access_key", &[]).await?))?;
+        let rows = self.run("read the keys", async |client| {
+            Ok(client.query("SELECT document FROM access_key", &[]).await?)
+        })?;
         let read = |row: &tokio_postgres::Row| {
             serde_json::from_str(row.get(0)).map_err(|error| bad_document(Table::Key, &self.place, error))
         };
@@ -227,7 +276,9 @@ impl Store for PostgresStore {
     fn prune(&mut self, now: i64, audit_before: i64, routine_before: i64) -> StoreResult<()> {
         self.run("prune the database", async |client| {
             let transaction = client.transaction().await?;
-            transaction.execute("DELETE FROM seen WHERE expires < $1", &[&now]).await?;
+            transaction
+                .execute("DELETE FROM seen WHERE expires < $1", &[&now])
+                .await?;
             let expired = "DELETE FROM audit WHERE routine = $1 AND time < $2";
             transaction.execute(expired, &[&0_i64, &audit_before]).await?;
             transaction.execute(expired, &[&1_i64, &routine_before]).await?;

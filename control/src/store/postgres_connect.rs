@@ -20,7 +20,12 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) async fn connect(config: &Config) -> Result<Client, BoxError> {
     let mut last: BoxError = "the URL names no host".into();
     for (index, host) in config.get_hosts().iter().enumerate() {
-        let port = config.get_ports().get(index).or(config.get_ports().first()).copied().unwrap_or(PORT);
+        let port = config
+            .get_ports()
+            .get(index)
+            .or(config.get_ports().first())
+            .copied()
+            .unwrap_or(PORT);
         let attempt = tokio::time::timeout(CONNECT_TIMEOUT, connect_one(config, host, port));
         match attempt.await {
             Ok(Ok(client)) => return Ok(client),
@@ -39,7 +44,11 @@ async fn connect_one(config: &Config, host: &Host, port: u16) -> Result<Client, 
         }
         Host::Tcp(name) => {
             let address = SocketAddr::new(resolve(name).await?, port);
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
             let stream = socket.connect(address).await?;
             stream.set_nodelay(true)?;
             start(config, stream).await

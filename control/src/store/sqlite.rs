@@ -41,23 +41,40 @@ impl SqliteStore {
         restrict(path)?;
         let mut connection = Connection::open(path).map_err(wrap)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(wrap)?;
+        connection
+            .pragma_update(None, "synchronous", "FULL")
+            .map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(64);
         migrate(&mut connection, path)?;
-        Ok(Self { connection, path: path.to_owned(), data_version: -1, lock: None })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            data_version: -1,
+            lock: None,
+        })
     }
 
     fn fail(&self, operation: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
         let place = self.path.display().to_string();
-        move |source| StoreError { operation, place: place.clone(), source: Box::new(source) }
+        move |source| StoreError {
+            operation,
+            place: place.clone(),
+            source: Box::new(source),
+        }
     }
 }
 
 /// Makes the file, readable for its owner only, before SQLite would make it readable for all.
 fn restrict(path: &Path) -> StoreResult<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    let open = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let open = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path);
     open.map(drop).map_err(|source| StoreError {
         operation: "create the database",
         place: path.display().to_string(),
@@ -71,8 +88,12 @@ fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
         place: path.display().to_string(),
         source: Box::new(source),
     };
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(wrap)?;
+    let version: i64 = transaction
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(wrap)?;
     if version > SCHEMA_VERSION {
         return Err(too_new(&path.display().to_string(), version));
     }
@@ -81,7 +102,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
             transaction.execute_batch(statement).map_err(wrap)?;
         }
     }
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(wrap)?;
+    transaction
+        .pragma_update(None, "user_version", SCHEMA_VERSION)
+        .map_err(wrap)?;
     transaction.commit().map_err(wrap)
 }
 
@@ -110,16 +133,25 @@ impl Store for SqliteStore {
         let fail = self.fail("read the database");
         let place = self.path.display().to_string();
         for table in Table::ALL {
-            let mut statement =
-                self.connection.prepare(&format!("SELECT document FROM {}", table.name())).map_err(&fail)?;
+            let mut statement = self
+                .connection
+                .prepare(&format!("SELECT document FROM {}", table.name()))
+                .map_err(&fail)?;
             let mut rows = statement.query([]).map_err(&fail)?;
             while let Some(row) = rows.next().map_err(&fail)? {
                 let document: String = row.get(0).map_err(&fail)?;
-                world.insert_document(table, &document).map_err(|error| bad_document(table, &place, error))?;
+                world
+                    .insert_document(table, &document)
+                    .map_err(|error| bad_document(table, &place, error))?;
             }
         }
-        let mut statement = self.connection.prepare("SELECT mark, expires FROM seen").map_err(&fail)?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(&fail)?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT mark, expires FROM seen")
+            .map_err(&fail)?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .map_err(&fail)?;
         world.seen = rows.collect::<Result<_, _>>().map_err(&fail)?;
         Ok(world)
     }
@@ -127,12 +159,16 @@ impl Store for SqliteStore {
     fn commit(&mut self, changes: &[Change]) -> StoreResult<()> {
         let fail = self.fail("write to the database");
         let net = Net::of(changes);
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&fail)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(&fail)?;
         for ((table, id), document) in &net.records {
             match document {
                 Some(document) => transaction
-                    .prepare_cached(&format!("INSERT OR REPLACE INTO {table} (id, document) VALUES (?1, ?2)"))
+                    .prepare_cached(&format!(
+                        "INSERT OR REPLACE INTO {table} (id, document) VALUES (?1, ?2)"
+                    ))
                     .and_then(|mut statement| statement.execute(params![id, document])),
                 None => transaction
                     .prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))
@@ -171,18 +207,25 @@ impl Store for SqliteStore {
 
     fn changed_keys(&mut self) -> StoreResult<Option<Vec<Key>>> {
         let fail = self.fail("read the keys");
-        let version: i64 =
-            self.connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(&fail)?;
+        let version: i64 = self
+            .connection
+            .pragma_query_value(None, "data_version", |row| row.get(0))
+            .map_err(&fail)?;
         if version == self.data_version {
             return Ok(None);
         }
         let place = self.path.display().to_string();
         let mut keys = Vec::new();
-        let mut statement = self.connection.prepare_cached("SELECT document FROM access_key").map_err(&fail)?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT document FROM access_key")
+            .map_err(&fail)?;
         let mut rows = statement.query([]).map_err(&fail)?;
         while let Some(row) = rows.next().map_err(&fail)? {
             let document: String = row.get(0).map_err(&fail)?;
-            keys.push(serde_json::from_str(&document).map_err(|error| bad_document(Table::Key, &place, error))?);
+            keys.push(
+                serde_json::from_str(&document).map_err(|error| bad_document(Table::Key, &place, error))?,
+            );
         }
         drop(rows);
         drop(statement);
@@ -217,12 +260,19 @@ impl Store for SqliteStore {
 
     fn prune(&mut self, now: i64, audit_before: i64, routine_before: i64) -> StoreResult<()> {
         let fail = self.fail("prune the database");
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&fail)?;
-        transaction.execute("DELETE FROM seen WHERE expires < ?1", params![now]).map_err(&fail)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(&fail)?;
+        transaction
+            .execute("DELETE FROM seen WHERE expires < ?1", params![now])
+            .map_err(&fail)?;
         for (routine, before) in [(0, audit_before), (1, routine_before)] {
             transaction
-                .execute("DELETE FROM audit WHERE routine = ?1 AND time < ?2", params![routine, before])
+                .execute(
+                    "DELETE FROM audit WHERE routine = ?1 AND time < ?2",
+                    params![routine, before],
+                )
                 .map_err(&fail)?;
         }
         transaction.commit().map_err(&fail)

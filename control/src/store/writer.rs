@@ -71,9 +71,22 @@ impl Writer {
         let (sender, receiver) = channel();
         let pending = Arc::new(AtomicU64::new(0));
         let healthy = Arc::new(AtomicBool::new(true));
-        let desk = Desk { store, receiver, world, pending: pending.clone(), healthy: healthy.clone() };
-        let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || desk.work())?;
-        Ok(Self { sender, pending, healthy, thread: Mutex::new(Some(thread)) })
+        let desk = Desk {
+            store,
+            receiver,
+            world,
+            pending: pending.clone(),
+            healthy: healthy.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || desk.work())?;
+        Ok(Self {
+            sender,
+            pending,
+            healthy,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Whether the database answers.
@@ -150,12 +163,17 @@ impl Desk {
             return Next::Go;
         }
         let count = waiting.len() as u64;
-        let result = if changes.is_empty() { Ok(()) } else { self.store.commit(changes) };
+        let result = if changes.is_empty() {
+            Ok(())
+        } else {
+            self.store.commit(changes)
+        };
         match result {
             Ok(()) => {
                 self.pending.fetch_sub(count, Ordering::AcqRel);
                 for done in waiting {
-                    drop(done.send(()));
+                    // A caller that hung up does not wait.
+                    done.send(()).ok();
                 }
                 Next::Go
             }

@@ -82,7 +82,15 @@ impl Signer<'_> {
             timestamp: self.timestamp,
             service: call.service,
         };
-        let signed_headers = [("content-type", JSON), ("host", self.authority)];
+        // Two equal calls within one second would have equal signatures, and the second would look like a replay; and
+        // without its name, a call could be taken for another with the same parameters.
+        let trace_id = nonce().to_string();
+        let signed_headers = [
+            ("content-type", JSON),
+            ("host", self.authority),
+            ("x-tc-action", call.action),
+            ("x-tc-traceid", &trace_id),
+        ];
         let authorization = tc3::sign(
             &to_sign,
             &signed_headers,
@@ -103,6 +111,7 @@ impl Signer<'_> {
             ("x-tc-version", call.version),
             ("x-tc-region", self.region),
             ("x-tc-timestamp", &timestamp),
+            ("x-tc-traceid", &trace_id),
             ("x-tc-language", LANGUAGE),
             ("x-tc-requestclient", REQUEST_CLIENT),
         ];

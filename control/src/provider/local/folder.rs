@@ -14,13 +14,22 @@ use super::{ProviderError, failed};
 const GIB: u64 = 1 << 30;
 
 /// Runs file work on a thread of its own.
-pub(super) async fn blocking(work: impl FnOnce() -> Result<(), ProviderError> + Send + 'static) -> Result<(), ProviderError> {
+pub(super) async fn blocking(
+    work: impl FnOnce() -> Result<(), ProviderError> + Send + 'static,
+) -> Result<(), ProviderError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(ProviderError::Failed(format!("the file work ended early: {error}"))))
+    done.unwrap_or_else(|error| {
+        Err(ProviderError::Failed(format!(
+            "the file work ended early: {error}"
+        )))
+    })
 }
 
 fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_else(|| OsStr::new("folder")).to_owned();
+    let mut name = path
+        .file_name()
+        .unwrap_or_else(|| OsStr::new("folder"))
+        .to_owned();
     name.push(".partial");
     path.with_file_name(name)
 }
@@ -32,7 +41,9 @@ fn make_parent(path: &Path) -> Result<(), ProviderError> {
 
 fn sync_parent(path: &Path) -> Result<(), ProviderError> {
     let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| failed("write", parent, &error))
+    File::open(parent)
+        .and_then(|parent| parent.sync_all())
+        .map_err(|error| failed("write", parent, &error))
 }
 
 /// Makes the folder of an instance, with empty disks.
@@ -44,8 +55,13 @@ pub(super) fn make(folder: &Path, kind: &str, system_gb: u64, data_gb: &[u64]) -
     fs::create_dir_all(folder).map_err(|error| failed("create", folder, &error))?;
     for (index, size) in std::iter::once(&system_gb).chain(data_gb).enumerate() {
         let disk = folder.join(format!("disk{index}.img"));
-        let made = File::options().create(true).truncate(false).write(true).open(&disk);
-        made.and_then(|file| file.set_len(size * GIB)).map_err(|error| failed("create", &disk, &error))?;
+        let made = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&disk);
+        made.and_then(|file| file.set_len(size * GIB))
+            .map_err(|error| failed("create", &disk, &error))?;
     }
     Ok(())
 }
@@ -94,7 +110,11 @@ pub(super) fn turn_into_image(instance: &Path, image: &Path) -> Result<(), Provi
     }
     let moved = disks(&partial).map_err(|error| failed("read", &partial, &error))?;
     if moved.is_empty() {
-        return Err(failed("make an image of", instance, &Error::from(ErrorKind::NotFound)));
+        return Err(failed(
+            "make an image of",
+            instance,
+            &Error::from(ErrorKind::NotFound),
+        ));
     }
     fs::rename(&partial, image).map_err(|error| failed("finish", image, &error))?;
     sync_parent(image)
@@ -149,5 +169,7 @@ async fn run_copy(arguments: &[PathBuf]) -> Result<(), ProviderError> {
         return Ok(());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
-    Err(ProviderError::Failed(complaint.lines().next().unwrap_or("cp failed").to_owned()))
+    Err(ProviderError::Failed(
+        complaint.lines().next().unwrap_or("cp failed").to_owned(),
+    ))
 }

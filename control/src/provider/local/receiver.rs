@@ -71,7 +71,11 @@ impl Receiver {
         recipe.listen.set_port(address.port());
         let (stop, stopped) = watch::channel(false);
         let keeper = tokio::spawn(keep(recipe, child, stopped));
-        Ok(Self { port: address.port(), stop, keeper })
+        Ok(Self {
+            port: address.port(),
+            stop,
+            keeper,
+        })
     }
 
     /// The port that it listens on.
@@ -89,7 +93,9 @@ impl Receiver {
 fn targets(folder: &Path, instance: &Instance) -> Vec<(&'static str, PathBuf)> {
     if instance.kind == "disk" {
         let count = 1 + instance.data_disks_gb.len();
-        (0..count).map(|index| ("--into-disk", folder.join(format!("disk{index}.img")))).collect()
+        (0..count)
+            .map(|index| ("--into-disk", folder.join(format!("disk{index}.img"))))
+            .collect()
     } else {
         vec![("--into", folder.join("disk"))]
     }
@@ -97,7 +103,12 @@ fn targets(folder: &Path, instance: &Instance) -> Vec<(&'static str, PathBuf)> {
 
 fn write_secret(path: &Path, secret: &Secret) -> Result<(), ProviderError> {
     let write = || {
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
         file.write_all(secret.reveal().as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()
@@ -108,9 +119,17 @@ fn write_secret(path: &Path, secret: &Secret) -> Result<(), ProviderError> {
 impl Recipe {
     async fn spawn(&self) -> Result<(Child, SocketAddr), ProviderError> {
         let log = self.folder.join("receiver.log");
-        let log = File::options().create(true).append(true).open(&log).map_err(|error| failed("write", &log, &error))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(|error| failed("write", &log, &error))?;
         let mut command = Command::new(&self.program);
-        command.arg("--listen").arg(self.listen.to_string()).arg("--secret-file").arg(self.folder.join("secret"));
+        command
+            .arg("--listen")
+            .arg(self.listen.to_string())
+            .arg("--secret-file")
+            .arg(self.folder.join("secret"));
         for (option, path) in &self.targets {
             command.arg(option).arg(path);
         }
@@ -118,14 +137,27 @@ impl Recipe {
             // The disk files are this instance's own: what they hold is what an earlier attempt wrote.
             command.arg("--overwrite");
         }
-        command.arg("--journal").arg(self.folder.join("journal")).arg("--json");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).process_group(0);
-        let mut child = command.spawn().map_err(|error| failed("start the receiver", &self.program, &error))?;
+        command
+            .arg("--journal")
+            .arg(self.folder.join("journal"))
+            .arg("--json");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed("start the receiver", &self.program, &error))?;
         if let Some(pid) = child.id() {
             let path = self.folder.join("receiver.pid");
             std::fs::write(&path, pid.to_string()).map_err(|error| failed("write", &path, &error))?;
         }
-        let stdout = child.stdout.take().ok_or_else(|| ProviderError::Failed("the receiver has no output".to_owned()))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| ProviderError::Failed("the receiver has no output".to_owned()))?;
         let listening = tokio::time::timeout(START_TIMEOUT, first_line(stdout)).await;
         match listening {
             Ok(Some(address)) => Ok((child, address)),
@@ -147,7 +179,13 @@ async fn first_line(stdout: ChildStdout) -> Option<SocketAddr> {
     let mut reader = BufReader::new(stdout);
     let address = loop {
         let mut line = String::new();
-        if (&mut reader).take(LINE_BYTES_MAX).read_line(&mut line).await.ok()? == 0 {
+        if (&mut reader)
+            .take(LINE_BYTES_MAX)
+            .read_line(&mut line)
+            .await
+            .ok()?
+            == 0
+        {
             return None;
         }
         let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
@@ -196,9 +234,16 @@ fn remove_traces(folder: &Path) {
     }
 }
 
+/// Sends a signal; a process that is gone needs none.
+fn send(pid: i32, signal: Signal) {
+    if let Err(error) = kill(Pid::from_raw(pid), signal) {
+        tracing::debug!(pid, %error, "a receiver was gone already");
+    }
+}
+
 async fn end_child(child: &mut Child) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+        send(pid, Signal::SIGTERM);
     }
     if tokio::time::timeout(END_TIMEOUT, child.wait()).await.is_err() {
         drop(child.kill().await);
@@ -209,7 +254,7 @@ async fn end_child(child: &mut Child) {
 /// a process that merely has the same number is left alone.
 pub(super) async fn end_leftover(folder: &Path) {
     let Some(pid) = leftover(folder) else { return };
-    drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+    send(pid, Signal::SIGTERM);
     let steps = END_TIMEOUT.as_millis() / 50;
     for _ in 0..steps {
         if leftover(folder).is_none() {
@@ -217,14 +262,20 @@ pub(super) async fn end_leftover(folder: &Path) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+    send(pid, Signal::SIGKILL);
     remove_traces(folder);
 }
 
 fn leftover(folder: &Path) -> Option<i32> {
-    let pid: i32 = std::fs::read_to_string(folder.join("receiver.pid")).ok()?.trim().parse().ok()?;
+    let pid: i32 = std::fs::read_to_string(folder.join("receiver.pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mark = folder.join("secret");
-    let is_ours = command.split(|byte| *byte == 0).any(|argument| argument == mark.as_os_str().as_encoded_bytes());
+    let is_ours = command
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == mark.as_os_str().as_encoded_bytes());
     is_ours.then_some(pid).filter(|pid| *pid > 1)
 }
