@@ -69,7 +69,6 @@ impl Door {
 }
 
 /// All paths.
-#[must_use]
 pub fn router(door: Arc<Door>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))

@@ -36,7 +36,8 @@ impl Filters {
         let mut filters = Vec::new();
         for filter in params.list("Filters") {
             let name = filter["Name"].as_str().unwrap_or_default();
-            if !names.contains(&name) && !(name.starts_with("tag:") && names.contains(&"tag:")) {
+            let is_tag = name.starts_with("tag:") && names.contains(&"tag:");
+            if !is_tag && !names.contains(&name) {
                 let message = format!("there is no filter {name:.64}; there are {}", names.join(", "));
                 return Err(ApiError::new(unknown, message));
             }

@@ -42,7 +42,7 @@ pub(super) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
         app.engine.refresh_keys().await;
         actions::lose_source(&app, now).await;
         actions::start_due(&app, now).await;
-        if count % CLEAN_UP_TICKS == 0 {
+        if count.is_multiple_of(CLEAN_UP_TICKS) {
             for job in app.engine.peek(transit::to_clean_up) {
                 transit::clean_up_soon(&app, &job);
             }
