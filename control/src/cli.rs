@@ -102,7 +102,8 @@ fn log_to_stderr(is_service: bool, is_json: bool) {
         .unwrap_or_else(|_| EnvFilter::new(if is_service { "info" } else { "warn" }));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second initialisation in one process, as in tests, keeps the first.
     drop(if is_json {
         builder.json().try_init()

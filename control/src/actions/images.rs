@@ -123,20 +123,10 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
     ]))
 }
 
-pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
+fn new_imported(app: &App, call: &Call) -> Image {
     let params = &call.params;
-    let url = params.required("ImageUrl");
-    if !["http://", "https://", "file:"]
-        .iter()
-        .any(|scheme| url.starts_with(scheme))
-    {
-        return Err(ApiError::new(
-            Code::InvalidParameterUrlError,
-            "ImageUrl must begin with https://, http:// or file:",
-        ));
-    }
     let os = params.required("OsType").to_ascii_lowercase();
-    let image = Image {
+    Image {
         image_id: identity::id("img-"),
         image_name: params.owned("ImageName"),
         description: params.owned("ImageDescription"),
@@ -154,7 +144,22 @@ pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         architecture: params.owned("Architecture"),
         size_gb: 0,
         created: call.now,
-    };
+    }
+}
+
+pub(super) async fn import(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
+    let params = &call.params;
+    let url = params.required("ImageUrl");
+    if !["http://", "https://", "file:"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        return Err(ApiError::new(
+            Code::InvalidParameterUrlError,
+            "ImageUrl must begin with https://, http:// or file:",
+        ));
+    }
+    let image = new_imported(app, call);
     app.engine
         .change(|transaction| {
             check_new(transaction.world(), &image.image_name)?;

@@ -238,7 +238,7 @@ pub async fn resume(app: &Arc<App>) {
             enter_again(app, &instance).await
         };
         match done {
-            Ok(()) => tracing::info!(instance = %id, "migration mode is as it was before the restart");,
+            Ok(()) => tracing::info!(instance = %id, "migration mode is as it was before the restart"),
             Err(error) => {
                 tracing::error!(instance = %id, %error, "migration mode could not be taken up again");
             }

@@ -24,7 +24,7 @@ fn check_quota(app: &App, world: &World, more: usize) -> ApiResult<()> {
     Ok(())
 }
 
-pub(super) async fn run(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
+fn check_place(app: &App, call: &Call) -> ApiResult<()> {
     let params = &call.params;
     let place = params.object("Placement");
     let zone = place.required("Zone");
@@ -41,6 +41,14 @@ pub(super) async fn run(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
             "InstanceChargePrepaid is required with PREPAID",
         ));
     }
+    Ok(())
+}
+
+pub(super) async fn run(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
+    let params = &call.params;
+    check_place(app, call)?;
+    let place = params.object("Placement");
+    let zone = place.required("Zone");
     let count = params
         .uint("InstanceCount")
         .and_then(|count| usize::try_from(count).ok())
