@@ -81,6 +81,7 @@ impl Output {
         }
         let failed = |e| Error::io("write to the replica", &self.path, e);
         if let Err(error) = hook::before(&hook::Change::Write(&self.path)) {
+            // Only in tests: a crash in the middle of a write.
             let half = &self.buffer[..self.buffer.len() / 2];
             self.file.write_all_at(half, self.written).map_err(failed)?;
             return Err(failed(error));
@@ -97,7 +98,7 @@ impl Output {
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush()?;
         let failed = |e| Error::io("make the replica durable", &self.path, e);
-        hook::before(&hook::Change::Sync(&self.path)).map_err(failed)?;
+        hook::before(&hook::Change::Sync).map_err(failed)?;
         self.file.sync_data().map_err(failed)?;
         hook::synced(&self.path, self.written);
         Ok(())
@@ -120,11 +121,11 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Makes creations, renames and removals in `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     let failed = |e| Error::io("make the replica's folder durable", folder, e);
-    hook::before(&hook::Change::SyncFolder(folder)).map_err(failed)?;
+    hook::before(&hook::Change::SyncFolder).map_err(failed)?;
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(failed)?;
-    hook::folder_synced(folder);
+    hook::folder_synced();
     Ok(())
 }
 
@@ -165,9 +166,9 @@ mod hook {
     pub(super) enum Change<'a> {
         Create(&'a Path),
         Write(&'a Path),
-        Sync(&'a Path),
+        Sync,
         Rename(&'a Path, &'a Path),
-        SyncFolder(&'a Path),
+        SyncFolder,
         Remove(&'a Path),
     }
 
@@ -177,7 +178,7 @@ mod hook {
 
     pub(super) fn synced(_: &Path, _: u64) {}
 
-    pub(super) fn folder_synced(_: &Path) {}
+    pub(super) fn folder_synced() {}
 }
 
 #[cfg(test)]

@@ -138,6 +138,9 @@ pub(super) fn import(folder: &Path, pieces: &mut dyn Iterator<Item = Result<Vec<
     received.expect_end()?;
     manifest.log = next_number;
     manifest.next_number = next_number + 1;
+    if !manifest.is_sound() {
+        return Err(refuse("its runs do not follow ours"));
+    }
     let name = LogName {
         migration: manifest.migration,
         generation: manifest.generation,
@@ -155,7 +158,9 @@ fn parse_header(piece: &[u8]) -> Option<(Header, Manifest)> {
         .filter(|body| body.len() <= EXPORT_PIECE_LEN_MAX)?;
     let (header, rest): (Header, _) = postcard::take_from_bytes(body).ok()?;
     let manifest = Manifest::decode(&header.manifest)?;
-    (rest.is_empty() && header.kept <= manifest.runs.len() as u64).then_some((header, manifest))
+    let base_fits =
+        header.kept <= manifest.runs.len() as u64 && (header.kept > 0 || header.base == Version::default());
+    (rest.is_empty() && base_fits).then_some((header, manifest))
 }
 
 /// How many of our own runs stay, once it is certain that they are what the header means.

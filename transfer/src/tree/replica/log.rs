@@ -6,6 +6,7 @@
 //! before a checkpoint (an error: somebody was).
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -229,7 +230,10 @@ impl LogReader {
     pub(super) fn open(folder: &Path, name: LogName) -> Result<Self> {
         let path = folder.join(file_name(name.number));
         let failed = |e| Error::io("open the journal", &path, e);
-        let file = File::open(&path).map_err(failed)?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(corrupt(&path, "it is missing")),
+            opened => opened.map_err(failed)?,
+        };
         let len = file.metadata().map_err(failed)?.len();
         let mut front = [0; FRONT_LEN];
         if len < FRONT_LEN as u64 || file.read_exact_at(&mut front, 0).is_err() || front != name.header() {

@@ -53,7 +53,8 @@ impl Manifest {
         (rest.is_empty() && manifest.is_sound()).then_some(manifest)
     }
 
-    fn is_sound(&self) -> bool {
+    /// Whether its parts fit together.
+    pub(super) fn is_sound(&self) -> bool {
         let generations_follow = self.runs.windows(2).all(|pair| {
             // Renames chained in one generation make several runs of it.
             pair[0].generation_last <= pair[1].generation_first

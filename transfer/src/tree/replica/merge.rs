@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::disk;
 use super::limits::GROUP_LEN;
 use super::record::{self, Identity, Slots};
 use super::run::{Column, Run, RunInfo, RunWriter, item};
@@ -203,7 +202,6 @@ pub(super) fn merge(
     info.generation_first = oldest.generation_first;
     info.generation_last = newest.generation_last;
     info.state = newest.state;
-    disk::sync_folder(folder)?;
     Ok(info)
 }
 

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -267,7 +268,10 @@ impl Run {
     pub(super) fn open(folder: &Path, info: &RunInfo) -> Result<Self> {
         let path = folder.join(file_name(info.number));
         let failed = |e| Error::io("open a run of the replica", &path, e);
-        let file = File::open(&path).map_err(failed)?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(corrupt(&path, "it is missing")),
+            opened => opened.map_err(failed)?,
+        };
         let len = file.metadata().map_err(failed)?.len();
         let corrupt = |what: &str| corrupt(&path, what);
         let min = (MAGIC.len() + TRAILER_LEN) as u64;

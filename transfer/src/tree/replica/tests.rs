@@ -1,5 +1,9 @@
 //! Tests of the replica as a whole: against a model, across crashes, against damage.
 
+mod crash;
+mod damage;
+mod exchange;
+mod golden;
 mod model;
 
 use super::super::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Stamp};
@@ -40,4 +44,18 @@ pub(super) type Contents = Vec<(Entry, Option<ChunkDigests>)>;
 
 pub(super) fn contents(replica: &Replica) -> Contents {
     replica.snapshot().iter_chunked().collect::<Result<_>>().unwrap()
+}
+
+/// A folder for one test, in memory where there is room for that: these tests make files durable thousands of times.
+pub(super) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    tempfile::Builder::new()
+        .prefix("replica-test-")
+        .tempdir_in(parent)
+        .unwrap()
 }

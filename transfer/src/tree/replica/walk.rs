@@ -184,7 +184,7 @@ impl Groups {
             return Ok(None);
         };
         slots.fill(None);
-        let base = group * GROUP_LEN as u64;
+        let base = group.saturating_mul(GROUP_LEN as u64);
         for (layer, limit) in self.members.iter().rev() {
             let scan = &mut walk.layers[*layer].chunks;
             if group_of(scan, &self.path) == Some(group) {

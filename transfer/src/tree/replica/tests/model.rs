@@ -15,12 +15,12 @@ struct Known {
 
 /// A generation is applied as the records' documentation says, one path at a time.
 #[derive(Clone, Debug, Default)]
-struct Model {
+pub(super) struct Model {
     paths: BTreeMap<Vec<u8>, Known>,
 }
 
 impl Model {
-    fn apply(&mut self, records: &[Record]) {
+    pub(super) fn apply(&mut self, records: &[Record]) {
         for record in records {
             if let Record::Rename { from, to } = record {
                 self.rename(from, to);
@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    fn contents(&self) -> Contents {
+    pub(super) fn contents(&self) -> Contents {
         let mut contents: Contents = self
             .paths
             .values()
@@ -207,6 +207,10 @@ const PATHS: [&str; 14] = [
     "", "a", "b", "c", "a/a", "a/b", "a/c", "a/b/a", "a/b/b", "b/a", "b/b", "b/b/b", "c-", "c-/a",
 ];
 
+fn any_path_or_root() -> impl Strategy<Value = EntryPath> {
+    prop::sample::select(&PATHS[..]).prop_map(path)
+}
+
 fn any_path() -> impl Strategy<Value = EntryPath> {
     prop::sample::select(&PATHS[1..]).prop_map(path)
 }
@@ -220,11 +224,12 @@ fn any_entry() -> impl Strategy<Value = Record> {
             Node::File(Content { len, digest: digest(len), chunk_log2 })
         }),
     ];
-    (any_path(), 1..3u64, node).prop_map(|(path, ino, node)| {
+    let record = (any_path_or_root(), 1..3u64, node).prop_map(|(path, ino, node)| {
         let mut entry = entry("", ino, node);
         entry.path = path;
         Record::Entry(entry)
-    })
+    });
+    record.prop_filter("the root is no file", |record| record.flaw().is_none())
 }
 
 fn any_chunks() -> impl Strategy<Value = Record> {
@@ -255,13 +260,13 @@ fn any_intent() -> impl Strategy<Value = Record> {
     (any_path(), ranges).prop_map(|(path, chunks)| Record::Intent { path, chunks })
 }
 
-fn any_generation() -> impl Strategy<Value = Vec<Record>> {
+pub(super) fn any_generation() -> impl Strategy<Value = Vec<Record>> {
     let rename = (any_path(), any_path()).prop_map(|(from, to)| Record::Rename { from, to });
     let rename = rename.prop_filter("not into itself", |record| record.flaw().is_none());
     let other = prop_oneof![
         6 => any_entry(),
         4 => any_chunks(),
-        1 => any_path().prop_map(|path| Record::Remove { path }),
+        1 => any_path_or_root().prop_map(|path| Record::Remove { path }),
         1 => any_intent(),
     ];
     (
@@ -342,8 +347,8 @@ fn reordered(records: &[Record]) -> Vec<Record> {
 }
 
 fn run(generations: Vec<(Vec<Record>, End)>) {
-    let folder = tempfile::tempdir().unwrap();
-    let twin_folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
+    let twin_folder = scratch();
     let mut model = Model::default();
     let mut replica = Replica::create(folder.path(), [7; 16]).unwrap();
     let mut twin = Replica::create(twin_folder.path(), [7; 16]).unwrap();
