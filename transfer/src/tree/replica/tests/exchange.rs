@@ -30,7 +30,7 @@ fn many_files(prefix: &str, count: u64) -> Vec<Record> {
 fn a_peer_gets_only_what_it_lacks() {
     let base = scratch();
     let first = many_files("a", 5000);
-    let mut target = sealed(&base.path().join("target"), &[first.clone()]);
+    let mut target = sealed(&base.path().join("target"), std::slice::from_ref(&first));
     let source = sealed(&base.path().join("source"), &[first]);
     assert_eq!(source.version(), target.version());
     assert_eq!(
@@ -103,7 +103,7 @@ fn an_import_that_fails_leaves_what_was_there() {
     let broken = |pieces: Vec<Result<Vec<u8>>>, context: &str| {
         let error = Replica::import(&folder, pieces)
             .err()
-            .expect("a broken export is refused");
+            .unwrap_or_else(|| panic!("taken over: {context}"));
         let replica = Replica::open(&folder).unwrap().unwrap();
         assert_eq!(contents(&replica), before);
         error
@@ -153,8 +153,8 @@ fn forge(folder: &Path, items: &[(Column, Vec<u8>, u8, Vec<u8>)]) -> Vec<Vec<u8>
         log: 2,
         runs: vec![info.clone()],
     };
-    let run = std::sync::Arc::new(Run::open(folder, &info).unwrap());
-    let export = super::super::exchange::Export::new(&manifest, &[run], Version::default());
+    let run = Arc::new(Run::open(folder, &info).unwrap());
+    let export = Export::new(&manifest, &[run], Version::default());
     export.collect::<Result<_>>().unwrap()
 }
 
@@ -263,7 +263,7 @@ proptest! {
             all[piece][at] = value;
         }
         let _ = Replica::import(&base.path().join("source"), all.into_iter().map(Ok));
-        std::fs::write(base.path().join(run::file_name(9)), &bytes).unwrap();
+        fs::write(base.path().join(run::file_name(9)), &bytes).unwrap();
         let mut info = target.manifest.runs[0].clone();
         info.number = 9;
         info.len = bytes.len() as u64;

@@ -139,7 +139,7 @@ fn a_replica_of_the_first_release_is_read() {
     ] {
         fs::write(folder.path().join(name), bytes).unwrap();
     }
-    let mut model = super::model::Model::default();
+    let mut model = model::Model::default();
     fixture_records().iter().for_each(|records| model.apply(records));
     let replica = Replica::open(folder.path()).unwrap().unwrap();
     assert_eq!(replica.migration(), [9; 16]);
