@@ -105,7 +105,8 @@ impl Names {
         self.slots.is_empty()
     }
 
-    /// Orders the names by their bytes.
+    /// Orders the names by their bytes. A name that was listed twice, because it was removed and made again meanwhile, stays
+    /// once.
     pub fn sort(&mut self) {
         let arena = &self.arena;
         let bytes = |slot: &Slot| {
@@ -113,6 +114,7 @@ impl Names {
             &arena[start..start + usize::from(slot.len)]
         };
         self.slots.sort_unstable_by(|a, b| bytes(a).cmp(bytes(b)));
+        self.slots.dedup_by(|a, b| bytes(a) == bytes(b));
     }
 
     /// Orders the names by inode number: the order in which a rotating disk reads them fastest.

@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
 use parents::{Generation, Parents};
+use seal::Place;
 
 /// File systems in one target tree, btrfs subvolumes counted each. One descriptor is kept of each; a server has a handful.
 const FILE_SYSTEMS_MAX: usize = 256;
@@ -135,6 +136,18 @@ impl TreeWriter {
         path: &EntryPath,
         missing: Missing,
         operation: &str,
+        act: impl FnMut(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
+    ) -> Result<rustix::io::Result<T>> {
+        self.in_parent_beside(path, missing, operation, None, act)
+    }
+
+    /// The same for an operation on two entries, the other of which is at `other`.
+    fn in_parent_beside<T>(
+        &mut self,
+        path: &EntryPath,
+        missing: Missing,
+        operation: &str,
+        other: Option<Place<'_>>,
         mut act: impl FnMut(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<rustix::io::Result<T>> {
         let Some((parent, name)) = path.split() else {
@@ -150,8 +163,13 @@ impl TreeWriter {
                 Ok(directory) => directory,
                 Err(errno) => return self.sort_out(operation, path, errno),
             };
-            let answer = match act(directory.as_fd(), name) {
-                Err(Errno::PERM | Errno::ACCESS) => self.tree.unsealed(directory.as_fd(), name, &mut act),
+            let directory = directory.as_fd();
+            let answer = match act(directory, name) {
+                Err(Errno::PERM | Errno::ACCESS) => {
+                    let place = Place { directory, name };
+                    let places = [place, other.unwrap_or(place)];
+                    self.tree.unsealed(&places, || act(directory, name))
+                }
                 answer => answer,
             };
             match answer {

@@ -10,6 +10,7 @@ use sys::inode_flags;
 use super::metadata::{Handle, Origin};
 use super::parents::is_directory;
 use super::refusal::{Refusal, Refused};
+use super::seal::Place;
 use super::{ATTEMPTS_MAX, Missing, TreeWriter};
 use crate::error::{Error, Kind, Result};
 use crate::tree::capture::{FileKind, Stat};
@@ -172,6 +173,7 @@ impl TreeWriter {
         })?;
         let fd = match opened {
             Ok(fd) => fd,
+            Err(Errno::NOTUNIQ) => return Ok(vec![Refusal::another_kind()]),
             Err(errno) => return Ok(refused_entry(errno)),
         };
         let handle = if flags == PIN {
@@ -274,10 +276,21 @@ impl TreeWriter {
         &mut self,
         path: &EntryPath,
         operation: &str,
+        make: impl FnMut(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
+    ) -> Result<rustix::io::Result<T>> {
+        self.create_beside(path, operation, None, make)
+    }
+
+    /// The same for an operation on two entries, the other of which is at `other`.
+    pub(super) fn create_beside<T>(
+        &mut self,
+        path: &EntryPath,
+        operation: &str,
+        other: Option<Place<'_>>,
         mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<rustix::io::Result<T>> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.in_parent(path, Missing::Make, operation, &mut make)? {
+            match self.in_parent_beside(path, Missing::Make, operation, other, &mut make)? {
                 Err(Errno::EXIST) => self.clear_the_place(path)?,
                 answer => return Ok(answer),
             }

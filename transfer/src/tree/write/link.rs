@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::TreeWriter;
 use super::refusal::is_medium;
-use super::seal::Unsealed;
+use super::seal::Place;
 use crate::error::Result;
 use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
@@ -43,14 +43,27 @@ impl TreeWriter {
         if leader == path {
             return Ok(exists(from, leader_name));
         }
-        let linked = self.create(path, "link a file", |directory, name| {
-            match rustix::fs::linkat(from, leader_name, directory, name, AtFlags::empty()) {
-                Err(Errno::EXIST) if same_inode(from, leader_name, directory, name) => Ok(()),
-                // An immutable or append-only inode takes no further names.
-                Err(Errno::PERM) => link_unsealed(from, leader_name, directory, name),
-                answer => answer,
-            }
-        })?;
+        // An immutable or append-only inode takes no further names: it is unsealed, too, if need be.
+        let other = Place {
+            directory: from,
+            name: leader_name,
+        };
+        let linked =
+            self.create_beside(
+                path,
+                "link a file",
+                Some(other),
+                |directory, name| match rustix::fs::linkat(
+                    from,
+                    leader_name,
+                    directory,
+                    name,
+                    AtFlags::empty(),
+                ) {
+                    Err(Errno::EXIST) if same_inode(from, leader_name, directory, name) => Ok(()),
+                    answer => answer,
+                },
+            )?;
         match linked {
             Ok(()) => Ok(LinkOutcome::Linked),
             Err(Errno::MLINK) => Ok(LinkOutcome::TooManyLinks),
@@ -59,18 +72,6 @@ impl TreeWriter {
             Err(errno) => Ok(LinkOutcome::NotPossible(errno.into())),
         }
     }
-}
-
-fn link_unsealed(
-    from: BorrowedFd<'_>,
-    leader_name: &[u8],
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-) -> rustix::io::Result<()> {
-    let seal = Unsealed::open(from, leader_name)?;
-    let answer = rustix::fs::linkat(from, leader_name, directory, name, AtFlags::empty());
-    let restored = seal.as_ref().map_or(Ok(()), Unsealed::reseal);
-    answer.and(restored)
 }
 
 fn exists(directory: BorrowedFd<'_>, name: &[u8]) -> LinkOutcome {

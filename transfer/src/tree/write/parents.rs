@@ -3,13 +3,14 @@
 //! A cached descriptor names an inode, not a path. Whoever renames or removes a directory moves the tree's generation on,
 //! and all caches are dropped at their next use.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use super::seal::Place;
 use super::{ATTEMPTS_MAX, Tree};
 
 /// Directories kept open by one writer. Entries arrive directory by directory: a few serve all, and 32 writers together
@@ -105,17 +106,16 @@ impl Parents {
 }
 
 /// Enters the directory `name`, which is made where it is missing.
-fn step(tree: &Tree, directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+fn step(tree: &Tree, directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     for _ in 0..ATTEMPTS_MAX {
         match rustix::fs::openat(directory, name, HOLD, Mode::empty()) {
             Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => tree.remove_in(directory, name)?,
             answer => return answer,
         }
-        let mut make =
-            |at: std::os::fd::BorrowedFd<'_>, name: &[u8]| rustix::fs::mkdirat(at, name, Mode::RWXU);
-        match make(directory, name) {
-            Err(Errno::PERM | Errno::ACCESS) => tree.unsealed(directory, name, &mut make)?,
+        let make = || rustix::fs::mkdirat(directory, name, Mode::RWXU);
+        match make() {
+            Err(Errno::PERM | Errno::ACCESS) => tree.unsealed(&[Place { directory, name }], make)?,
             // Another writer was faster.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error),
@@ -125,7 +125,7 @@ fn step(tree: &Tree, directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Res
 }
 
 /// Whether `name` is a directory; `None` when it is not there.
-pub(super) fn is_directory(directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Result<Option<bool>> {
+pub(super) fn is_directory(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<bool>> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)),
         Err(Errno::NOENT) => Ok(None),

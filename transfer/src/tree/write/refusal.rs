@@ -59,6 +59,14 @@ impl Refusal {
         self.what == Refused::Entry
     }
 
+    /// There is something else where the entry should be.
+    pub(super) fn another_kind() -> Self {
+        Self {
+            what: Refused::Entry,
+            error: std::io::Error::other("an entry of another kind is in its place"),
+        }
+    }
+
     pub(super) fn new(what: Refused, errno: Errno) -> Self {
         Self {
             what,

@@ -12,6 +12,7 @@ use rustix::io::{Errno, Result};
 
 use super::parents::is_directory;
 use super::refusal::{Refusal, Refused, is_medium};
+use super::seal::Place;
 use super::{ATTEMPTS_MAX, Tree, TreeWriter, seal};
 use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
@@ -173,9 +174,9 @@ impl Tree {
 
     /// Removes one name; that it is not there is fine. A directory gives `EISDIR` unless `flags` ask for one.
     fn unlink(&self, directory: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<()> {
-        let mut act = |directory: BorrowedFd<'_>, name: &[u8]| rustix::fs::unlinkat(directory, name, flags);
-        let answer = match act(directory, name) {
-            Err(Errno::PERM | Errno::ACCESS) => self.unsealed_for_good(directory, name, &mut act),
+        let act = || rustix::fs::unlinkat(directory, name, flags);
+        let answer = match act() {
+            Err(Errno::PERM | Errno::ACCESS) => self.unsealed(&[Place { directory, name }], act),
             answer => answer,
         };
         match answer {

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::link::same_inode;
 use super::refusal::is_medium;
-use super::seal::Unsealed;
+use super::seal::Place;
 use super::{ATTEMPTS_MAX, Missing, TreeWriter};
 use crate::error::Result;
 use crate::tree::entry::EntryPath;
@@ -44,10 +44,21 @@ impl TreeWriter {
             Err(errno) => return Err(self.failed("find the entry to rename", from, errno)),
         };
         let old = old.as_fd();
+        if from == to {
+            return self.look_at(to);
+        }
+        let other = Place {
+            directory: old,
+            name: old_name,
+        };
         for _ in 0..ATTEMPTS_MAX {
-            let moved = self.in_parent(to, Missing::Make, "rename an entry", |directory, name| {
-                move_to(old, old_name, directory, name)
-            })?;
+            let moved = self.in_parent_beside(
+                to,
+                Missing::Make,
+                "rename an entry",
+                Some(other),
+                |directory, name| move_to(old, old_name, directory, name),
+            )?;
             match moved {
                 Ok(()) => {
                     self.tree.generation.move_on();
@@ -86,30 +97,19 @@ fn move_to(
     new_name: &[u8],
 ) -> rustix::io::Result<()> {
     match rename_to_free_name(old, old_name, new, new_name) {
-        // Two names of one inode: rename(2) would do nothing and keep both.
         Err(Errno::EXIST) if same_inode(old, old_name, new, new_name) => {
-            rustix::fs::unlinkat(old, old_name, AtFlags::empty())
+            let stat = rustix::fs::statat(old, old_name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if stat.st_nlink > 1 && !is_directory {
+                // Two names of one inode: rename(2) would do nothing and keep both.
+                rustix::fs::unlinkat(old, old_name, AtFlags::empty())
+            } else {
+                // One name, written in two ways, where the file system does not tell capitals.
+                rustix::fs::renameat(old, old_name, new, new_name)
+            }
         }
-        Err(Errno::PERM | Errno::ACCESS) => move_unsealed(old, old_name, new, new_name),
         answer => answer,
     }
-}
-
-/// The same while neither the entry nor the directory it leaves is sealed; the other directory is the caller's.
-fn move_unsealed(
-    old: BorrowedFd<'_>,
-    old_name: &[u8],
-    new: BorrowedFd<'_>,
-    new_name: &[u8],
-) -> rustix::io::Result<()> {
-    let around = Unsealed::open(old, b".")?;
-    let entry = Unsealed::open(old, old_name)?;
-    let answer = rename_to_free_name(old, old_name, new, new_name);
-    let restored = [&entry, &around]
-        .into_iter()
-        .flatten()
-        .try_for_each(Unsealed::reseal);
-    answer.and(restored)
 }
 
 fn rename_to_free_name(
@@ -119,8 +119,10 @@ fn rename_to_free_name(
     new_name: &[u8],
 ) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(old, old_name, new, new_name, RenameFlags::NOREPLACE) {
-        // Kernels before 3.15, and file systems that do not know the flag: look, then rename.
+        // Kernels before 3.15, and file systems that do not know the flag: look, then rename. First at the old name: if it
+        // is gone, what is at the new one is what was to get there.
         Err(Errno::NOSYS | Errno::INVAL) => {
+            rustix::fs::statat(old, old_name, AtFlags::SYMLINK_NOFOLLOW)?;
             match rustix::fs::statat(new, new_name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(_) => Err(Errno::EXIST),
                 Err(Errno::NOENT) => rustix::fs::renameat(old, old_name, new, new_name),

@@ -67,46 +67,34 @@ pub(super) fn clear(fd: BorrowedFd<'_>) -> Result<Option<u32>> {
     }
 }
 
-impl Tree {
-    /// Runs `act` once more, which was not permitted, while neither `directory` nor the entry `name` in it is sealed; then
-    /// both are as before, if they are still there.
-    ///
-    /// # Errors
-    /// What `act` gives.
-    pub(super) fn unsealed<T>(
-        &self,
-        directory: BorrowedFd<'_>,
-        name: &[u8],
-        act: &mut impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<T>,
-    ) -> Result<T> {
-        let _one_at_a_time = self.unsealing.lock().unwrap_or_else(PoisonError::into_inner);
-        let around = Unsealed::open(directory, b".")?;
-        let entry = Unsealed::open(directory, name)?;
-        let answer = act(directory, name);
-        let restored = [&entry, &around]
-            .into_iter()
-            .flatten()
-            .try_for_each(Unsealed::reseal);
-        answer.and_then(|value| restored.map(|()| value))
-    }
+/// An entry and the directory it is in.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) directory: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
+}
 
-    /// The same for the removal of `name`: the entry is sealed again only if it goes on to exist, under another name.
+impl Tree {
+    /// Runs `act` once more, which was not permitted, while the entries at `places` and their directories are not sealed;
+    /// then all of them that are still there are sealed as before, wherever they are.
     ///
     /// # Errors
     /// What `act` gives.
-    pub(super) fn unsealed_for_good<T>(
-        &self,
-        directory: BorrowedFd<'_>,
-        name: &[u8],
-        act: &mut impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn unsealed<T>(&self, places: &[Place<'_>], act: impl FnOnce() -> Result<T>) -> Result<T> {
         let _one_at_a_time = self.unsealing.lock().unwrap_or_else(PoisonError::into_inner);
-        let around = Unsealed::open(directory, b".")?;
-        let entry = Unsealed::open(directory, name)?;
-        let answer = act(directory, name);
-        let restored = [&entry, &around]
-            .into_iter()
-            .flatten()
+        let mut unsealed = Vec::with_capacity(2 * places.len());
+        let mut opened = Ok(());
+        for place in places {
+            for name in [&b"."[..], place.name] {
+                match Unsealed::open(place.directory, name) {
+                    Ok(found) => unsealed.extend(found),
+                    Err(error) => opened = Err(error),
+                }
+            }
+        }
+        let answer = opened.and_then(|()| act());
+        let restored = unsealed
+            .iter()
             .filter(|unsealed| unsealed.still_exists())
             .try_for_each(Unsealed::reseal);
         answer.and_then(|value| restored.map(|()| value))

@@ -224,6 +224,16 @@ fn links_and_renames_may_be_repeated() {
         writer.rename(&path("full"), &path("full/in")).unwrap(),
         RenameOutcome::NotPossible(_)
     ));
+    // To where it is already: nothing happens.
+    assert!(matches!(
+        writer.rename(&path("full"), &path("full")).unwrap(),
+        RenameOutcome::AlreadyDone
+    ));
+    assert!(matches!(
+        writer.rename(&path("full/g"), &path("full/g")).unwrap(),
+        RenameOutcome::AlreadyDone
+    ));
+    assert!(root.join("full/g").exists());
     // A cached directory does not outlive its move.
     put(&mut writer, "full/after", b"1", Existing::Replace);
     let mut other = writer.clone();
