@@ -1,5 +1,6 @@
 //! Checked arguments: what `serve` can rely on. All refusals are found before anything is opened for writing.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,7 +8,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use transfer::secret::Secret;
-use transfer::target::{ServePlan, TargetVolume};
+use transfer::target::{DiskTarget, ServePlan, TargetVolume};
 use transfer::{Error, Kind, Result};
 
 use crate::cli::ServeArgs;
@@ -82,10 +83,21 @@ fn check_volume(args: &ServeArgs) -> Result<(TargetVolume, PathBuf)> {
         let root = check_directory(root)?;
         return Ok((TargetVolume::Tree { root: root.clone() }, root));
     }
+    let mut disks: Vec<DiskTarget> = Vec::new();
     for disk in &args.into_disk {
-        check_disk(disk)?;
+        let path = check_disk(disk)?;
+        if disks.iter().any(|other| other.path == path) {
+            return Err(Error::new(Kind::Usage, "receive two disks into one").on(path));
+        }
+        disks.push(DiskTarget {
+            path,
+            overwrite: args.overwrite,
+        });
     }
-    Err(Error::new(Kind::Usage, "receive disks").remedy("this build receives trees only: use --into"))
+    // All of them name the journal: a target with another second disk is another target.
+    let names: Vec<_> = disks.iter().map(|disk| disk.path.as_os_str()).collect();
+    let name = PathBuf::from(names.join(OsStr::new("\0")));
+    Ok((TargetVolume::Disks(disks), name))
 }
 
 fn check_directory(root: &Path) -> Result<PathBuf> {
@@ -104,18 +116,27 @@ fn check_directory(root: &Path) -> Result<PathBuf> {
     fs::canonicalize(root).map_err(|error| unusable("check the path").because(error))
 }
 
+/// The canonical path of a disk or an image; an image need not exist yet.
 fn check_disk(disk: &Path) -> Result<PathBuf> {
     let unusable = |remedy: &str| {
         Error::new(Kind::Usage, "use the target disk")
             .on(disk)
             .remedy(remedy.to_owned())
     };
-    let metadata = fs::metadata(disk)
-        .map_err(|error| unusable("name an existing block device or image file").because(error))?;
-    if !metadata.file_type().is_block_device() && !metadata.is_file() {
-        return Err(unusable("--into-disk takes a block device or a regular file"));
+    match fs::metadata(disk) {
+        Ok(metadata) if metadata.file_type().is_block_device() || metadata.is_file() => {
+            fs::canonicalize(disk).map_err(|error| unusable("check the path").because(error))
+        }
+        Ok(_) => Err(unusable("--into-disk takes a block device or a regular file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !disk.starts_with("/dev") => {
+            let disk = absolute(disk)?;
+            match disk.parent().map(fs::canonicalize) {
+                Some(Ok(folder)) => Ok(folder.join(disk.file_name().unwrap_or_default())),
+                _ => Err(unusable("make the folder of the image file first").because(error)),
+            }
+        }
+        Err(error) => Err(unusable("name an existing block device, or an image file").because(error)),
     }
-    fs::canonicalize(disk).map_err(|error| unusable("check the path").because(error))
 }
 
 /// The journal's folder. One below a target tree would be deleted as foreign by the first round.

@@ -60,6 +60,19 @@ pub struct SyncArgs {
     #[arg(long, help_heading = "How it is copied")]
     pub no_retry: bool,
 
+    /// End with a cutover: freeze the file systems of the disks for the last round (only with --disk)
+    #[arg(long, help_heading = "Cutover of disks")]
+    pub freeze: bool,
+    /// Longest time for which they may be frozen, in seconds (default 30)
+    #[arg(long, value_name = "SECONDS", help_heading = "Cutover of disks")]
+    pub freeze_max: Option<String>,
+    /// Command for /bin/sh before the freeze, for instance to stop services
+    #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
+    pub pre_freeze: Option<String>,
+    /// Command for /bin/sh after the thaw, however the freeze ended
+    #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
+    pub post_freeze: Option<String>,
+
     /// Print one JSON object per line to standard output, last a summary
     #[arg(long, help_heading = "What is shown")]
     pub json: bool,

@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use transfer::limits::CONNECTIONS_MAX;
 use transfer::secret::Secret;
-use transfer::source::{Compression, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
+use transfer::source::{Compression, DisksSource, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
 use transfer::throttle::Throttle;
 
 use crate::cli::SyncArgs;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::resolve::Target;
+
+mod disks;
 
 /// Where baselines live unless `--state` says otherwise.
 const STATE_ROOT: &str = "/var/lib/go2cloud/state";
@@ -50,7 +52,7 @@ impl Plan {
         let mut refusals = Refusals::default();
         let target = check_target(args, &mut refusals);
         let secret = check_secret(args, &mut refusals);
-        let root = check_root(args, &mut refusals);
+        let volume = check_volume(args, &mut refusals);
         let excludes = check_excludes(args, &mut refusals);
         let compression = check_compression(args, &mut refusals);
         let connections = number(
@@ -68,22 +70,26 @@ impl Plan {
         let rounds = check_rounds(args, &mut refusals);
         let retry = check_retry(args, &mut refusals);
         let style = check_style(args, &mut refusals);
-        let state = check_state(args, root.as_deref(), &mut refusals);
-        let (true, Some(secret), Some(root), Some(state)) = (refusals.is_empty(), secret, root, state) else {
+        let state = check_state(args, volume.as_ref(), &mut refusals);
+        let (true, Some(secret), Some(volume), Some(state)) = (refusals.is_empty(), secret, volume, state)
+        else {
             return Err(refusals);
         };
-        let never = never_copied(&state);
+        let volume = match volume {
+            Named::Tree(root) => SourceVolume::Tree(TreeSource {
+                root,
+                cross_mounts: args.cross_mounts,
+                excludes,
+                never: never_copied(&state),
+            }),
+            Named::Disks(disks) => SourceVolume::Disks(disks),
+        };
         Ok(Self {
             sync: SyncPlan {
                 target,
                 secret,
                 connections: connections.unwrap_or(CONNECTIONS_DEFAULT),
-                volume: SourceVolume::Tree(TreeSource {
-                    root,
-                    cross_mounts: args.cross_mounts,
-                    excludes,
-                    never,
-                }),
+                volume,
                 state,
                 throttle: Arc::new(Throttle::new(bandwidth.unwrap_or(0) * 1024)),
                 compression,
@@ -121,6 +127,34 @@ fn check_secret(args: &SyncArgs, refusals: &mut Refusals) -> Option<Secret> {
     refusals.take(secret.map_err(|error| format!("`--secret-file`: {}", super::chain(&error))))
 }
 
+/// What is to be copied.
+enum Named {
+    Tree(PathBuf),
+    Disks(DisksSource),
+}
+
+impl Named {
+    /// What tells this volume from others, for the name of its state folder.
+    fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Tree(root) => vec![root],
+            Self::Disks(source) => source.disks.iter().map(PathBuf::as_path).collect(),
+        }
+    }
+}
+
+fn check_volume(args: &SyncArgs, refusals: &mut Refusals) -> Option<Named> {
+    if args.directories.is_empty() && !args.disk.is_empty() {
+        return disks::check(args, refusals).map(Named::Disks);
+    }
+    if args.freeze {
+        refusals.add("`--freeze` is for disks: name them with `--disk`");
+    } else {
+        disks::check_freeze(args, refusals);
+    }
+    check_root(args, refusals).map(Named::Tree)
+}
+
 fn check_root(args: &SyncArgs, refusals: &mut Refusals) -> Option<PathBuf> {
     let directory = match (args.directories.as_slice(), args.disk.as_slice()) {
         ([], []) => {
@@ -130,10 +164,6 @@ fn check_root(args: &SyncArgs, refusals: &mut Refusals) -> Option<PathBuf> {
         ([directory], []) => directory,
         ([_, _, ..], []) => {
             refusals.add("only one directory can be copied in one run");
-            return None;
-        }
-        ([], _) => {
-            refusals.add("`--disk` is not available in this version");
             return None;
         }
         (_, _) => {
@@ -225,10 +255,10 @@ fn check_style(args: &SyncArgs, refusals: &mut Refusals) -> Style {
     }
 }
 
-fn check_state(args: &SyncArgs, root: Option<&Path>, refusals: &mut Refusals) -> Option<PathBuf> {
-    let root = root?;
+fn check_state(args: &SyncArgs, volume: Option<&Named>, refusals: &mut Refusals) -> Option<PathBuf> {
+    let volume = volume?;
     let state = match &args.state {
-        None => Path::new(STATE_ROOT).join(volume_key(&args.to, root)),
+        None => Path::new(STATE_ROOT).join(volume_key(&args.to, &volume.paths())),
         Some(state) => match std::path::absolute(state) {
             Ok(state) => state,
             Err(error) => {
@@ -238,7 +268,7 @@ fn check_state(args: &SyncArgs, root: Option<&Path>, refusals: &mut Refusals) ->
         },
     };
     let real = std::fs::canonicalize(&state).unwrap_or_else(|_| state.clone());
-    if root.starts_with(&real) {
+    if matches!(volume, Named::Tree(root) if root.starts_with(&real)) {
         refusals.add(format!(
             "`--state {}`: the directory to copy lies in it, and the state is never copied; name another folder",
             state.display()
@@ -253,13 +283,18 @@ fn check_state(args: &SyncArgs, root: Option<&Path>, refusals: &mut Refusals) ->
 }
 
 /// One name for what goes from here to there.
-fn volume_key(to: &[String], root: &Path) -> String {
+fn volume_key(to: &[String], paths: &[&Path]) -> String {
     let mut hasher = blake3::Hasher::new();
     for target in to {
         hasher.update(target.as_bytes());
         hasher.update(&[0]);
     }
-    hasher.update(root.as_os_str().as_encoded_bytes());
+    for (index, path) in paths.iter().enumerate() {
+        if index > 0 {
+            hasher.update(&[0]);
+        }
+        hasher.update(path.as_os_str().as_encoded_bytes());
+    }
     hasher.finalize().to_hex()[..32].to_owned()
 }
 

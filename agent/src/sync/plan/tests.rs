@@ -121,7 +121,7 @@ fn the_state_may_not_hold_the_source() {
 
 #[test]
 fn each_volume_has_its_own_state() {
-    let key = |to: &str, root: &str| volume_key(&[to.to_owned()], Path::new(root));
+    let key = |to: &str, root: &str| volume_key(&[to.to_owned()], &[Path::new(root)]);
     assert_eq!(key("a:443", "/srv"), key("a:443", "/srv"));
     assert_ne!(key("a:443", "/srv"), key("b:443", "/srv"));
     assert_ne!(key("a:443", "/srv"), key("a:443", "/src"));
