@@ -66,10 +66,10 @@ impl Signer<'_> {
             SignMethod::Tc3 => self.sign_tc3(call, request),
             SignMethod::HmacSha1 | SignMethod::HmacSha256 => self.sign_v1(call, request),
         }?;
-        signed.headers.insert(
-            "x-tc-traceid",
-            header(call, "trace id", &format!("{:016x}", random()))?,
-        );
+        if !signed.headers.contains_key("x-tc-traceid") {
+            let trace_id = format!("{:016x}", random());
+            signed.headers.insert("x-tc-traceid", header(call, "trace id", &trace_id)?);
+        }
         Ok(signed)
     }
 
@@ -84,7 +84,7 @@ impl Signer<'_> {
         };
         // Two equal calls within one second would have equal signatures, and the second would look like a replay; and
         // without its name, a call could be taken for another with the same parameters.
-        let trace_id = nonce().to_string();
+        let trace_id = format!("{:016x}", random());
         let signed_headers = [
             ("content-type", JSON),
             ("host", self.authority),
