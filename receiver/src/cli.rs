@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::convert::command::ConvertArgs;
+use crate::layout::command::{InventoryArgs, LayoutArgs};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -37,6 +38,10 @@ pub struct Cli {
 pub enum Command {
     /// Make a migrated system boot on KVM with virtio
     Convert(Box<ConvertArgs>),
+    /// At the source: describe its disks, for `layout` at the target
+    Inventory(InventoryArgs),
+    /// Make the target's disks what the source's are: partitions, volume groups, file systems
+    Layout(LayoutArgs),
 }
 
 /// What serving needs.

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod convert;
+pub mod layout;
 pub mod limits;
 pub mod plan;
 pub mod serve;
@@ -31,6 +32,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_log(cli.verbose);
     match (cli.command, cli.serve) {
         (Some(cli::Command::Convert(args)), _) => run(convert::command::run(*args)),
+        (Some(cli::Command::Inventory(args)), _) => run(layout::command::run_inventory(&args)),
+        (Some(cli::Command::Layout(args)), _) => run(layout::command::run_layout(&args)),
         (None, Some(args)) => {
             let output = serve::Output::new(args.json);
             match plan::Plan::check(args).and_then(|plan| serve::serve(plan, &output)) {

@@ -113,7 +113,10 @@ impl Drop for Disks {
 }
 
 /// Refuses a disk that is mounted, or held by something we did not start.
-fn refuse_used(device: &Path) -> Result<()> {
+///
+/// # Errors
+/// It is in use, read-only, or no disk.
+pub fn refuse_used(device: &Path) -> Result<()> {
     let refused = |why: String| {
         Error::new(Kind::Usage, "use the disk")
             .on(device)
