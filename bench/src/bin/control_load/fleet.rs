@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use csm::client::Call;
+use csm::client::rate::RateLimit;
 use csm::types::{
     CreateMigrationJob, CreateSourceServer, DescribeMigrationJobs, Filter, ModifyMigrationJob,
     ModifySourceServer, SystemDiskInfo,
@@ -66,6 +67,8 @@ impl Fleet {
             .await?;
         let code = Secret::new(made["Code"].as_str().context("no enrolment code")?);
         let mut waiting: Vec<usize> = (0..size.sources).collect();
+        // All of these come from one address, whose enrolments are limited like the calls of one key.
+        let rate = Arc::new(RateLimit::default());
         let mut joining = JoinSet::new();
         let mut sources = Vec::with_capacity(size.sources);
         while !waiting.is_empty() || !joining.is_empty() {
@@ -74,7 +77,11 @@ impl Fleet {
             {
                 let client = plane.client()?;
                 let (code, account) = (code.clone(), (number < size.jobs).then(|| account.clone()));
-                joining.spawn(async move { join(client, &code, number, account).await });
+                let rate = Arc::clone(&rate);
+                joining.spawn(async move {
+                    rate.wait("enrol").await;
+                    join(client, &code, number, account).await
+                });
             }
             if let Some(joined) = joining.join_next().await {
                 sources.push(Arc::new(joined??));
