@@ -1,6 +1,6 @@
 """Drives every action of a control plane with the vendor's public SDK.
 
-    every_action.py ENDPOINT SECRET_ID SECRET_KEY
+    SECRET_ID=... SECRET_KEY=... every_action.py ENDPOINT
 
 For each signature method, by POST and by GET, a whole migration of each kind is played: registration, a job onto an
 instance with pause and resume, a job into an image through a transit instance, a job onto a lighthouse instance, and
@@ -11,6 +11,7 @@ The control plane must have hooks for its instances (`--provider command`) and t
 """
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -130,7 +131,7 @@ def job_of(plane, job_id):
 
 def start_job(plane, source_id, **target):
     job_id = plane.csm("CreateMigrationJob", SourceServerId=source_id, SystemDiskInfo=SYSTEM_DISK,
-                       DataDisksInfo=[DATA_DISK], Mode=0, TargetRegion=REGION,
+                       Mode=0, TargetRegion=REGION,
                        MigrationConfigInfo={"Checksum": True, "BandwidthLimit": "1024"}, **target)["JobId"]
     denied = plane.csm("DescribeMigrationJobDeniedActions", JobIds=[job_id])["JobDeniedActionSet"][0]
     assert "StopMigrationJob" in [action["Action"] for action in denied["DeniedActions"]], denied
@@ -148,7 +149,8 @@ def finish_job(plane, job_id):
 
 
 def migrate_to_instance(plane, source_id, instance):
-    job_id = start_job(plane, source_id, TargetType="Instance", InstanceId=instance)
+    job_id = start_job(plane, source_id, TargetType="Instance", InstanceId=instance,
+                       DataDisksInfo=[DATA_DISK])
     target = plane.cvm("LiveMigrateInstance", InstanceId=instance, ClientVersion="2.1.3",
                        SysInfo={"OsType": "linux", "OsVersion": "12", "DiskSize": [50, 20]})
     assert target["Ip"] and target["Password"], target.keys()
@@ -168,7 +170,7 @@ def migrate_to_instance(plane, source_id, instance):
 
 def migrate_to_image(plane, source_id, name):
     job_id = start_job(plane, source_id, TargetType="Image", ImageName=name + "-image")
-    created = plane.csm("CreateTransitInstance", JobId=job_id, SystemDiskInfo=SYSTEM_DISK, DataDisksInfo=[DATA_DISK])
+    created = plane.csm("CreateTransitInstance", JobId=job_id, SystemDiskInfo=SYSTEM_DISK)
     transit = created["InstanceId"]
     described = lambda: plane.csm("DescribeTransitInstance", JobId=job_id)["InstanceSet"]
     running = lambda: [one for one in described() if one["InstanceState"] == "RUNNING"]
@@ -185,7 +187,8 @@ def migrate_to_image(plane, source_id, name):
 def migrate_to_lighthouse(plane, source_id, name):
     instance = plane.call("go2cloud", "CreateInstance", InstanceName=name + "-lh", Product="lh",
                           SystemDiskSize=50, DataDiskSizes=[20])["InstanceId"]
-    job_id = start_job(plane, source_id, TargetType="Lh-Instance", InstanceId=instance, Product="lh")
+    job_id = start_job(plane, source_id, TargetType="Lh-Instance", InstanceId=instance, Product="lh",
+                       DataDisksInfo=[DATA_DISK])
     target = plane.csm("LiveMigrateLhInstance", InstanceId=instance, ClientVersion="2.1.3")
     assert target["Password"], target.keys()
     plane.csm("ExitLiveMigrateLhInstance", InstanceId=instance, MigrateResult="succ", SupportCloudInit=True)
@@ -274,7 +277,7 @@ def multipart(plane):
 
 
 def main():
-    endpoint, secret_id, secret_key = sys.argv[1:]
+    endpoint, secret_id, secret_key = sys.argv[1], os.environ["SECRET_ID"], os.environ["SECRET_KEY"]
     report = {"answered": {}, "refused": {}}
     for number, way in enumerate(WAYS):
         plane = Plane(endpoint, secret_id, secret_key, way)
