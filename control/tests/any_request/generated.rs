@@ -234,7 +234,7 @@ pub(crate) fn request(world: &Arc<World>) -> impl Strategy<Value = Drawn> + use<
     let rest = (
         types,
         weighted(0.03, vec(any::<u8>(), 0..300)),
-        weighted(0.03, "[!-~]{0,120}"),
+        weighted(0.03, "[A-Za-z0-9.~!$&'()*+,;=:@/?%_-]{0,120}"),
         damages,
         weighted(0.03, header),
         weighted(0.03, 0_usize..8),

@@ -1,5 +1,6 @@
 //! HTTP/1.1 as bytes, so that a test can send what no library would.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -8,12 +9,18 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request as it goes out.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Sent {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.bytes()))
+    }
 }
 
 impl Sent {
@@ -43,17 +50,30 @@ pub(crate) struct Got {
 }
 
 pub(crate) fn send(address: &str, request: &Sent) -> io::Result<Got> {
-    send_bytes(address, &request.bytes())
+    exchange(address, &request.bytes(), Ending::Open)
 }
 
-/// Sends anything at all and reads what comes back until the server closes.
+/// Sends anything at all, says that this is all, and reads what comes back until the server closes.
 pub(crate) fn send_bytes(address: &str, bytes: &[u8]) -> io::Result<Got> {
+    exchange(address, bytes, Ending::Shut)
+}
+
+/// Whether the sending side stays open. A server may take an end of it for the end of the client.
+#[derive(PartialEq, Eq)]
+enum Ending {
+    Open,
+    Shut,
+}
+
+fn exchange(address: &str, bytes: &[u8], ending: Ending) -> io::Result<Got> {
     let address = address.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     // A server that refuses early need not read all of it.
     let _ = stream.write_all(bytes);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
+    if ending == Ending::Shut {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
