@@ -64,6 +64,14 @@ pub(super) fn check_usable(instance: &Instance) -> ApiResult<()> {
     check_state(instance)
 }
 
+/// As [`check_usable`], but migration mode may be on.
+pub(super) fn check_resumable(instance: &Instance) -> ApiResult<()> {
+    match instance.migration.as_ref().map(|migration| migration.phase) {
+        Some(MigrationPhase::Active) => check_state(instance),
+        _ => check_usable(instance),
+    }
+}
+
 fn check_free(instance: &Instance) -> ApiResult<()> {
     let code = match instance.migration.as_ref().map(|migration| migration.phase) {
         None => return Ok(()),

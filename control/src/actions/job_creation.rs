@@ -244,7 +244,13 @@ pub(super) fn check_instance(world: &World, id: &str, source: &Source, own_job: 
         .get(id)
         .filter(|instance| instance.transit_of.is_empty())
         .ok_or_else(missing)?;
-    super::instances::check_usable(instance)?;
+    // Migration mode may be left from this job's own last run: it was paused, or failed before it could leave it.
+    let own = world.jobs.get(own_job);
+    if own.is_some_and(|job| job.instance_id == id && job.status != JobStatus::Pending) {
+        super::instances::check_resumable(instance)?;
+    } else {
+        super::instances::check_usable(instance)?;
+    }
     let other = world
         .jobs
         .values()
