@@ -18,23 +18,38 @@ pub(crate) const MIB: u64 = 1 << 20;
 
 /// Folders and the secret of a migration.
 pub(crate) struct Bed {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: PathBuf,
     secret: Secret,
+    /// Removes the folder at the end.
+    _owned: Option<tempfile::TempDir>,
 }
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::with_secret("fedcba9876543210fedcba9876543210")
+    }
+
+    pub(crate) fn with_secret(secret: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("g2c-block-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let mut bed = Self::at(folder.path(), secret);
+        bed._owned = Some(folder);
+        bed
+    }
+
+    /// The bed of another process.
+    pub(crate) fn at(folder: &Path, secret: &str) -> Self {
         Self {
-            folder: tempfile::Builder::new()
-                .prefix("g2c-block-")
-                .tempdir_in("/var/tmp")
-                .unwrap(),
-            secret: Secret::generate().unwrap(),
+            folder: folder.to_owned(),
+            secret: Secret::parse(secret.as_bytes()).unwrap(),
+            _owned: None,
         }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     pub(crate) fn plan(&self, disks: &[&Path]) -> SyncPlan {
