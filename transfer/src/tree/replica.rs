@@ -164,8 +164,11 @@ impl Replica {
             _lock: lock,
         };
         if unfinished {
-            // No merging here: a peer that has all but this generation then needs only the new run.
-            let folded = replica.fold(reader)?;
+            let mut folded = replica.fold(reader)?;
+            // Usually no merging here: a peer that has all but this generation then needs only the new run.
+            if folded.runs.len() > limits::RUNS_UNMERGED_MAX {
+                folded.merge_if_due(folder)?;
+            }
             replica.commit(folded)?;
         }
         Ok(replica)

@@ -194,29 +194,38 @@ impl Group {
     }
 
     /// Applies a patch that holds for the group's first `end` slots.
-    fn apply(&mut self, mut patch: &[u8], end: usize) -> Option<()> {
-        let (&kind, rest) = patch.split_first()?;
-        patch = rest;
-        let offset = usize::try_from(varint::take(&mut patch)?).ok()?;
+    fn apply(&mut self, patch: Patch, kind: u8, mut range: &[u8], end: usize) -> Option<()> {
+        let offset = usize::try_from(varint::take(&mut range)?).ok()?;
         let len = if kind == KNOWN {
-            patch.len() / 32
+            range.len() / 32
         } else {
-            usize::try_from(varint::take(&mut patch)?).ok()?
+            usize::try_from(varint::take(&mut range)?).ok()?
         };
-        let mut digests = patch.chunks_exact(32);
+        let mut digests = range.chunks_exact(32);
         for at in offset..offset.checked_add(len).filter(|end| *end <= GROUP_LEN)? {
             let digest = match digests.next() {
                 Some(digest) => Digest(digest.try_into().ok()?),
                 None => Digest::default(),
             };
             if at < end {
-                self.slots[at] = Some(digest);
-                self.torn[at] = kind == TORN;
-                self.any = true;
+                self.slots[at] = (patch != Patch::Void).then_some(digest);
+                self.torn[at] = patch == Patch::Torn;
+                self.any |= patch != Patch::Void;
             }
         }
         Some(())
     }
+}
+
+/// What a patch does to the slots it names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patch {
+    /// Their digests are known.
+    Known,
+    /// Their content may be torn.
+    Torn,
+    /// They were written, ending earlier intents, but what was written is not of this file any more.
+    Void,
 }
 
 impl Fold {
@@ -287,15 +296,19 @@ impl Fold {
         if !self.group.any {
             self.group.begin(item.group());
         }
-        if item.sequence() < ended.valid_from {
-            return Ok(());
-        }
         let base = item.group() * GROUP_LEN as u64;
         let end = ended
             .count_after(item.sequence())
             .saturating_sub(base)
             .min(GROUP_LEN as u64) as usize;
-        self.group.apply(item.payload(), end).ok_or_else(malformed)
+        let (kind, range) = item.payload().split_first().ok_or_else(malformed)?;
+        let patch = match *kind {
+            TORN if item.sequence() < ended.torn_from => return Ok(()),
+            TORN => Patch::Torn,
+            _ if item.sequence() < ended.valid_from => Patch::Void,
+            _ => Patch::Known,
+        };
+        self.group.apply(patch, *kind, range, end).ok_or_else(malformed)
     }
 
     fn end_group(&mut self) -> Result<()> {

@@ -8,6 +8,9 @@ pub const GROUP_LEN: usize = 1024;
 /// Highest chunk number plus one. 2^43 chunks of 1 MiB are the largest file of any Linux file system (8 EiB).
 pub(super) const CHUNK_NUMBER_MAX: u64 = 1 << 43;
 
+/// Digests read at once: 2 GiB of them speak of 64 TiB in chunks of 1 MiB.
+pub(super) const CHUNKS_READ_MAX: u64 = 1 << 26;
+
 /// Ranges in one `Intent`: a frame names no more, 16 bytes each.
 pub(super) const INTENT_RANGES_MAX: usize = 4096;
 
@@ -44,6 +47,9 @@ pub(super) const RENAMES_PER_SWEEP_MAX: usize = 16 * 1024;
 
 /// Runs beyond which the overlays are merged: each costs a lookup.
 pub(super) const RUNS_MAX: usize = 8;
+
+/// Runs beyond which they are merged even after a crash, when it is better to keep them apart.
+pub(super) const RUNS_UNMERGED_MAX: usize = 4 * RUNS_MAX;
 
 /// Runs that a manifest may name. Sealing merges at `RUNS_MAX`; only a log with chained renames makes more in between.
 pub(super) const MANIFEST_RUNS_MAX: usize = 1024;

@@ -11,8 +11,10 @@ pub(super) struct PathStory {
     identity: Option<Identity>,
     /// Whether chunks of older generations are void.
     barrier: bool,
-    /// Patches before this sequence number are void.
+    /// Digests that came before this sequence number are void.
     valid_from: u64,
+    /// Intents for chunks that came before this sequence number have ended.
+    torn_from: u64,
     /// Entries: sequence number and number of chunks.
     counts: Vec<(u64, u64)>,
     /// An intent for the whole file that nothing ended yet.
@@ -32,8 +34,10 @@ pub(super) struct Ended {
     pub identity: Option<Identity>,
     /// Number of the first chunk that is void in older generations beyond what the entry says.
     pub limit: Option<u64>,
-    /// Patches before this sequence number are void.
+    /// Digests that came before this sequence number are void.
     pub valid_from: u64,
+    /// Intents for chunks that came before this sequence number have ended.
+    pub torn_from: u64,
     /// Whether an intent is open.
     pub torn: bool,
     /// Whether there was an intent for chunks.
@@ -74,6 +78,7 @@ impl PathStory {
                     removed: true,
                     barrier: true,
                     valid_from: sequence,
+                    torn_from: sequence,
                     ..Self::default()
                 };
             }
@@ -97,7 +102,9 @@ impl PathStory {
         if identity.is_none() || conflicts {
             self.barrier = true;
             self.valid_from = sequence;
-            self.counts.clear();
+        }
+        if identity.is_none() {
+            self.torn_from = sequence;
         }
         self.identity = identity;
     }
@@ -108,6 +115,7 @@ impl PathStory {
         if let Some(sequence) = this.intent_whole {
             this.barrier = true;
             this.valid_from = this.valid_from.max(sequence);
+            this.torn_from = this.torn_from.max(sequence);
         }
         let limit = this.limit();
         Ended {
@@ -117,6 +125,7 @@ impl PathStory {
             identity: this.identity,
             limit,
             valid_from: this.valid_from,
+            torn_from: this.torn_from,
             intent_chunks: this.intent_chunks,
             counts: this.counts,
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::entry::{Digest, Entry, EntryPath};
 use super::key;
-use super::limits::{CHUNK_NUMBER_MAX, GROUP_LEN};
+use super::limits::{CHUNK_NUMBER_MAX, CHUNKS_READ_MAX, GROUP_LEN};
 use super::merge::{EntryScan, Show};
 use super::run::Run;
 use super::walk::ChunkWalk;
@@ -139,7 +139,7 @@ impl Cursor {
     /// Needs 32 bytes per chunk: for the largest files see [`Self::chunk_range`].
     ///
     /// # Errors
-    /// The replica is damaged or cannot be read.
+    /// The replica is damaged or cannot be read, or more than 2^26 chunks are known.
     pub fn chunks(&mut self, path: &EntryPath, ino: u64) -> Result<Option<ChunkDigests>> {
         self.chunk_range(path, ino, 0..CHUNK_NUMBER_MAX)
     }
@@ -147,7 +147,7 @@ impl Cursor {
     /// As [`Self::chunks`], for the chunks with numbers in `range` only: the first digest is that of `range.start`.
     ///
     /// # Errors
-    /// The replica is damaged or cannot be read.
+    /// The replica is damaged or cannot be read, or more than 2^26 chunks of the range are known.
     pub fn chunk_range(
         &mut self,
         path: &EntryPath,
@@ -174,12 +174,21 @@ impl Cursor {
                 break;
             }
             for (number, digest) in (base..range.end).zip(&slots) {
-                if let Some(digest) = digest.filter(|digest| !digest.is_unknown())
-                    && number >= range.start
-                {
-                    digests.resize((number - range.start) as usize, Digest::default());
-                    digests.push(digest);
+                let Some(digest) = digest.filter(|digest| !digest.is_unknown()) else {
+                    continue;
+                };
+                let Some(at) = number.checked_sub(range.start) else {
+                    continue;
+                };
+                if at >= CHUNKS_READ_MAX {
+                    return Err(Error::new(
+                        Kind::Usage,
+                        "read the chunks of a file at once: it has too many",
+                    )
+                    .on(path.display()));
                 }
+                digests.resize(at as usize, Digest::default());
+                digests.push(digest);
             }
         }
         if digests.is_empty() && range.start == 0 {

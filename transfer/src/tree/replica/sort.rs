@@ -355,3 +355,85 @@ impl Drop for Merge {
 }
 
 const _: () = assert!(KEY_LEN_MAX + RECORD_LEN_MAX < u32::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted_by(memory_len: usize, count: u64) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::with_memory(folder.path(), memory_len);
+        let mut expected = Vec::new();
+        for sequence in 0..count {
+            let random = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            let key = format!("{:x}", random % 500).into_bytes();
+            let (class, group) = ((random % 3) as u8, random % 5);
+            let payload = vec![b'x'; (random % 50) as usize];
+            sorter.push(&key, class, group, &payload).unwrap();
+            expected.push((key, class, group, sequence, payload));
+        }
+        expected.sort();
+        let spills = sorter.spills.len();
+        let mut sorted = sorter.finish().unwrap();
+        for wanted in expected {
+            let item = sorted.next().unwrap().unwrap();
+            let found = (
+                item.key().to_vec(),
+                item.class(),
+                item.group(),
+                item.sequence(),
+                item.payload().to_vec(),
+            );
+            assert_eq!(found, wanted);
+        }
+        assert!(sorted.next().unwrap().is_none());
+        drop(sorted);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "scratch files are removed"
+        );
+        spills
+    }
+
+    #[test]
+    fn items_come_in_order_from_memory_and_from_spills() {
+        assert_eq!(sorted_by(1 << 20, 1000), 0);
+        assert!(sorted_by(4096, 1000) > 5);
+        assert!(
+            sorted_by(1024, 5000) < SPILLS_MAX,
+            "many spills are merged into one on the way"
+        );
+        assert_eq!(sorted_by(1024, 0), 0);
+    }
+
+    #[test]
+    fn a_damaged_spill_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::with_memory(folder.path(), 1024);
+        (0..500u64).for_each(|at| sorter.push(&at.to_be_bytes(), 0, 0, b"payload").unwrap());
+        let path = sorter.spills[0].clone();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let read = sorter.finish().and_then(|mut sorted| {
+            while sorted.next()?.is_some() {}
+            Ok(())
+        });
+        assert!(read.is_err());
+    }
+
+    #[test]
+    fn an_item_larger_than_the_memory_is_sorted_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::with_memory(folder.path(), 100);
+        for key in [b"c", b"a", b"b"] {
+            sorter.push(key, 0, 0, &[7; 1000]).unwrap();
+        }
+        let mut sorted = sorter.finish().unwrap();
+        for key in [b"a", b"b", b"c"] {
+            assert_eq!(sorted.next().unwrap().unwrap().key(), key);
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod exchange;
 mod golden;
+mod large;
 mod model;
 
 use super::super::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Stamp};

@@ -226,7 +226,7 @@ fn any_item() -> impl Strategy<Value = (Column, Vec<u8>, u8, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 5, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_is_exported_and_imported(generations in prop::collection::vec(any_generation(), 1..4)) {
