@@ -94,20 +94,53 @@ const TEXTS: [&str; 40] = [
     "line\nbreak\u{0}",
 ];
 
-fn text(world: &World) -> BoxedStrategy<String> {
+/// Texts that a member of this name is likely to take.
+fn likely(world: &World, name: &str) -> Vec<String> {
+    let beginning = |prefix: &str| {
+        world
+            .ids
+            .iter()
+            .filter(|id| id.starts_with(prefix))
+            .cloned()
+            .collect()
+    };
+    let some = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    match name {
+        "JobId" | "JobIds" => beginning("migrate-"),
+        "SourceServerId" | "SourceServerIds" => beginning("ss-"),
+        "InstanceId" | "InstanceIds" => beginning("ins-"),
+        "TargetRegion" => some(&["local-1"]),
+        "Zone" => some(&["local-1-1", "local-1a"]),
+        "Status" => some(&["RUNNING", "SUCCESS", "FAILED", "STOPPED", "ONLINE", "OFFLINE"]),
+        "TargetType" => some(&["Image", "Instance"]),
+        "Progress" => some(&["0", "12.5", "100", "101"]),
+        "Architecture" => some(&["x86_64", "arm64", "arm_64"]),
+        "ClientVersion" => some(&["2.1.3", "0.0.1"]),
+        "Identifier" => some(&[&"0".repeat(64), &"f".repeat(64), &"a1".repeat(32)]),
+        "StartTime" | "UpdateTime" => some(&["2026-11-21T08:00:00Z", "2999-01-01T00:00:00Z"]),
+        "Name" => some(&["job-id", "status", "source-server-id", "product", "name"]),
+        _ => Vec::new(),
+    }
+}
+
+fn text(world: &World, name: &str) -> BoxedStrategy<String> {
     let known = if world.ids.is_empty() {
         vec![String::new()]
     } else {
         world.ids.clone()
     };
-    prop_oneof![
+    let anywhere = prop_oneof![
         4 => select(known),
         6 => select(TEXTS.to_vec()).prop_map(str::to_owned),
         2 => "[a-z]{2,12}-[a-z0-9]{8}",
         1 => any::<String>(),
         1 => (0_usize..5000, "[a-zA-Z迁]").prop_map(|(length, character)| character.repeat(length)),
-    ]
-    .boxed()
+    ];
+    let likely = likely(world, name);
+    if likely.is_empty() {
+        return anywhere.boxed();
+    }
+    prop_oneof![12 => select(likely), 1 => anywhere].boxed()
 }
 
 fn anything() -> BoxedStrategy<Value> {
@@ -130,9 +163,9 @@ fn anything() -> BoxedStrategy<Value> {
 }
 
 /// A value of the type, seldom of another.
-fn of_kind(world: &Arc<World>, kind: Kind) -> BoxedStrategy<Value> {
+fn of_kind(world: &Arc<World>, name: &str, kind: Kind) -> BoxedStrategy<Value> {
     let right = match kind {
-        Kind::String => text(world).prop_map(Value::from).boxed(),
+        Kind::String => text(world, name).prop_map(Value::from).boxed(),
         Kind::Unsigned => prop_oneof![8 => 0_u64..60, 1 => any::<u64>()]
             .prop_map(Value::from)
             .boxed(),
@@ -141,7 +174,9 @@ fn of_kind(world: &Arc<World>, kind: Kind) -> BoxedStrategy<Value> {
             .boxed(),
         Kind::Bool => any::<bool>().prop_map(Value::from).boxed(),
         Kind::Float => (0.0..110.0).prop_map(|number: f64| json!(number)).boxed(),
-        Kind::List(item) => vec(of_kind(world, *item), 0..3).prop_map(Value::from).boxed(),
+        Kind::List(item) => vec(of_kind(world, name, *item), 0..3)
+            .prop_map(Value::from)
+            .boxed(),
         Kind::Structure(structure) => members(world, structure),
     };
     prop_oneof![30 => right, 1 => anything()].boxed()
@@ -151,7 +186,7 @@ fn members(world: &Arc<World>, structure: &'static Structure) -> BoxedStrategy<V
     let mut all = Just(Map::new()).boxed();
     for field in structure.fields {
         let present = if field.required { 0.97 } else { 0.25 };
-        let member = weighted(present, of_kind(world, field.kind));
+        let member = weighted(present, of_kind(world, field.name, field.kind));
         all = (all, member)
             .prop_map(|(mut members, value)| {
                 if let Some(value) = value {
