@@ -4,6 +4,7 @@
 //! against its table, and run. What it changes goes on even if the client hangs up.
 
 pub mod auth;
+pub mod body;
 mod enrol;
 pub mod listener;
 pub mod rate;
@@ -15,13 +16,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use axum::routing::{any, get};
 use csm::envelope::{self, ErrorBody};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use crate::actions;
 use crate::app::{App, Call};
@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::schema::{self, Effect};
 use crate::{clock, identity};
 use auth::Authenticated;
+use body::Bodies;
 use rate::RateLimiter;
 use request::Incoming;
 
@@ -39,10 +40,6 @@ pub const POST_BYTES_MAX: usize = 10 * 1024 * 1024;
 pub const FORM_BYTES_MAX: usize = 1024 * 1024;
 /// Largest query of a GET, in bytes: the reference's 32 KB.
 pub const QUERY_BYTES_MAX: usize = 32 * 1024;
-/// Bodies above this wait for one of few places, so that memory stays bounded: 8 × 10 MB beside 1000 × 32 KiB.
-const SMALL_BYTES_MAX: usize = 32 * 1024;
-const LARGE_AT_A_TIME: usize = 4;
-
 /// What the door needs.
 pub struct Door {
     /// What all requests share.
@@ -51,7 +48,7 @@ pub struct Door {
     pub rate: RateLimiter,
     /// Counts everything else.
     pub metrics: Metrics,
-    large: Semaphore,
+    bodies: Bodies,
 }
 
 impl Door {
@@ -63,7 +60,7 @@ impl Door {
             app,
             rate,
             metrics: Metrics::default(),
-            large: Semaphore::new(LARGE_AT_A_TIME),
+            bodies: Bodies::default(),
         }
     }
 }
@@ -209,7 +206,7 @@ async fn understand(
             "the API has one path, /",
         ));
     }
-    let (bytes, _place) = read_body(door, &parts.headers, body).await?;
+    let (bytes, _place) = door.bodies.read(&parts.headers, body).await?;
     let query = parts.uri.query().unwrap_or_default();
     let incoming = Incoming::read(&parts.method, query, &parts.headers, &bytes)?;
     let now = clock::now();
@@ -295,33 +292,4 @@ fn check_region(door: &Door, action: &schema::Action, region: &str) -> ApiResult
     }
     let message = format!("there is no region {region:.64}; there are {}", known.join(", "));
     Err(ApiError::new(Code::UnsupportedRegion, message))
-}
-
-async fn read_body<'d>(
-    door: &'d Door,
-    headers: &HeaderMap,
-    body: Body,
-) -> ApiResult<(axum::body::Bytes, Option<tokio::sync::SemaphorePermit<'d>>)> {
-    let length = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let too_large = || {
-        ApiError::new(
-            Code::LimitExceeded,
-            format!("a request has at most {POST_BYTES_MAX} bytes"),
-        )
-    };
-    if length.is_some_and(|length| length > POST_BYTES_MAX) {
-        return Err(too_large());
-    }
-    let is_large = chunked || length.is_some_and(|length| length > SMALL_BYTES_MAX);
-    let place = if is_large {
-        door.large.acquire().await.ok()
-    } else {
-        None
-    };
-    let limit = if is_large { POST_BYTES_MAX } else { SMALL_BYTES_MAX };
-    let bytes = to_bytes(body, limit).await.map_err(|_| too_large())?;
-    Ok((bytes, place))
 }

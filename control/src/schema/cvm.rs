@@ -384,7 +384,6 @@ pub(super) const ACTIONS: &[Action] = &[
         &[
             req("InstanceId", INSTANCE_ID),
             opt("MigrateResult", one_of(&["succ", "fail"])),
-            opt("SupportCloudInit", Kind::Bool),
             opt("SourceSystemInfo", SOURCE_SYSTEM_INFO),
         ],
     ),

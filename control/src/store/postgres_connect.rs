@@ -57,10 +57,11 @@ async fn connect_one(config: &Config, host: &Host, port: u16) -> Result<Client, 
 }
 
 async fn resolve(name: &str) -> Result<IpAddr, BoxError> {
-    if let Ok(address) = name.parse() {
-        return Ok(address);
-    }
-    Err(format!("give {name} as an address: names of database servers are not resolved").into())
+    let addresses = csm::dns::Resolver::default().resolve(name).await?;
+    addresses
+        .first()
+        .copied()
+        .ok_or_else(|| format!("{name} has no address").into())
 }
 
 async fn start<S>(config: &Config, stream: S) -> Result<Client, BoxError>

@@ -1,0 +1,156 @@
+//! A PostgreSQL server of its own for a test: on a Unix socket in a folder of its own, gone when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A running server.
+pub(crate) struct Cluster {
+    folder: TempDir,
+    programs: PathBuf,
+}
+
+fn programs() -> PathBuf {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .expect("the package postgresql is installed")
+        .map(|entry| entry.unwrap().path().join("bin"))
+        .collect();
+    found.sort();
+    found.pop().expect("a version of PostgreSQL is installed")
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn succeed(output: Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Cluster {
+    /// Makes and starts one.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("control-postgres-")
+            .tempdir()
+            .unwrap();
+        let cluster = Self {
+            folder,
+            programs: programs(),
+        };
+        if is_root() {
+            succeed(
+                Command::new("chown")
+                    .arg("postgres:")
+                    .arg(cluster.folder.path())
+                    .output()
+                    .unwrap(),
+            );
+        }
+        let data = cluster.data();
+        succeed(
+            cluster
+                .command("initdb")
+                .args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"])
+                .arg(&data)
+                .output()
+                .unwrap(),
+        );
+        let options = format!(
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off",
+            cluster.folder.path().display()
+        );
+        let log = cluster.folder.path().join("log");
+        succeed(
+            cluster
+                .command("pg_ctl")
+                .arg("-D")
+                .arg(&data)
+                .arg("-l")
+                .arg(&log)
+                .args(["-w", "-o", &options, "start"])
+                .output()
+                .unwrap(),
+        );
+        cluster
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A program of PostgreSQL, which refuses to run as root.
+    fn command(&self, program: &str) -> Command {
+        let path = self.programs.join(program);
+        let mut command = if is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--"]).arg(path);
+            command
+        } else {
+            Command::new(path)
+        };
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    /// Makes a database and gives its URL.
+    pub(crate) fn database(&self, name: &str) -> String {
+        self.run("postgres", &format!("CREATE DATABASE {name}"));
+        format!("postgres://postgres@{}/{name}", encoded(self.folder.path()))
+    }
+
+    /// Runs a statement.
+    pub(crate) fn run(&self, database: &str, statement: &str) -> String {
+        let mut command = self.command("psql");
+        command.arg("-h").arg(self.folder.path()).args([
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+        ]);
+        succeed(command.output().unwrap())
+    }
+
+    /// Ends all connections to a database, as a restart of the server would.
+    pub(crate) fn cut_connections(&self, database: &str) {
+        self.run(
+            "postgres",
+            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"),
+        );
+        // The client learns of it when its connection's task reads the end.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// A socket's folder as the host of a URL.
+fn encoded(folder: &Path) -> String {
+    folder.display().to_string().replace('/', "%2F")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stopped = self
+            .command("pg_ctl")
+            .arg("-D")
+            .arg(self.data())
+            .args(["-m", "immediate", "-w", "stop"])
+            .output();
+        if !stopped.is_ok_and(|output| output.status.success()) {
+            println!(
+                "the test's PostgreSQL server in {} may still run",
+                self.folder.path().display()
+            );
+        }
+    }
+}

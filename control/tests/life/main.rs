@@ -1,0 +1,10 @@
+//! Lives of jobs, sources, instances, keys and images, through the program and its API only.
+
+#[path = "../../src/store/tests/cluster.rs"]
+mod cluster;
+mod images;
+mod jobs;
+mod keys;
+mod plane;
+mod sources;
+mod storage;
