@@ -67,7 +67,7 @@ pub(super) fn check_usable(instance: &Instance) -> ApiResult<()> {
 /// As [`check_usable`], but migration mode may be on.
 pub(super) fn check_resumable(instance: &Instance) -> ApiResult<()> {
     match instance.migration.as_ref().map(|migration| migration.phase) {
-        Some(MigrationPhase::Active) => check_state(instance),
+        Some(MigrationPhase::Entering | MigrationPhase::Active) => check_state(instance),
         _ => check_usable(instance),
     }
 }

@@ -217,7 +217,8 @@ impl Plane {
     /// Exchanges an enrolment code: credentials, or the error code.
     pub(crate) fn enrol(&self, code: &str) -> Result<Agent<'_>, String> {
         let code = csm::Secret::new(code);
-        match self.runtime.block_on(self.client.enrol(&code)) {
+        let unsigned = client(&self.address, Credential::default());
+        match self.runtime.block_on(unsigned.enrol(&code)) {
             Ok(enrolment) => Ok(Agent {
                 plane: self,
                 client: client(&self.address, enrolment.credential.clone()),
