@@ -14,7 +14,12 @@ pub(crate) struct Cluster {
 fn programs() -> PathBuf {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .expect("the package postgresql is installed")
-        .map(|entry| entry.unwrap().path().join("bin"))
+        .map(|entry| {
+            entry
+                .expect("PostgreSQL's programs and a temporary folder are usable")
+                .path()
+                .join("bin")
+        })
         .collect();
     found.sort();
     found.pop().expect("a version of PostgreSQL is installed")
@@ -40,7 +45,7 @@ impl Cluster {
         let folder = tempfile::Builder::new()
             .prefix("control-postgres-")
             .tempdir()
-            .unwrap();
+            .expect("PostgreSQL's programs and a temporary folder are usable");
         let cluster = Self {
             folder,
             programs: programs(),
@@ -51,7 +56,7 @@ impl Cluster {
                     .arg("postgres:")
                     .arg(cluster.folder.path())
                     .output()
-                    .unwrap(),
+                    .expect("PostgreSQL's programs and a temporary folder are usable"),
             );
         }
         let data = cluster.data();
@@ -61,7 +66,7 @@ impl Cluster {
                 .args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"])
                 .arg(&data)
                 .output()
-                .unwrap(),
+                .expect("PostgreSQL's programs and a temporary folder are usable"),
         );
         let options = format!(
             "-c listen_addresses= -c unix_socket_directories={} -c fsync=off",
@@ -77,7 +82,7 @@ impl Cluster {
                 .arg(&log)
                 .args(["-w", "-o", &options, "start"])
                 .output()
-                .unwrap(),
+                .expect("PostgreSQL's programs and a temporary folder are usable"),
         );
         cluster
     }
@@ -119,7 +124,11 @@ impl Cluster {
             "-c",
             statement,
         ]);
-        succeed(command.output().unwrap())
+        succeed(
+            command
+                .output()
+                .expect("PostgreSQL's programs and a temporary folder are usable"),
+        )
     }
 
     /// Ends all connections to a database, as a restart of the server would.
@@ -146,11 +155,11 @@ impl Drop for Cluster {
             .arg(self.data())
             .args(["-m", "immediate", "-w", "stop"])
             .output();
-        if !stopped.is_ok_and(|output| output.status.success()) {
-            println!(
-                "the test's PostgreSQL server in {} may still run",
-                self.folder.path().display()
-            );
-        }
+        // A server that goes on running would be a defect of this test; one that is gone already is not.
+        let is_stopped = stopped.is_ok_and(|output| output.status.success());
+        assert!(
+            is_stopped || std::thread::panicking(),
+            "the test's PostgreSQL server still runs"
+        );
     }
 }
