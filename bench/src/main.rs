@@ -61,6 +61,9 @@ pub struct RunArgs {
     /// Only these tools, for instance go2cloud,rsync-daemon
     #[arg(long, value_delimiter = ',')]
     pub tools: Vec<String>,
+    /// Further flag of go2cloud sync, for instance --flag=--compress=off; may be repeated
+    #[arg(long = "flag", allow_hyphen_values = true)]
+    pub flags: Vec<String>,
     /// Compare what go2cloud copied with the source, once for each row
     #[arg(long)]
     pub verify: bool,

@@ -14,6 +14,8 @@ use crate::network::{Link, Network, run};
 pub(crate) struct Site {
     folder: TempDir,
     programs: PathBuf,
+    /// Further flags of `go2cloud sync`.
+    pub(crate) flags: Vec<String>,
     /// The link in use.
     pub link: Link,
     /// Both namespaces.
@@ -64,6 +66,7 @@ impl Site {
         Ok(Self {
             folder,
             programs,
+            flags: args.flags.clone(),
             link: Link::Unlimited,
             network: Network::new(Link::Unlimited)?,
         })

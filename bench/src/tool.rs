@@ -189,7 +189,8 @@ impl Tool {
                     .arg(site.path("secret"))
                     .arg("--state")
                     .arg(job.state.join("state"))
-                    .args(["--rounds", &job.rounds.max(1).to_string()]);
+                    .args(["--rounds", &job.rounds.max(1).to_string()])
+                    .args(&site.flags);
                 if let Some(limit) = job.limit {
                     command.args(["--bandwidth-limit", &limit.to_string()]);
                 }

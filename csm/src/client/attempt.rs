@@ -68,7 +68,9 @@ impl Signer<'_> {
         }?;
         if !signed.headers.contains_key("x-tc-traceid") {
             let trace_id = format!("{:016x}", random());
-            signed.headers.insert("x-tc-traceid", header(call, "trace id", &trace_id)?);
+            signed
+                .headers
+                .insert("x-tc-traceid", header(call, "trace id", &trace_id)?);
         }
         Ok(signed)
     }
