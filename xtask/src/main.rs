@@ -1,2 +1,46 @@
-//! Placeholder.
-fn main() {}
+//! Repository chores: `cargo xtask COMMAND`.
+
+mod layers;
+mod packages;
+mod tests_run;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Repository chores
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  layers     Check that the crates depend on each other only as docs/ARCHITECTURE.md draws it
+  packages   Install the Debian packages that the tests need (as root, where apt-get exists)
+  test       Install packages, build the programs, run every test; further arguments go to the test runner
+  help       Print this
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_else(|| "help".to_owned());
+    let done = match command.as_str() {
+        "layers" => layers::check(),
+        "packages" => packages::install(),
+        "test" => tests_run::run(arguments),
+        "help" | "--help" | "-h" => {
+            say(HELP);
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("there is no chore {other:?}; see cargo xtask help")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "chores talk to whoever runs them")]
+fn say(text: &str) {
+    eprintln!("{}", text.trim_end());
+}
