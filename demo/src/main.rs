@@ -32,7 +32,11 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = arguments.first().map(PathBuf::from);
-    match name.as_ref().and_then(|name| name.file_name()).and_then(|name| name.to_str()) {
+    match name
+        .as_ref()
+        .and_then(|name| name.file_name())
+        .and_then(|name| name.to_str())
+    {
         Some("go2cloud") => agent::main_from(arguments),
         Some("go2cloud-receiver") => receiver::main_from(arguments),
         Some("go2cloud-control") => control::main_from(arguments),

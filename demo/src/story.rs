@@ -24,17 +24,24 @@ pub(crate) enum End {
 
 /// Migrates `directory`.
 pub(crate) fn tell(directory: &Path, work: &Path, bandwidth_limit: Option<u64>) -> Result<End> {
-    let directory =
-        directory.canonicalize().with_context(|| format!("find the directory {}", directory.display()))?;
+    let directory = directory
+        .canonicalize()
+        .with_context(|| format!("find the directory {}", directory.display()))?;
     if !directory.is_dir() {
         bail!("{} is not a directory: name one to migrate", directory.display());
     }
     world::watch_signals()?;
     let world = World::open(work)?;
     let mut cloud = Cloud::start(&world)?;
-    say(&format!("control plane  https://{} ({})", cloud.address, cloud.fingerprint));
+    say(&format!(
+        "control plane  https://{} ({})",
+        cloud.address, cloud.fingerprint
+    ));
     let migration = Migration::prepare(&world, &cloud, &directory)?;
-    say(&format!("instance       {} (receives into {})", migration.instance, migration.result));
+    say(&format!(
+        "instance       {} (receives into {})",
+        migration.instance, migration.result
+    ));
     let mut agent = migration.start_agent(&world, &cloud, &directory)?;
     let ended = migration.accompany(&mut cloud, &mut agent, bandwidth_limit);
     if world::is_interrupted() {
@@ -64,15 +71,23 @@ impl Migration {
     /// Takes up the instance of an interrupted run, or makes one.
     fn prepare(world: &World, cloud: &Cloud<'_>, directory: &Path) -> Result<Self> {
         let subject = world.path("subject");
-        let known: Option<Value> = std::fs::read(&subject).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let known: Option<Value> = std::fs::read(&subject)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
         let known = known.filter(|known| known["source"] == directory.display().to_string().as_str());
         let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
         if let Some(known) = known {
             say("taking up the interrupted migration");
-            return Ok(Self { instance: text(&known, "instance"), result: text(&known, "result") });
+            return Ok(Self {
+                instance: text(&known, "instance"),
+                result: text(&known, "result"),
+            });
         }
         let made = cloud.ask(&["instance", "create", "--name", "demo"])?;
-        let migration = Self { instance: text(&made, "InstanceId"), result: text(&made, "Directory") };
+        let migration = Self {
+            instance: text(&made, "InstanceId"),
+            result: text(&made, "Directory"),
+        };
         let known = serde_json::json!({
             "source": directory.display().to_string(),
             "instance": migration.instance,
@@ -85,8 +100,17 @@ impl Migration {
     /// Starts the agent; it registers and waits for a job, and shows its progress itself.
     fn start_agent(&self, world: &World, cloud: &Cloud<'_>, directory: &Path) -> Result<Running> {
         let mut command = world.program("go2cloud");
-        command.args(["-region", "local", "-endpoint", &cloud.address, "-fingerprint", &cloud.fingerprint]);
-        command.args(["-once", "-ignore-check", "-source-root"]).arg(directory);
+        command.args([
+            "-region",
+            "local",
+            "-endpoint",
+            &cloud.address,
+            "-fingerprint",
+            &cloud.fingerprint,
+        ]);
+        command
+            .args(["-once", "-ignore-check", "-source-root"])
+            .arg(directory);
         command.arg("-state").arg(world.path("agent"));
         Running::start("the agent", cloud.with_key(&mut command))
     }
@@ -112,7 +136,11 @@ impl Migration {
         loop {
             pause(cloud)?;
             let sources = cloud.ask(&["source", "list"])?;
-            let online = sources.as_array().into_iter().flatten().find(|source| source["Status"] == "ONLINE");
+            let online = sources
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|source| source["Status"] == "ONLINE");
             if let Some(id) = online.and_then(|source| source["SourceServerId"].as_str()) {
                 say(&format!("source         {id} registered and online"));
                 return Ok(id.to_owned());
@@ -121,7 +149,10 @@ impl Migration {
                 bail!("the agent ended before it registered ({status})");
             }
             if begin.elapsed() > REGISTER_PATIENCE {
-                bail!("the agent did not register within {} s", REGISTER_PATIENCE.as_secs());
+                bail!(
+                    "the agent did not register within {} s",
+                    REGISTER_PATIENCE.as_secs()
+                );
             }
         }
     }
@@ -130,7 +161,8 @@ impl Migration {
     fn job(&self, cloud: &Cloud<'_>, source: &str, limit: Option<u64>) -> Result<String> {
         let jobs = cloud.ask(&["job", "list", "--source", source])?;
         let unfinished = jobs.as_array().into_iter().flatten().find(|job| {
-            job["InstanceId"] == self.instance.as_str() && !matches!(job["Status"].as_str(), Some("SUCCESS" | "DELETED"))
+            job["InstanceId"] == self.instance.as_str()
+                && !matches!(job["Status"].as_str(), Some("SUCCESS" | "DELETED"))
         });
         if let Some(job) = unfinished {
             let id = job["JobId"].as_str().unwrap_or_default().to_owned();
@@ -142,8 +174,17 @@ impl Migration {
         }
         let limit = limit.unwrap_or(0).to_string();
         let create = [
-            "job", "create", "--source", source, "--instance", &self.instance, "--name", "demo", "--checksum",
-            "--bandwidth-limit", &limit,
+            "job",
+            "create",
+            "--source",
+            source,
+            "--instance",
+            &self.instance,
+            "--name",
+            "demo",
+            "--checksum",
+            "--bandwidth-limit",
+            &limit,
         ];
         let made = cloud.ask(&create)?;
         let id = made["JobId"].as_str().context("make the job")?.to_owned();
@@ -179,7 +220,10 @@ fn conclude(world: &World, job: &Value, migration: &Migration, directory: &Path)
             job["LastReportMessage"]["Messages"]
         );
     }
-    say(&format!("job            {} {status}", job["JobId"].as_str().unwrap_or_default()));
+    say(&format!(
+        "job            {} {status}",
+        job["JobId"].as_str().unwrap_or_default()
+    ));
     say(&format!("source         {}", directory.display()));
     say(&format!("result         {}", migration.result));
     std::fs::write(world.path("finished"), b"").context("note the end")

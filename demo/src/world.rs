@@ -50,16 +50,22 @@ impl World {
         std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let lock = std::fs::File::create(folder.join("lock")).context("make the lock file")?;
         if lock.try_lock().is_err() {
-            bail!("another demo runs in {}: wait for it, or use --work", folder.display());
+            bail!(
+                "another demo runs in {}: wait for it, or use --work",
+                folder.display()
+            );
         }
-        let world = Self { folder: folder.to_owned(), _lock: lock };
+        let world = Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+        };
         if world.path("finished").exists() {
             for name in ["cloud", "agent", "programs", "subject"] {
                 let path = world.path(name);
                 if path.symlink_metadata().is_ok() {
-                    std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).with_context(|| {
-                        format!("clear away what the last demo left: {}", path.display())
-                    })?;
+                    std::fs::remove_dir_all(&path)
+                        .or_else(|_| std::fs::remove_file(&path))
+                        .with_context(|| format!("clear away what the last demo left: {}", path.display()))?;
                 }
             }
             std::fs::remove_file(world.path("finished")).context("clear away what the last demo left")?;
@@ -117,7 +123,9 @@ impl Running {
 
     /// Its end, if it has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().with_context(|| format!("wait for {}", self.name))
+        self.child
+            .try_wait()
+            .with_context(|| format!("wait for {}", self.name))
     }
 
     /// Asks it to end and waits; kills it when it does not.

@@ -23,7 +23,10 @@ pub(crate) fn check() -> Result<()> {
         crate::say("layers: every arrow is drawn in docs/ARCHITECTURE.md");
         return Ok(());
     }
-    bail!("arrows that docs/ARCHITECTURE.md does not draw:\n  {}", found.join("\n  "))
+    bail!(
+        "arrows that docs/ARCHITECTURE.md does not draw:\n  {}",
+        found.join("\n  ")
+    )
 }
 
 fn metadata() -> Result<Value> {
@@ -33,19 +36,30 @@ fn metadata() -> Result<Value> {
         .output()
         .context("run cargo metadata")?;
     if !output.status.success() {
-        bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     serde_json::from_slice(&output.stdout).context("understand cargo metadata")
 }
 
 /// Arrows of any kind (normal, build, test) inside the workspace that the list does not have.
 fn violations(metadata: &Value) -> Result<Vec<String>> {
-    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
-    let names: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata lists no packages")?;
+    let names: BTreeSet<&str> = packages
+        .iter()
+        .filter_map(|package| package["name"].as_str())
+        .collect();
     let mut found = Vec::new();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
-        let allowed = ARROWS.iter().find(|(from, _)| *from == name).map_or(&[][..], |(_, to)| to);
+        let allowed = ARROWS
+            .iter()
+            .find(|(from, _)| *from == name)
+            .map_or(&[][..], |(_, to)| to);
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
             if names.contains(to) && !allowed.contains(&to) {
@@ -68,7 +82,10 @@ mod tests {
     #[test]
     fn a_forbidden_arrow_is_found() {
         let package = |name: &str, to: &[&str]| {
-            let dependencies: Vec<_> = to.iter().map(|name| serde_json::json!({ "name": name })).collect();
+            let dependencies: Vec<_> = to
+                .iter()
+                .map(|name| serde_json::json!({ "name": name }))
+                .collect();
             serde_json::json!({ "name": name, "dependencies": dependencies })
         };
         let metadata = serde_json::json!({ "packages": [

@@ -29,7 +29,9 @@ fn main() -> ExitCode {
             say(HELP);
             Ok(())
         }
-        other => Err(anyhow::anyhow!("there is no chore {other:?}; see cargo xtask help")),
+        other => Err(anyhow::anyhow!(
+            "there is no chore {other:?}; see cargo xtask help"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,13 +30,20 @@ const PACKAGES: [&str; 20] = [
 
 /// Installs what is missing. Where that is not possible the tests say themselves what they lack.
 pub(crate) fn install() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
+    let missing: Vec<&str> = PACKAGES
+        .into_iter()
+        .filter(|package| !is_installed(package))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let root =
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !root || Command::new("apt-get").arg("--version").output().is_err() {
-        crate::say(&format!("install these packages (as root) for all tests to run: {}", missing.join(" ")));
+        crate::say(&format!(
+            "install these packages (as root) for all tests to run: {}",
+            missing.join(" ")
+        ));
         return Ok(());
     }
     crate::say(&format!("installing {}", missing.join(" ")));
@@ -45,7 +52,9 @@ pub(crate) fn install() -> Result<()> {
 }
 
 fn is_installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .output();
     query.is_ok_and(|answer| answer.status.success() && answer.stdout == b"installed")
 }
 
@@ -58,5 +67,9 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    bail!("apt-get {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr))
+    bail!(
+        "apt-get {} failed:\n{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

@@ -7,8 +7,14 @@ use anyhow::{Context, Result, bail};
 /// Packages, programs, tests.
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     crate::packages::install()?;
-    cargo(&["build", "--locked", "--release", "--workspace", "--bins"], std::iter::empty())?;
-    let has_nextest = Command::new("cargo-nextest").arg("--version").output().is_ok_and(|answer| answer.status.success());
+    cargo(
+        &["build", "--locked", "--release", "--workspace", "--bins"],
+        std::iter::empty(),
+    )?;
+    let has_nextest = Command::new("cargo-nextest")
+        .arg("--version")
+        .output()
+        .is_ok_and(|answer| answer.status.success());
     let runner: &[&str] = if has_nextest {
         &["nextest", "run", "--locked", "--release", "--workspace"]
     } else {
@@ -19,6 +25,14 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
 
 fn cargo(command: &[&str], arguments: impl Iterator<Item = String>) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo).args(command).args(arguments).status().context("run cargo")?;
-    if status.success() { Ok(()) } else { bail!("cargo {} failed", command[0]) }
+    let status = Command::new(cargo)
+        .args(command)
+        .args(arguments)
+        .status()
+        .context("run cargo")?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("cargo {} failed", command[0])
+    }
 }
