@@ -1,6 +1,7 @@
 //! What end-to-end tests share: random trees, file systems to put them on, and a comparison that owes nothing to the
 //! code under test. The tests themselves drive the programs only.
 
+pub mod bed;
 pub mod compare;
 pub mod control;
 pub mod dice;

@@ -67,6 +67,8 @@ pub struct TreeSource {
     pub excludes: Vec<String>,
     /// Absolute paths that are never copied whatever the rules say: the agent's own folder, the state folder.
     pub never: Vec<PathBuf>,
+    /// Whether to count in the background how much there is, so that progress can tell the remaining time.
+    pub estimate: bool,
 }
 
 /// How frames are compressed.

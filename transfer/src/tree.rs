@@ -4,6 +4,7 @@ pub mod apply;
 pub mod baseline;
 pub mod capture;
 pub mod entry;
+pub mod estimate;
 pub mod filter;
 pub mod journal;
 pub mod links;

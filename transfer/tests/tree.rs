@@ -55,6 +55,7 @@ impl Bed {
                 cross_mounts: false,
                 excludes: Vec::new(),
                 never: Vec::new(),
+                estimate: false,
             }),
             state: self.path("state"),
             throttle: Arc::new(Throttle::new(0)),

@@ -119,6 +119,7 @@ fn copy(
             cross_mounts: plan.source_root == Path::new("/"),
             excludes,
             never: never_copied(&state),
+            estimate: true,
         }),
         state,
         throttle: Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024)),

@@ -81,6 +81,7 @@ impl Plan {
                 cross_mounts: args.cross_mounts,
                 excludes,
                 never: never_copied(&state),
+                estimate: true,
             }),
             Named::Disks(disks) => SourceVolume::Disks(disks),
         };

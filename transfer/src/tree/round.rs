@@ -16,6 +16,7 @@ use crate::source::counters::{Counters, Meter};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::entry::{Entry, Time};
+use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::links;
 use crate::tree::operation::Operation;
@@ -47,6 +48,8 @@ pub struct Ground<'a> {
     pub observer: &'a dyn Observer,
     /// What the target told.
     pub findings: &'a Findings,
+    /// How much there is, while no baseline tells.
+    pub estimate: &'a Estimate,
 }
 
 /// The frames and files of a session are numbered through all its rounds.
@@ -136,6 +139,11 @@ pub fn run(ground: &Ground<'_>, session: &mut Session<'_>, baseline: &Baseline, 
                     dispatcher.close();
                 }
                 let durable = ground.findings.durable_bytes.load(Ordering::Relaxed);
+                let totals = if totals.0 > 0 {
+                    totals
+                } else {
+                    ground.estimate.totals()
+                };
                 let progress = meter.progress(counters, *round, totals, durable);
                 ground.observer.event(&Event::Progress(progress));
                 nap(PROGRESS_PERIOD, &over);

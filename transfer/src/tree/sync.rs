@@ -17,6 +17,7 @@ use crate::source::counters::{Counters, Meter, get};
 use crate::source::{Retry, Rounds, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
+use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::replica::Record;
 use crate::tree::round::{self, Ground, Numbers, Session, Tally};
@@ -46,6 +47,11 @@ pub fn sync(
     let never = never_copied(source, &plan.state);
     let governor = Governor::new(plan.compression);
     let findings = Findings::default();
+    let estimate = if source.estimate {
+        Estimate::start(source)
+    } else {
+        Estimate::default()
+    };
     let ground = Ground {
         root: &root,
         filter: &filter,
@@ -55,6 +61,7 @@ pub fn sync(
         governor: &governor,
         observer,
         findings: &findings,
+        estimate: &estimate,
     };
     let migration = migration_id(&source.root)?;
     let mut run = Run {

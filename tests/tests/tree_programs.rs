@@ -1,0 +1,308 @@
+//! `go2cloud sync` with `go2cloud-receiver --into`: copies, interruptions, refusals. Every failure ends with a retry and a
+//! comparison of every byte.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use go2cloud_tests::bed::{self, Bed};
+use go2cloud_tests::compare::{self, Options};
+use go2cloud_tests::dice::Dice;
+use go2cloud_tests::maketree;
+use go2cloud_tests::medium::{Format, Medium};
+
+fn assert_equal(bed: &Bed) -> compare::Report {
+    let report = compare::compare(&bed.source, &bed.target, Options::default());
+    report.assert_equal();
+    report
+}
+
+/// Bytes that do not compress.
+fn noise(path: &Path, seed: u64, len: usize) {
+    let mut bytes = vec![0; len];
+    Dice::new(seed).fill(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Lets the clock go past the margin within which a time proves nothing.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
+#[test]
+fn a_large_tree_is_copied_and_compared_entry_by_entry() {
+    // File systems of their own: they go with their sealed files, whatever those refuse.
+    let media = [(); 2].map(|()| Medium::new(Format::Ext4, 3000).unwrap());
+    let mut bed = Bed::new();
+    bed.source = media[0].path().join("source");
+    bed.target = media[1].path().join("target");
+    for path in [&bed.source, &bed.target] {
+        std::fs::create_dir(path).unwrap();
+    }
+    std::fs::create_dir(bed.source.join("code")).unwrap();
+    maketree::source_code(&bed.source.join("code"), 1, 48_000).unwrap();
+    std::fs::create_dir(bed.source.join("mixed")).unwrap();
+    maketree::everything(&bed.source.join("mixed"), 2, 3_000).unwrap();
+    std::fs::create_dir(bed.source.join("long")).unwrap();
+    for index in 0..8 {
+        noise(&bed.source.join(format!("long/{index}")), index, 100 << 20);
+    }
+    settle();
+    let receiver = bed.receiver();
+    let run = bed.sync(&receiver.address, &["--checksum"]);
+    run.assert_done();
+    let report = assert_equal(&bed);
+    assert!(report.entries >= 50_000, "{} entries", report.entries);
+    assert!(report.bytes >= 1 << 30, "{} bytes", report.bytes);
+    assert!(run.summary()["verified"]["compared"].as_u64().unwrap() >= 50_000);
+
+    let again = bed.sync(&receiver.address, &[]);
+    again.assert_done();
+    assert_eq!(
+        (
+            again.number("bytes_data"),
+            again.number("sent"),
+            again.number("deleted")
+        ),
+        (0, 0, 0),
+        "{again:?}"
+    );
+}
+
+/// 96 MiB that do not compress, in small and long files.
+fn interruptible(bed: &Bed) {
+    for index in 0..64 {
+        noise(&bed.source.join(format!("small{index}")), index, 512 << 10);
+    }
+    for index in 0..4 {
+        noise(&bed.source.join(format!("long{index}")), 100 + index, 16 << 20);
+    }
+    settle();
+}
+
+/// A third of the data is durable.
+fn durable_third(event: &serde_json::Value) -> bool {
+    event["bytes_durable"]
+        .as_u64()
+        .is_some_and(|bytes| bytes > 32 << 20)
+}
+
+#[test]
+fn a_killed_agent_goes_on_and_sends_nothing_twice() {
+    let bed = Bed::new();
+    interruptible(&bed);
+    let receiver = bed.receiver();
+    let event = bed.sync_and_kill(&receiver.address, &["--bandwidth-limit", "12000"], durable_third);
+    let durable = event["bytes_durable"].as_u64().unwrap();
+    let run = bed.sync(&receiver.address, &["--checksum"]);
+    run.assert_done();
+    assert_equal(&bed);
+    let total = bed::content_len(&bed.source);
+    let wire = run.number("bytes_wire");
+    assert!(
+        wire < total - durable + (4 << 20),
+        "{wire} bytes sent again, {durable} of {total} were durable"
+    );
+}
+
+#[test]
+fn a_killed_receiver_goes_on_and_is_sent_nothing_twice() {
+    let bed = Bed::new();
+    interruptible(&bed);
+    let receiver = bed.receiver();
+    let address = receiver.address.clone();
+    let mut receiver = Some(receiver);
+    let mut durable = 0;
+    let run = {
+        use std::io::{BufRead, BufReader};
+        let mut command = bed.command(&address);
+        command.args(["--bandwidth-limit", "12000", "--no-retry"]);
+        let mut process = command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        for line in BufReader::new(process.stdout.take().unwrap()).lines() {
+            let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if durable_third(&event) && receiver.is_some() {
+                durable = event["bytes_durable"].as_u64().unwrap();
+                receiver.take().unwrap().kill();
+            }
+        }
+        bed::finished(process.wait_with_output().unwrap())
+    };
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("To go on"), "{}", run.stderr);
+    assert!(durable > 0);
+    let receiver = bed.receiver();
+    let run = bed.sync(&receiver.address, &["--checksum"]);
+    run.assert_done();
+    assert_equal(&bed);
+    let total = bed::content_len(&bed.source);
+    let wire = run.number("bytes_wire");
+    assert!(
+        wire < total - durable + (4 << 20),
+        "{wire} bytes sent again, {durable} of {total} were durable"
+    );
+}
+
+#[test]
+fn a_wrong_secret_is_refused_with_a_remedy() {
+    let bed = Bed::new();
+    noise(&bed.source.join("file"), 1, 1000);
+    let receiver = bed.receiver();
+    let right = std::fs::read(bed.path("key")).unwrap();
+    bed.write_secret("key");
+    let run = bed.sync(&receiver.address, &[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("same secret file"), "{}", run.stderr);
+    assert_eq!(std::fs::read_dir(&bed.target).unwrap().count(), 0);
+    std::fs::write(bed.path("key"), right).unwrap();
+    bed.sync(&receiver.address, &[]).assert_done();
+    assert_equal(&bed);
+}
+
+#[test]
+fn a_cut_connection_is_an_error_without_retry_and_healed_with_it() {
+    let bed = Bed::new();
+    interruptible(&bed);
+    let receiver = bed.receiver();
+    // Every data connection is cut after 4 MiB, the first time around.
+    let cutting = bed::relay(&receiver.address, |number, carried, _| {
+        number >= 6 || carried < 4 << 20
+    });
+    let run = bed.sync(&cutting, &["--no-retry", "--connections", "4"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("To go on"), "{}", run.stderr);
+    let cutting = bed::relay(&receiver.address, |number, carried, _| {
+        number >= 6 || carried < 4 << 20
+    });
+    let run = bed.sync(&cutting, &["--connections", "4"]);
+    run.assert_done();
+    assert!(run.number("resumes") >= 1, "{run:?}");
+    assert_equal(&bed);
+}
+
+#[test]
+fn a_flipped_byte_on_the_wire_is_noticed_and_nothing_of_it_written() {
+    let bed = Bed::new();
+    interruptible(&bed);
+    let receiver = bed.receiver();
+    let flipped = AtomicBool::new(false);
+    let flipping = bed::relay(&receiver.address, move |_, carried, piece| {
+        if carried > 1 << 20 && !flipped.swap(true, Ordering::AcqRel) {
+            piece[piece.len() / 2] ^= 0x10;
+        }
+        true
+    });
+    let run = bed.sync(&flipping, &["--no-retry"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(!run.stderr.is_empty());
+    let run = bed.sync(&flipping, &["--checksum"]);
+    run.assert_done();
+    assert_equal(&bed);
+}
+
+#[test]
+fn a_full_target_disk_is_an_error_with_a_remedy_and_goes_on_when_there_is_room() {
+    let medium = Medium::new(Format::Ext4, 64).unwrap();
+    let mut bed = Bed::new();
+    bed.target = medium.path().join("into");
+    std::fs::create_dir(&bed.target).unwrap();
+    noise(&medium.path().join("ballast"), 9, 24 << 20);
+    for index in 0..40 {
+        noise(&bed.source.join(format!("f{index}")), index, 1 << 20);
+    }
+    settle();
+    let receiver = bed.receiver();
+    let run = bed.sync(&receiver.address, &[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("free space"), "{}", run.stderr);
+    std::fs::remove_file(medium.path().join("ballast")).unwrap();
+    let run = bed.sync(&receiver.address, &["--checksum"]);
+    run.assert_done();
+    assert_equal(&bed);
+    drop(receiver);
+}
+
+#[test]
+fn missing_directories_are_usage_errors_on_both_sides() {
+    let mut bed = Bed::new();
+    let receiver = bed.receiver();
+    bed.source = bed.path("not there");
+    let run = bed.sync(&receiver.address, &[]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("not there"), "{}", run.stderr);
+    let output = Command::new(go2cloud_tests::control::program("go2cloud-receiver"))
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--into",
+            "/no/such/directory",
+            "--secret-file",
+        ])
+        .arg(bed.path("key"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/directory"));
+}
+
+#[test]
+fn an_unreadable_file_is_named_and_the_rest_copied() {
+    let bed = Bed::new();
+    noise(&bed.source.join("readable"), 1, 5000);
+    noise(&bed.source.join("secret"), 2, 5000);
+    std::fs::set_permissions(bed.source.join("secret"), std::fs::Permissions::from_mode(0)).unwrap();
+    settle();
+    let receiver = bed.receiver();
+    // Root reads everything; another user does not.
+    std::fs::create_dir(bed.path("state")).unwrap();
+    for path in ["", "source", "state", "key"] {
+        std::os::unix::fs::chown(bed.path(path), Some(65534), Some(65534)).unwrap();
+    }
+    let program = go2cloud_tests::control::program("go2cloud");
+    let copy = bed.path("go2cloud");
+    std::fs::copy(program, &copy).unwrap();
+    let plain = bed.command(&receiver.address);
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy)
+        .args(plain.get_args())
+        .output()
+        .unwrap();
+    let run = bed::finished(output);
+    assert_eq!(run.code, Some(23), "{run:?}");
+    assert!(
+        run.summary()["skipped"].to_string().contains("\"secret\""),
+        "{run:?}"
+    );
+    assert!(bed.target.join("readable").exists());
+    assert!(
+        !bed.target.join("secret").exists(),
+        "nothing half-written is taken for done"
+    );
+    bed.sync(&receiver.address, &["--checksum"]).assert_done();
+    assert_equal(&bed);
+}
+
+#[test]
+fn the_programs_run_in_an_empty_root_directory() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["go2cloud", "go2cloud-receiver", "go2cloud-control"] {
+        let inside = root.path().join(name);
+        std::fs::copy(go2cloud_tests::control::program(name), &inside).unwrap();
+        let output = Command::new("chroot")
+            .arg(root.path())
+            .arg(format!("/{name}"))
+            .arg("--version")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")),
+            "{name}: {output:?}"
+        );
+    }
+}
