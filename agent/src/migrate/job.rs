@@ -367,6 +367,7 @@ impl Running<'_> {
                 cross_mounts: plan.source_root == std::path::Path::new("/"),
                 excludes,
                 never: never_copied(&state),
+                estimate: true,
             }),
             state,
             throttle: Arc::clone(&self.throttle),
