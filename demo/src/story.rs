@@ -102,7 +102,7 @@ impl Migration {
         let mut command = world.program("go2cloud");
         command.args([
             "-region",
-            "local",
+            "local-1",
             "-endpoint",
             &cloud.address,
             "-fingerprint",

@@ -23,17 +23,25 @@ pub(crate) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Acquire)
 }
 
-/// Notices Ctrl-C and SIGTERM from now on: a thread waits for them.
+/// Notices Ctrl-C and SIGTERM from now on: a thread waits for them. Nothing is blocked, for children would inherit it.
 pub(crate) fn watch_signals() -> Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("block signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("watch for signals")?;
+    let (mut interrupt, mut terminate) = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     std::thread::spawn(move || {
-        while signals.wait().is_ok() {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
             INTERRUPTED.store(true, Ordering::Release);
-        }
+        });
     });
     Ok(())
 }
