@@ -148,7 +148,7 @@ fn each_violation_of_a_job_has_its_code() {
 }
 
 #[test]
-fn each_violation_of_reports_sources_and_lists_has_its_code() {
+fn each_violation_of_reports_and_sources_has_its_code() {
     let job = |name: &str, value: Value| {
         violate(
             "ModifyMigrationJob",
@@ -197,6 +197,10 @@ fn each_violation_of_reports_sources_and_lists_has_its_code() {
         Some(Code::InvalidParameterValue)
     );
     assert_eq!(register("Architecture", json!("arm64")), None);
+}
+
+#[test]
+fn each_violation_of_lists_and_ids_has_its_code() {
     for limit in [json!(0), json!(51)] {
         let code = violate("DescribeMigrationJobs", json!({"Limit": limit}));
         assert_eq!(code, Some(Code::ParameterValueNotSupportValue));

@@ -34,52 +34,75 @@ fn announced_is_refused(plane: &Plane, job_id: &str) -> Vec<String> {
     denied.into_iter().map(|(action, _)| action).collect()
 }
 
+/// A job to an instance, not started.
+struct Life {
+    plane: Plane,
+    instance: String,
+    job: String,
+}
+
+impl Life {
+    fn begin() -> Self {
+        let plane = Plane::start(&[]);
+        let (source, instance) = (plane.source('a'), plane.instance());
+        let made = plane.csm("CreateMigrationJob", job_to(&source, &instance));
+        let job = made["JobId"].as_str().unwrap().to_owned();
+        Self { plane, instance, job }
+    }
+
+    fn act(&self, action: &str) {
+        self.plane.csm(action, json!({"JobId": self.job}));
+    }
+
+    fn report(&self, more: Value) -> Result<Value, String> {
+        self.plane
+            .call(CSM, "ModifyMigrationJob", with(more, "JobId", json!(self.job)))
+    }
+
+    fn enter(&self) -> Value {
+        let request = json!({"InstanceId": self.instance});
+        self.plane.call(CVM, "LiveMigrateInstance", request).unwrap()
+    }
+
+    fn announced(&self) -> Vec<String> {
+        announced_is_refused(&self.plane, &self.job)
+    }
+
+    fn shown(&self) -> Value {
+        self.plane.job(&self.job)
+    }
+}
+
 #[test]
-fn a_job_is_started_paused_resumed_failed_retried_and_succeeds() {
-    let plane = Plane::start(&[]);
-    let (source, instance) = (plane.source('a'), plane.instance());
-    let job = plane.csm("CreateMigrationJob", job_to(&source, &instance))["JobId"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let act = |action: &str| plane.csm(action, json!({"JobId": job}));
-    let report = |more: Value| {
-        let mut request = more;
-        request["JobId"] = job.clone().into();
-        plane.call(CSM, "ModifyMigrationJob", request)
-    };
-    assert_eq!(announced_is_refused(&plane, &job), ["StopMigrationJob"]);
+fn a_running_job_shows_what_its_agent_reports() {
+    let life = Life::begin();
+    assert_eq!(life.announced(), ["StopMigrationJob"]);
     let status_code = "FailedOperation.MigrateJobStatusNotSupport";
     assert_eq!(
-        report(json!({"Progress": "1"})).unwrap_err(),
+        life.report(json!({"Progress": "1"})).unwrap_err(),
         status_code,
         "it does not run"
     );
-
-    act("StartMigrationJob");
+    life.act("StartMigrationJob");
+    assert_eq!(life.announced(), ["StartMigrationJob", "DeleteMigrationJob"]);
+    let entered = life.enter();
+    assert_eq!(entered["Ip"], "192.0.2.7");
     assert_eq!(
-        announced_is_refused(&plane, &job),
-        ["StartMigrationJob", "DeleteMigrationJob"]
-    );
-    let entered = plane
-        .call(CVM, "LiveMigrateInstance", json!({"InstanceId": instance}))
-        .unwrap();
-    assert_eq!(
-        (&entered["Ip"], &entered["LanIp"], &entered["Port"]),
-        (&json!("192.0.2.7"), &json!("10.0.0.7"), &json!(4433))
+        (&entered["LanIp"], &entered["Port"]),
+        (&json!("10.0.0.7"), &json!(4433))
     );
     assert_eq!(entered["Password"].as_str().unwrap().len(), 43);
-    let again = plane
-        .call(CVM, "LiveMigrateInstance", json!({"InstanceId": instance}))
-        .unwrap();
     assert_eq!(
-        again["Password"], entered["Password"],
+        life.enter()["Password"],
+        entered["Password"],
         "the same migration has the same secret"
     );
-    report(json!({"Progress": "42.5", "LastMessage": "copying", "LastSpeed": "1000", "RemainingTimeEstimate": "7"})).unwrap();
-    report(json!({"LastMessage": "copying"})).unwrap();
-    report(json!({"LastMessage": "verifying"})).unwrap();
-    let shown = plane.job(&job);
+    let progress = json!({"Progress": "42.5", "LastMessage": "copying", "LastSpeed": "1000",
+        "RemainingTimeEstimate": "7"});
+    life.report(progress).unwrap();
+    life.report(json!({"LastMessage": "copying"})).unwrap();
+    life.report(json!({"LastMessage": "verifying"})).unwrap();
+    let shown = life.shown();
     assert_eq!(shown["Progress"], 42.5);
     assert_eq!(
         shown["LastReportMessage"]["Messages"],
@@ -89,62 +112,65 @@ fn a_job_is_started_paused_resumed_failed_retried_and_succeeds() {
         (&shown["LastSpeed"], &shown["RemainingTimeEstimate"]),
         (&json!("1000"), &json!("7"))
     );
+}
 
-    act("StopMigrationJob");
-    assert_eq!(plane.job_status(&job), "STOPPING");
-    report(json!({"Progress": "43"})).unwrap();
-    report(json!({"Status": "STOPPED", "MigrateResult": {"State": "File Transmission Stopped"}})).unwrap();
+#[test]
+fn a_job_is_paused_and_resumed_in_migration_mode() {
+    let life = Life::begin();
+    life.act("StartMigrationJob");
+    let entered = life.enter();
+    life.act("StopMigrationJob");
+    assert_eq!(life.shown()["Status"], "STOPPING");
+    life.report(json!({"Progress": "43"})).unwrap();
+    let rest = json!({"Status": "STOPPED", "MigrateResult": {"State": "File Transmission Stopped"}});
+    life.report(rest).unwrap();
     assert_eq!(
-        plane.job(&job)["MigrateResults"]["State"],
+        life.shown()["MigrateResults"]["State"],
         "File Transmission Stopped"
     );
-    assert_eq!(announced_is_refused(&plane, &job), ["StopMigrationJob"]);
-    act("StartMigrationJob");
-
-    report(
-        json!({"Status": "FAILED", "MigrateResult": {"Result": "normalFailed", "State": "connect",
-        "Desc": "ERROR_HOST_TO_HOST_CONNECTION: no route"}}),
-    )
-    .unwrap();
-    let shown = plane.job(&job);
+    assert_eq!(life.announced(), ["StopMigrationJob"]);
+    life.act("StartMigrationJob");
     assert_eq!(
-        shown["MigrateResults"]["Desc"],
-        json!({"ErrorId": "ERROR_HOST_TO_HOST_CONNECTION", "ErrorMessage": "no route"})
+        life.enter()["Password"],
+        entered["Password"],
+        "the pause kept migration mode"
     );
+    assert!(!life.plane.did().iter().any(|(hook, _)| hook == "exit"));
+}
+
+#[test]
+fn a_failed_job_is_retried_succeeds_and_is_deleted() {
+    let life = Life::begin();
+    life.act("StartMigrationJob");
+    life.enter();
+    let failure = json!({"Result": "normalFailed", "State": "connect",
+        "Desc": "ERROR_HOST_TO_HOST_CONNECTION: no route"});
+    life.report(json!({"Status": "FAILED", "MigrateResult": failure}))
+        .unwrap();
+    let shown = life.shown();
+    let desc = json!({"ErrorId": "ERROR_HOST_TO_HOST_CONNECTION", "ErrorMessage": "no route"});
+    assert_eq!(shown["MigrateResults"]["Desc"], desc);
     assert_eq!(shown["MigrateResult"]["Result"], "normalFailed");
     assert_ne!(shown["EndTime"], "");
-    act("StartMigrationJob");
-    assert_eq!(
-        plane.job(&job)["MigrateResult"]["Result"],
-        "",
-        "a retry begins anew"
-    );
+    life.act("StartMigrationJob");
+    assert_eq!(life.shown()["MigrateResult"]["Result"], "", "a retry begins anew");
 
-    plane
-        .call(
-            CVM,
-            "ExitLiveMigrateInstance",
-            json!({"InstanceId": instance, "MigrateResult": "succ"}),
-        )
+    let exit = json!({"InstanceId": life.instance, "MigrateResult": "succ"});
+    life.plane.call(CVM, "ExitLiveMigrateInstance", exit).unwrap();
+    life.report(json!({"Status": "SUCCESS", "Progress": "100", "MigrateResult": {"Result": "succ"}}))
         .unwrap();
-    report(json!({"Status": "SUCCESS", "Progress": "100", "MigrateResult": {"Result": "succ"}})).unwrap();
-    assert_eq!(plane.job(&job)["Progress"], 100.0);
-    assert_eq!(
-        announced_is_refused(&plane, &job),
-        ["StartMigrationJob", "StopMigrationJob"]
-    );
-    act("DeleteMigrationJob");
-    assert_eq!(plane.job_status(&job), "DELETED");
-    assert_eq!(
-        plane.csm("DescribeMigrationJobs", json!({}))["TotalCount"],
-        0,
-        "deleted jobs are shown when asked for"
-    );
-    assert_eq!(
-        plane.refused("StartMigrationJob", json!({"JobId": job})),
-        "FailedOperation.JobIdNotExist"
-    );
-    let exits: Vec<_> = plane
+    assert_eq!(life.shown()["Progress"], 100.0);
+    assert_eq!(life.announced(), ["StartMigrationJob", "StopMigrationJob"]);
+    life.act("DeleteMigrationJob");
+    assert_eq!(life.shown()["Status"], "DELETED");
+    let listed = life.plane.csm("DescribeMigrationJobs", json!({}));
+    assert_eq!(listed["TotalCount"], 0, "deleted jobs are shown when asked for");
+    let gone = life
+        .plane
+        .refused("StartMigrationJob", json!({"JobId": life.job}));
+    assert_eq!(gone, "FailedOperation.JobIdNotExist");
+    let exits: Vec<_> = life
+        .plane
         .did()
         .into_iter()
         .filter(|(hook, _)| hook == "exit")
@@ -155,7 +181,7 @@ fn a_job_is_started_paused_resumed_failed_retried_and_succeeds() {
 
 #[test]
 fn what_forbids_a_job_is_named() {
-    let plane = Plane::start(&["--job-limit", "2"]);
+    let plane = Plane::start(&[]);
     let (source, instance) = (plane.source('a'), plane.instance());
     let base = job_to(&source, &instance);
     let refused =
@@ -216,7 +242,14 @@ fn what_forbids_a_job_is_named() {
         plane.refused("CreateMigrationJob", large),
         "InvalidParameterValue.SystemDiskSizeTooLarge"
     );
+}
 
+#[test]
+fn other_jobs_forbid_a_job() {
+    let plane = Plane::start(&["--job-limit", "2"]);
+    let (source, instance) = (plane.source('a'), plane.instance());
+    let base = job_to(&source, &instance);
+    let data = |index: u64| json!([{"Index": index, "Device": "/dev/vdb", "Size": 10}]);
     let named = with(
         with(base.clone(), "Name", json!("first")),
         "DataDisksInfo",
@@ -343,8 +376,8 @@ fn a_scheduled_job_starts_by_itself() {
     assert!(shown >= start, "{shown} is not before {start}");
 }
 
-#[test]
-fn jobs_are_changed_filtered_and_paged() {
+/// Three jobs of three sources to three instances, not started.
+fn three_jobs() -> (Plane, Vec<String>) {
     let plane = Plane::start(&[]);
     let mut jobs = Vec::new();
     for mark in ['a', 'b', 'c'] {
@@ -360,6 +393,12 @@ fn jobs_are_changed_filtered_and_paged() {
                 .to_owned(),
         );
     }
+    (plane, jobs)
+}
+
+#[test]
+fn jobs_are_filtered_and_paged() {
+    let (plane, jobs) = three_jobs();
     plane.csm("StartMigrationJob", json!({"JobId": jobs[1]}));
     let count = |filters: Value| {
         plane.csm("DescribeMigrationJobs", json!({"Filters": filters}))["TotalCount"].clone()
@@ -406,7 +445,12 @@ fn jobs_are_changed_filtered_and_paged() {
     seen.dedup();
     assert_eq!(seen.len(), 3, "each once");
     assert!(page(3).is_empty());
+}
 
+#[test]
+fn jobs_are_changed_as_their_status_allows() {
+    let (plane, jobs) = three_jobs();
+    plane.csm("StartMigrationJob", json!({"JobId": jobs[1]}));
     let modify = |index: usize, name: &str, value: Value| {
         plane.call(
             CSM,

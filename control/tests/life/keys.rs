@@ -3,68 +3,68 @@
 use csm::Credential;
 use serde_json::{Value, json};
 
-use crate::plane::{CSM, CVM, OWN, Plane, job_to, registration};
+use crate::plane::{Agent, CSM, CVM, OWN, Plane, job_to, registration};
 
-#[test]
-fn temporary_credentials_are_for_their_own_source_only() {
-    let plane = Plane::start(&[]);
-    let code = plane
+const UNAUTHORIZED: &str = "AuthFailure.UnauthorizedOperation";
+
+/// An enrolment code: its id, and the code.
+fn enrolment(plane: &Plane) -> (String, String) {
+    let made = plane
         .call(OWN, "CreateEnrolmentCode", json!({"Uses": 1, "Hours": 1}))
         .unwrap();
-    let agent = plane.enrol(code["Code"].as_str().unwrap()).unwrap();
-    let spent = plane.enrol(code["Code"].as_str().unwrap()).err();
-    assert_eq!(
-        spent.as_deref(),
-        Some("AuthFailure.TokenFailure"),
-        "the code was for one"
-    );
-    assert_eq!(
-        plane.enrol("g2c-nonsense").err().as_deref(),
-        Some("AuthFailure.TokenFailure")
-    );
+    let text = |name: &str| made[name].as_str().unwrap().to_owned();
+    (text("EnrolmentId"), text("Code"))
+}
 
-    let unauthorized = "AuthFailure.UnauthorizedOperation";
+fn registered(agent: &Agent<'_>, mark: char) -> String {
+    let made = agent.call(CSM, "CreateSourceServer", registration(mark)).unwrap();
+    made["SourceServerId"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn temporary_credentials_see_and_change_their_own_source_only() {
+    let plane = Plane::start(&[]);
+    let (_, code) = enrolment(&plane);
+    let agent = plane.enrol(&code).unwrap();
     let stranger = plane.source('b');
-    assert_eq!(
-        agent.call(CSM, "DescribeSourceServers", json!({})).unwrap()["TotalCount"],
-        0,
-        "it has none yet"
-    );
-    let own = agent.call(CSM, "CreateSourceServer", registration('a')).unwrap()["SourceServerId"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        agent
-            .call(CSM, "CreateSourceServer", registration('c'))
-            .unwrap_err(),
-        unauthorized,
-        "one machine each"
-    );
-    assert_eq!(
-        agent.call(CSM, "DescribeSourceServers", json!({})).unwrap()["TotalCount"],
-        1,
-        "only its own"
-    );
-    for (action, request) in [
+    let count = || agent.call(CSM, "DescribeSourceServers", json!({})).unwrap()["TotalCount"].clone();
+    assert_eq!(count(), 0, "it has none yet");
+    let own = registered(&agent, 'a');
+    let second = agent
+        .call(CSM, "CreateSourceServer", registration('c'))
+        .unwrap_err();
+    assert_eq!(second, UNAUTHORIZED, "one machine each");
+    assert_eq!(count(), 1, "only its own");
+    for (service, action, request) in [
         (
+            CSM,
             "ModifySourceServer",
             json!({"SourceServerId": stranger, "Name": "mine"}),
         ),
         (
+            CSM,
             "DescribeSourceServerDeniedActions",
             json!({"SourceServerIds": [stranger]}),
         ),
-        ("DeleteSourceServer", json!({"SourceServerId": own})),
-        ("CreateMigrationJob", job_to(&own, "ins-zzzzzzzz")),
+        (CSM, "DeleteSourceServer", json!({"SourceServerId": own})),
+        (CSM, "CreateMigrationJob", job_to(&own, "ins-zzzzzzzz")),
+        (CVM, "RunInstances", json!({})),
+        (OWN, "CreateEnrolmentCode", json!({})),
     ] {
         assert_eq!(
-            agent.call(CSM, action, request).unwrap_err(),
-            unauthorized,
+            agent.call(service, action, request).unwrap_err(),
+            UNAUTHORIZED,
             "{action}"
         );
     }
+}
 
+#[test]
+fn temporary_credentials_report_on_their_own_jobs_only() {
+    let plane = Plane::start(&[]);
+    let (_, code) = enrolment(&plane);
+    let agent = plane.enrol(&code).unwrap();
+    let (own, stranger) = (registered(&agent, 'a'), plane.source('b'));
     let (mine, other) = (plane.instance(), plane.instance());
     let start = |source: &str, instance: &str| {
         let mut request = job_to(source, instance);
@@ -79,38 +79,38 @@ fn temporary_credentials_are_for_their_own_source_only() {
         agent.call(CSM, "DescribeMigrationJobs", json!({})).unwrap()["TotalCount"],
         1
     );
+    let enter = |instance: &str| agent.call(CVM, "LiveMigrateInstance", json!({"InstanceId": instance}));
+    assert_eq!(enter(&other).unwrap_err(), UNAUTHORIZED);
+    enter(&mine).unwrap();
+    let modify = |request: Value| agent.call(CSM, "ModifyMigrationJob", request);
+    modify(json!({"JobId": job, "Progress": "5"})).unwrap();
     assert_eq!(
-        agent
-            .call(CVM, "LiveMigrateInstance", json!({"InstanceId": other}))
-            .unwrap_err(),
-        unauthorized
-    );
-    assert_eq!(
-        agent.call(CVM, "RunInstances", json!({})).unwrap_err(),
-        unauthorized
-    );
-    assert_eq!(
-        agent.call(OWN, "CreateEnrolmentCode", json!({})).unwrap_err(),
-        unauthorized
-    );
-    agent
-        .call(CVM, "LiveMigrateInstance", json!({"InstanceId": mine}))
-        .unwrap();
-    agent
-        .call(CSM, "ModifyMigrationJob", json!({"JobId": job, "Progress": "5"}))
-        .unwrap();
-    let rename = json!({"JobId": job, "Name": "renamed"});
-    assert_eq!(
-        agent.call(CSM, "ModifyMigrationJob", rename).unwrap_err(),
-        unauthorized,
+        modify(json!({"JobId": job, "Name": "x"})).unwrap_err(),
+        UNAUTHORIZED,
         "reporting only"
     );
-    let meddle = json!({"JobId": foreign, "Progress": "5"});
     assert_eq!(
-        agent.call(CSM, "ModifyMigrationJob", meddle).unwrap_err(),
-        unauthorized
+        modify(json!({"JobId": job, "Status": "DELETING"})).unwrap_err(),
+        UNAUTHORIZED
     );
+    assert_eq!(
+        modify(json!({"JobId": foreign, "Progress": "5"})).unwrap_err(),
+        UNAUTHORIZED
+    );
+}
 
+#[test]
+fn temporary_credentials_need_their_token_and_end_with_their_code() {
+    let plane = Plane::start(&[]);
+    let (id, code) = enrolment(&plane);
+    let agent = plane.enrol(&code).unwrap();
+    let failure = Some("AuthFailure.TokenFailure");
+    assert_eq!(
+        plane.enrol(&code).err().as_deref(),
+        failure,
+        "the code was for one"
+    );
+    assert_eq!(plane.enrol("g2c-nonsense").err().as_deref(), failure);
     let Credential {
         secret_id,
         secret_key,
@@ -119,20 +119,25 @@ fn temporary_credentials_are_for_their_own_source_only() {
     let without = Credential::new(secret_id.clone(), secret_key.clone());
     let wrong = Credential::temporary(secret_id, secret_key, "x".repeat(43));
     for credential in [without, wrong] {
-        let code = plane
+        let refused = plane
             .call_with(credential, CSM, "DescribeMigrationJobs", json!({}))
             .unwrap_err();
-        assert_eq!(code, "AuthFailure.TokenFailure");
+        assert_eq!(refused, "AuthFailure.TokenFailure");
     }
     plane
-        .call(
-            OWN,
-            "RevokeEnrolmentCode",
-            json!({"EnrolmentId": code["EnrolmentId"]}),
-        )
+        .call(OWN, "RevokeEnrolmentCode", json!({"EnrolmentId": id}))
         .unwrap();
     let revoked = agent.call(CSM, "DescribeMigrationJobs", json!({})).unwrap_err();
     assert_eq!(revoked, "AuthFailure.SecretIdNotFound");
+    let (id, code) = enrolment(&plane);
+    plane
+        .call(OWN, "RevokeEnrolmentCode", json!({"EnrolmentId": id}))
+        .unwrap();
+    assert_eq!(
+        plane.enrol(&code).err().as_deref(),
+        failure,
+        "a revoked code is none"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Lives of jobs, sources, instances, keys and images, through the program and its API only.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../src/store/tests/cluster.rs"]
 mod cluster;
 mod images;
