@@ -164,7 +164,7 @@ impl Replica {
             _lock: lock,
         };
         if unfinished {
-            let mut folded = replica.fold(reader)?;
+            let mut folded = replica.fold()?;
             // Usually no merging here: a peer that has all but this generation then needs only the new run.
             if folded.runs.len() > limits::RUNS_UNMERGED_MAX {
                 folded.merge_if_due(folder)?;
@@ -223,9 +223,6 @@ impl Replica {
 
     /// Appends records to the generation under way. They are durable after the next [`Self::checkpoint`].
     ///
-    /// # Panics
-    /// A rename after records of other kinds: that is a bug of the caller.
-    ///
     /// # Errors
     /// A record breaks the bounds of the format, or the disk refuses. In the latter case the replica must be opened
     /// again.
@@ -257,7 +254,7 @@ impl Replica {
                 next_number: this.manifest.next_number,
             };
             if !this.log.is_empty() {
-                folded = this.fold(LogReader::open(&this.folder, this.log.name())?)?;
+                folded = this.fold()?;
                 folded.merge_if_due(&this.folder)?;
             }
             this.commit(folded)
@@ -295,35 +292,42 @@ impl Replica {
         Ok(result)
     }
 
-    /// Makes runs of a log's records: one per sweep of renames, one for the rest.
-    fn fold(&self, mut log: LogReader) -> Result<Folded> {
+    /// Makes runs of the log's records: one per sweep of renames, one for the rest.
+    fn fold(&self) -> Result<Folded> {
         let mut folded = Folded {
             runs: self.runs.clone(),
             state: self.manifest.state,
             next_number: self.manifest.next_number,
         };
         let generation = self.manifest.generation + 1;
-        let mut sweep = Sweep::default();
-        let first = loop {
-            match log.next()? {
-                Some(Record::Rename { from, to }) => {
-                    if let Some((from, to)) = sweep.add(from, to) {
-                        folded.rename(&self.folder, generation, std::mem::take(&mut sweep))?;
-                        sweep.add(from, to);
-                    }
-                }
-                other => break other,
-            }
-        };
-        if !sweep.is_empty() {
-            folded.rename(&self.folder, generation, sweep)?;
+        if self.log.may_hold_renames() {
+            self.fold_renames(&mut folded, generation)?;
         }
-        let sorted = fold::collect(&self.folder, &mut log, first)?;
+        let mut log = LogReader::open(&self.folder, self.log.name())?;
+        let sorted = fold::collect(&self.folder, &mut log)?;
         let number = folded.take_number();
         if let Some(info) = fold::fold(&self.folder, number, &folded.newest_first(), sorted)? {
             folded.add(&self.folder, generation, info)?;
         }
         Ok(folded)
+    }
+
+    fn fold_renames(&self, folded: &mut Folded, generation: u64) -> Result<()> {
+        let mut log = LogReader::open(&self.folder, self.log.name())?;
+        let mut sweep = Sweep::default();
+        while let Some(record) = log.next()? {
+            if let Record::Rename { from, to } = record
+                && let Some((from, to)) = sweep.add(from, to)
+            {
+                folded.rename(&self.folder, generation, std::mem::take(&mut sweep))?;
+                sweep.add(from, to);
+            }
+        }
+        if sweep.is_empty() {
+            Ok(())
+        } else {
+            folded.rename(&self.folder, generation, sweep)
+        }
     }
 
     /// Makes `folded` the sealed contents and begins the next generation. In this order: the runs are durable already;

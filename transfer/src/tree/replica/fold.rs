@@ -38,14 +38,12 @@ pub(super) mod event {
 const KNOWN: u8 = 0;
 const TORN: u8 = 1;
 
-/// Sorts what remains of `log` (all but renames).
-pub(super) fn collect(folder: &Path, log: &mut LogReader, first: Option<Record>) -> Result<Sorted> {
+/// Sorts the records of `log`, all but renames.
+pub(super) fn collect(folder: &Path, log: &mut LogReader) -> Result<Sorted> {
     let mut sorter = Sorter::new(folder);
     let mut scratch = Vec::new();
-    let mut record = first;
-    while let Some(this) = record {
-        push(&mut sorter, &this, &mut scratch)?;
-        record = log.next()?;
+    while let Some(record) = log.next()? {
+        push(&mut sorter, &record, &mut scratch)?;
     }
     sorter.finish()
 }
@@ -87,7 +85,8 @@ fn push(sorter: &mut Sorter, record: &Record, scratch: &mut Vec<u8>) -> Result<(
             }
         }
         Record::Intent { path, chunks } => push_intent(sorter, &key::of(path), chunks, scratch)?,
-        Record::Rename { .. } => unreachable!("renames are applied before"),
+        // Applied before all else.
+        Record::Rename { .. } => {}
     }
     Ok(())
 }

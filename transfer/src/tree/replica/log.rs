@@ -82,7 +82,7 @@ pub(super) struct Log {
     /// Whether nothing was appended since the last checkpoint.
     clean: bool,
     any: bool,
-    renames_ended: bool,
+    may_hold_renames: bool,
 }
 
 impl Log {
@@ -109,7 +109,11 @@ impl Log {
             .map_err(|e| Error::io("open the journal", &path, e))?
             .len();
         let output = Output::extend(&path, len)?;
-        Self::over(name, output)
+        Ok(Self {
+            any: true,
+            may_hold_renames: true,
+            ..Self::over(name, output)?
+        })
     }
 
     fn over(name: LogName, output: Output) -> Result<Self> {
@@ -123,13 +127,18 @@ impl Log {
                 .map_err(|e| Error::new(Kind::Medium, "set up compression").because(e))?,
             clean: true,
             any: false,
-            renames_ended: false,
+            may_hold_renames: false,
         })
     }
 
     /// Which log it is.
     pub(super) fn name(&self) -> LogName {
         self.name
+    }
+
+    /// Whether renames may be among the records.
+    pub(super) fn may_hold_renames(&self) -> bool {
+        self.may_hold_renames
     }
 
     /// Whether nothing was appended.
@@ -139,12 +148,7 @@ impl Log {
 
     /// Adds a record to the batch under way.
     pub(super) fn append(&mut self, record: &Record) -> Result<()> {
-        let is_rename = matches!(record, Record::Rename { .. });
-        assert!(
-            !(is_rename && self.renames_ended),
-            "renames come first in a generation"
-        );
-        self.renames_ended |= !is_rename;
+        self.may_hold_renames |= matches!(record, Record::Rename { .. });
         self.any = true;
         self.clean = false;
         let start = self.pending.len();
@@ -215,7 +219,6 @@ pub(super) struct LogReader {
     raw: Vec<u8>,
     next: usize,
     decompressor: zstd::bulk::Decompressor<'static>,
-    renames_ended: bool,
 }
 
 /// Header of a batch that passed its check.
@@ -250,7 +253,6 @@ impl LogReader {
             next: 0,
             decompressor: zstd::bulk::Decompressor::new()
                 .map_err(|e| Error::new(Kind::Medium, "set up decompression").because(e))?,
-            renames_ended: false,
         })
     }
 
@@ -272,11 +274,6 @@ impl LogReader {
         let record = self
             .parse()
             .ok_or_else(|| corrupt(&self.path, "a record is malformed"))?;
-        let is_rename = matches!(record, Record::Rename { .. });
-        if is_rename && self.renames_ended {
-            return Err(corrupt(&self.path, "a rename comes after other records"));
-        }
-        self.renames_ended |= !is_rename;
         Ok(Some(record))
     }
 

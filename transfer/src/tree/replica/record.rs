@@ -33,8 +33,8 @@ pub enum Record {
         /// The path.
         path: EntryPath,
     },
-    /// The path and everything below it have moved; what was at `to` is gone. Comes before all records of other kinds in
-    /// its generation.
+    /// The path and everything below it have moved; what was at `to` is gone. The renames of a generation count, in their
+    /// order, as before its records of other kinds, wherever they were appended: those speak of new paths.
     Rename {
         /// Old path.
         from: EntryPath,

@@ -333,7 +333,7 @@ fn check(replica: &Replica, model: &Model) {
 
 /// The same records with those of different paths in another order.
 fn reordered(records: &[Record]) -> Vec<Record> {
-    let (mut renames, others): (Vec<_>, Vec<_>) = records
+    let (renames, others): (Vec<_>, Vec<_>) = records
         .iter()
         .cloned()
         .partition(|record| matches!(record, Record::Rename { .. }));
@@ -346,8 +346,11 @@ fn reordered(records: &[Record]) -> Vec<Record> {
         };
         paths.entry(path.as_bytes().to_vec()).or_default().push(record);
     }
-    renames.extend(paths.into_values().rev().flatten());
-    renames
+    // Renames wherever: they count as coming first.
+    let mut others: Vec<_> = paths.into_values().rev().flatten().collect();
+    let at = others.len() / 2;
+    others.splice(at..at, renames);
+    others
 }
 
 fn run(generations: Vec<(Vec<Record>, End)>) {
