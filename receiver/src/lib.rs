@@ -7,6 +7,7 @@ pub mod cli;
 pub mod convert;
 pub mod layout;
 pub mod limits;
+pub mod migration_mode;
 pub mod plan;
 pub mod serve;
 
@@ -20,6 +21,13 @@ use transfer::{Error, Kind};
 /// Runs the program with `args` (the first is the program's name) and says how it ended:
 /// 0 done, 1 failed, 2 the command line or what it names cannot be used.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter().peekable();
+    if args
+        .peek()
+        .is_some_and(|program| migration_mode::is_wanted(program))
+    {
+        migration_mode::run();
+    }
     let cli = match cli::Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! Repository chores: `cargo xtask COMMAND`.
 
 mod layers;
+mod migration_image;
 mod packages;
 mod tests_run;
 
@@ -15,6 +16,8 @@ Commands:
   layers     Check that the crates depend on each other only as docs/ARCHITECTURE.md draws it
   packages   Install the Debian packages that the tests need (as root, where apt-get exists)
   test       Install packages, build the programs, run every test; further arguments go to the test runner
+  migration-image [--output DIR] [--receiver PROGRAM] [--settings FILE] [--level 1..19]
+             Build kernel, initial RAM file system and disk image of the migration mode (needs no root)
   help       Print this
 ";
 
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         "layers" => layers::check(),
         "packages" => packages::install(),
         "test" => tests_run::run(arguments),
+        "migration-image" => migration_image::chore(arguments).map(|message| say(&message)),
         "help" | "--help" | "-h" => {
             say(HELP);
             Ok(())

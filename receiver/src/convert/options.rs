@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Decisions.
 #[derive(Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Addresses: keep the source's configuration, or get them by DHCP
     #[arg(long, value_enum, default_value_t = NetworkMode::Keep)]

@@ -130,7 +130,11 @@ pub fn read_inventory(path: &Path) -> Result<Inventory> {
     }
 }
 
-fn target(path: &Path) -> Result<(PathBuf, TargetDisk)> {
+/// Looks at a disk of the target.
+///
+/// # Errors
+/// It is no whole disk.
+pub fn target(path: &Path) -> Result<(PathBuf, TargetDisk)> {
     let disk = BlockDevice::look(path)
         .map_err(|error| Error::io("look at the disk", path, error))?
         .ok_or_else(|| {
@@ -153,7 +157,10 @@ fn target(path: &Path) -> Result<(PathBuf, TargetDisk)> {
 }
 
 /// Refuses disks in use and, unless told otherwise, disks that carry something; names all of what was seen.
-fn refuse(disks: &[PathBuf], overwrite: bool) -> Result<()> {
+///
+/// # Errors
+/// A disk is refused, or cannot be read.
+pub fn refuse(disks: &[PathBuf], overwrite: bool) -> Result<()> {
     let mut seen = Vec::new();
     for disk in disks {
         refuse_used(disk)?;
