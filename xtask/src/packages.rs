@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What the tests run.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 22] = [
     "acl",
     "attr",
     "btrfs-progs",
@@ -17,6 +17,7 @@ const PACKAGES: [&str; 20] = [
     "iproute2",
     "kmod",
     "libcap2-bin",
+    "lz4",
     "mmdebstrap",
     "mount",
     "postgresql",
@@ -25,6 +26,7 @@ const PACKAGES: [&str; 20] = [
     "tinyproxy-bin",
     "util-linux",
     "xfsprogs",
+    "xz-utils",
     "zstd",
 ];
 
