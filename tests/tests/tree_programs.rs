@@ -1,5 +1,6 @@
 //! `go2cloud sync` with `go2cloud-receiver --into`: copies, interruptions, refusals. Every failure ends with a retry and a
 //! comparison of every byte.
+#![cfg(test)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

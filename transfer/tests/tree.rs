@@ -1,4 +1,5 @@
 //! The tree engine end to end, both sides in one process over loopback.
+#![cfg(test)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;

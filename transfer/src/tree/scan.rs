@@ -26,6 +26,8 @@ use crate::tree::tasks::{Dispatcher, File, Task, Work};
 /// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
 /// timestamp proves nothing.
 const RACY_NS: i64 = 20_000_000;
+/// A modification time so far ahead of the round's begin was not made by a store during the round.
+const AHEAD_NS: i64 = 3_600_000_000_000;
 
 /// What a walk needs to know.
 pub struct Scan<'a> {
@@ -85,7 +87,10 @@ impl OpenDirectory {
 
 /// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
 pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
-    let limit = nanoseconds(t0).saturating_sub(RACY_NS);
+    let t0 = nanoseconds(t0);
+    let is_old = |time| nanoseconds(time) < t0.saturating_sub(RACY_NS);
+    // A time far ahead was set by somebody; a store would have set it to now, and the change time with it.
+    let is_ahead = |time| nanoseconds(time) > t0.saturating_add(AHEAD_NS);
     Stamp {
         file_system,
         ino: stat.ino,
@@ -93,13 +98,12 @@ pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
         size: stat.size,
         mtime: stat.mtime,
         ctime: stat.ctime,
-        clean: nanoseconds(stat.mtime) < limit && nanoseconds(stat.ctime) < limit,
+        clean: is_old(stat.ctime) && (is_old(stat.mtime) || is_ahead(stat.mtime)),
     }
 }
 
 /// Whether the entry is still the version that the baseline knows, and provably so.
 pub fn is_unchanged(known: &Stamp, present: &Stamp) -> bool {
-    // A file whose mtime lies in the future is compared by ctime alone; its stamp can never be clean by mtime.
     known.clean
         && *known
             == Stamp {
