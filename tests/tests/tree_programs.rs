@@ -255,7 +255,7 @@ fn an_unreadable_file_is_named_and_the_rest_copied() {
     let bed = Bed::new();
     noise(&bed.source.join("readable"), 1, 5000);
     noise(&bed.source.join("secret"), 2, 5000);
-    std::fs::set_permissions(bed.source.join("secret"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(bed.source.join("secret"), std::fs::Permissions::from_mode(0o000)).unwrap();
     settle();
     let receiver = bed.receiver();
     // Root reads everything; another user does not.
