@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use csm::client::Call;
+use anyhow::{Context, Result, ensure};
 use csm::client::rate::RateLimit;
+use csm::client::{Call, Kind};
 use csm::types::{
     CreateMigrationJob, CreateSourceServer, DescribeMigrationJobs, Filter, ModifyMigrationJob,
     ModifySourceServer, SystemDiskInfo,
@@ -200,7 +200,11 @@ impl Source {
 }
 
 async fn join(client: Client, code: &Secret, number: usize, account: Option<Client>) -> Result<Source> {
-    client.enrol(code).await?;
+    // On a busy machine requests bunch up on their way, and the limit is in force at their arrival.
+    while let Err(error) = client.enrol(code).await {
+        ensure!(error.kind() == Kind::Throttled, error);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     let id = client
         .call(&registration(&format!("{number:064}")))
         .await?
