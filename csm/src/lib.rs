@@ -1,7 +1,7 @@
 //! The CSM and CVM API: types, request signing and verifying, and a typed client.
 //!
-//! The agent calls a control plane with [`client`]; a control plane reads requests with [`types`], [`schema`], [`form`]
-//! and [`signing`], and answers with [`envelope`] and the codes of [`code`]. [`dns`] looks names up without glibc.
+//! The agent calls a control plane with [`client`]; a control plane reads requests with [`schema`], [`form`] and
+//! [`signing`], and answers with [`envelope`] and the codes of [`code`]. [`dns`] looks names up without glibc.
 //! Nothing here knows blocks, files or what a job means.
 
 pub mod action;

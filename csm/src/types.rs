@@ -1,7 +1,7 @@
 //! The requests, answers and structures of the API, under the names of its reference.
 //!
-//! Reading is tolerant: unknown members are ignored, missing or null ones become empty. What a request must hold is
-//! checked by [`crate::schema`], which each structure describes itself to, and by the server's own rules.
+//! Reading is tolerant: unknown members are ignored, missing or null ones become empty. What a request must hold
+//! each structure describes ([`crate::schema`]); insisting on it is the server's work.
 
 pub mod disk;
 pub mod filter;

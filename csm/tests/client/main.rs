@@ -59,18 +59,17 @@ async fn each_way_to_sign_is_verified_and_the_answer_is_read() {
     for request in plane.received() {
         request.verify("csm");
         assert_eq!((request.method.as_str(), request.uri.as_str()), ("POST", "/"));
-        let value = match request.header("content-type").unwrap() {
-            "application/json" => serde_json::from_slice(&request.body).unwrap(),
-            _ => {
-                let mut parameters = request.form();
-                parameters.retain(|(name, _)| !csm::signing::v1::COMMON_PARAMETERS.contains(&name.as_str()));
-                csm::form::typed(csm::ActionName::DescribeMigrationJobs.request(), &parameters).unwrap()
-            }
-        };
-        assert_eq!(
-            serde_json::from_value::<DescribeMigrationJobs>(value).unwrap(),
-            listing()
-        );
+        if request.header("content-type") == Some("application/json") {
+            let sent: DescribeMigrationJobs = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!(sent, listing());
+        } else {
+            let mut parameters = request.form();
+            parameters.retain(|(name, _)| !csm::signing::v1::COMMON_PARAMETERS.contains(&name.as_str()));
+            assert_eq!(
+                parameters,
+                csm::form::flatten(&serde_json::to_value(listing()).unwrap())
+            );
+        }
     }
     assert_eq!(plane.received().len(), 3);
 }
