@@ -13,10 +13,8 @@ use go2cloud_tests::dice::Dice;
 use go2cloud_tests::maketree;
 use go2cloud_tests::medium::{Format, Medium};
 
-fn assert_equal(bed: &Bed) -> compare::Report {
-    let report = compare::compare(&bed.source, &bed.target, Options::default());
-    report.assert_equal();
-    report
+fn assert_equal(bed: &Bed) {
+    compare::compare(&bed.source, &bed.target, Options::default()).assert_equal();
 }
 
 /// Bytes that do not compress.
@@ -32,32 +30,27 @@ fn settle() {
 }
 
 #[test]
-fn a_large_tree_is_copied_and_compared_entry_by_entry() {
+fn the_second_run_on_an_unchanged_tree_sends_nothing() {
     // File systems of their own: they go with their sealed files, whatever those refuse.
-    let media = [(); 2].map(|()| Medium::new(Format::Ext4, 3000).unwrap());
+    let media = [(); 2].map(|()| Medium::new(Format::Ext4, 500).unwrap());
     let mut bed = Bed::new();
     bed.source = media[0].path().join("source");
     bed.target = media[1].path().join("target");
-    for path in [&bed.source, &bed.target] {
+    for path in [
+        &bed.source,
+        &bed.target,
+        &bed.source.join("code"),
+        &bed.source.join("mixed"),
+    ] {
         std::fs::create_dir(path).unwrap();
     }
-    std::fs::create_dir(bed.source.join("code")).unwrap();
-    maketree::source_code(&bed.source.join("code"), 1, 48_000).unwrap();
-    std::fs::create_dir(bed.source.join("mixed")).unwrap();
-    maketree::everything(&bed.source.join("mixed"), 2, 3_000).unwrap();
-    std::fs::create_dir(bed.source.join("long")).unwrap();
-    for index in 0..8 {
-        noise(&bed.source.join(format!("long/{index}")), index, 100 << 20);
-    }
+    maketree::source_code(&bed.source.join("code"), 1, 5_000).unwrap();
+    maketree::everything(&bed.source.join("mixed"), 2, 1_000).unwrap();
+    noise(&bed.source.join("long"), 3, 20 << 20);
     settle();
     let receiver = bed.receiver();
-    let run = bed.sync(&receiver.address, &["--checksum"]);
-    run.assert_done();
-    let report = assert_equal(&bed);
-    assert!(report.entries >= 50_000, "{} entries", report.entries);
-    assert!(report.bytes >= 1 << 30, "{} bytes", report.bytes);
-    assert!(run.summary()["verified"]["compared"].as_u64().unwrap() >= 50_000);
-
+    bed.sync(&receiver.address, &["--checksum"]).assert_done();
+    assert_equal(&bed);
     let again = bed.sync(&receiver.address, &[]);
     again.assert_done();
     assert_eq!(
@@ -69,6 +62,7 @@ fn a_large_tree_is_copied_and_compared_entry_by_entry() {
         (0, 0, 0),
         "{again:?}"
     );
+    assert_equal(&bed);
 }
 
 /// 96 MiB that do not compress, in small and long files.

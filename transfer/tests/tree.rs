@@ -13,13 +13,16 @@ use transfer::throttle::Throttle;
 
 struct Bed {
     folder: tempfile::TempDir,
+    target: std::path::PathBuf,
     secret: Secret,
 }
 
 impl Bed {
     fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let bed = Self {
-            folder: tempfile::tempdir().unwrap(),
+            target: folder.path().join("target"),
+            folder,
             secret: Secret::generate().unwrap(),
         };
         for name in ["source", "target", "state"] {
@@ -37,11 +40,19 @@ impl Bed {
     }
 
     fn sync_with(&self, adjust: impl FnOnce(&mut SyncPlan)) -> transfer::Result<Summary> {
+        self.sync_observed(&Silent, adjust)
+    }
+
+    fn sync_observed(
+        &self,
+        observer: &dyn transfer::progress::Observer,
+        adjust: impl FnOnce(&mut SyncPlan),
+    ) -> transfer::Result<Summary> {
         let plan = ServePlan {
             listen: "127.0.0.1:0".parse().unwrap(),
             secret: self.secret.clone(),
             volume: TargetVolume::Tree {
-                root: self.path("target"),
+                root: self.target.clone(),
             },
             journal: self.path("journal"),
         };
@@ -68,7 +79,7 @@ impl Bed {
         adjust(&mut plan);
         std::thread::scope(|scope| {
             scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
-            let summary = sync(&plan, &Silent, &StopFlag::default());
+            let summary = sync(&plan, observer, &StopFlag::default());
             stop.stop();
             summary
         })
@@ -84,7 +95,7 @@ impl Bed {
         let diff = std::process::Command::new("rsync")
             .args(["-aHAXnic", "--delete"])
             .arg(format!("{}/", self.path("source").display()))
-            .arg(format!("{}/", self.path("target").display()))
+            .arg(format!("{}/", self.target.clone().display()))
             .output()
             .unwrap();
         let listed = String::from_utf8_lossy(&diff.stdout).into_owned();
@@ -220,4 +231,103 @@ fn another_source_is_refused() {
         "{}",
         error.describe()
     );
+}
+
+/// Changes the source when the first round is over, and remembers what the rounds looked at.
+struct Meddler<'a> {
+    bed: &'a Bed,
+    rounds: std::sync::Mutex<Vec<(bool, u64)>>,
+    tracked: std::sync::atomic::AtomicBool,
+}
+
+impl transfer::progress::Observer for Meddler<'_> {
+    fn event(&self, event: &transfer::progress::Event) {
+        use transfer::progress::Event;
+        match event {
+            Event::RoundStarted { tracked, .. } => {
+                self.tracked.store(*tracked, std::sync::atomic::Ordering::Relaxed)
+            }
+            Event::RoundFinished { round, progress } => {
+                let tracked = self.tracked.load(std::sync::atomic::Ordering::Relaxed);
+                self.rounds.lock().unwrap().push((tracked, progress.scanned));
+                if *round == 1 {
+                    self.meddle();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Meddler<'_> {
+    fn meddle(&self) {
+        let source = self.bed.path("source");
+        self.bed.write("d1/new", b"new");
+        self.bed.write("fresh/deep/er", b"deep");
+        std::fs::write(source.join("d2/f2"), b"changed").unwrap();
+        std::fs::remove_file(source.join("d3/f3")).unwrap();
+        std::fs::rename(source.join("d4"), source.join("d1/moved")).unwrap();
+        // Another name for a file whose first name lies where nothing else happens.
+        std::fs::hard_link(source.join("d5/f5"), source.join("d6/second")).unwrap();
+        std::fs::set_permissions(source.join("d0"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    }
+}
+
+#[test]
+fn a_tracked_round_looks_only_where_something_happened_and_misses_nothing() {
+    let bed = Bed::new();
+    for index in 0..700 {
+        bed.write(&format!("d{}/f{index}", index % 7), &noise(100, index));
+    }
+    for index in 0..2000 {
+        bed.write(&format!("quiet/{}/f{index}", index % 50), b"");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let meddler = Meddler {
+        bed: &bed,
+        rounds: std::sync::Mutex::default(),
+        tracked: std::sync::atomic::AtomicBool::new(false),
+    };
+    let summary = bed
+        .sync_observed(&meddler, |plan| plan.rounds = Rounds::Count(3))
+        .unwrap();
+    assert!(summary.ok, "{summary:?}");
+    bed.assert_equal();
+    let rounds = meddler.rounds.into_inner().unwrap();
+    assert_eq!(
+        rounds.iter().map(|(tracked, _)| *tracked).collect::<Vec<_>>(),
+        [false, true, false]
+    );
+    let (first, second) = (rounds[0].1, rounds[1].1);
+    assert!(first > 2700 && second < 1500, "{rounds:?}");
+    let source = std::fs::metadata(bed.path("target").join("d5/f5")).unwrap().ino();
+    assert_eq!(
+        source,
+        std::fs::metadata(bed.path("target").join("d6/second"))
+            .unwrap()
+            .ino()
+    );
+}
+
+#[test]
+fn what_the_target_refused_is_named_in_every_run() {
+    use go2cloud_tests::medium::{Format, Medium};
+    // XFS does not know this flag of ext4.
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let mut bed = Bed::new();
+    bed.target = medium.path().join("target");
+    std::fs::create_dir(&bed.target).unwrap();
+    bed.write("strict/file", b"x");
+    let flagged = std::process::Command::new("chattr")
+        .arg("+D")
+        .arg(bed.path("source").join("strict"))
+        .status();
+    assert!(flagged.unwrap().success());
+    for _ in 0..2 {
+        let summary = bed.sync_with(|plan| plan.verify = false).unwrap();
+        assert!(
+            !summary.ok && summary.skipped.iter().any(|skipped| skipped.path == "strict"),
+            "{summary:?}"
+        );
+    }
 }

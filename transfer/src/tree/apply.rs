@@ -365,9 +365,11 @@ fn write_chunk<'d>(
     Ok(data)
 }
 
-fn done(entry: Entry, refusals: Vec<Refusal>) -> Outcome {
+fn done(mut entry: Entry, refusals: Vec<Refusal>) -> Outcome {
     let missing = refusals.iter().any(Refusal::is_of_entry);
     let path = entry.path.clone();
+    // What was refused is tried and named again in every round: a second run must not look complete.
+    entry.stamp.clean &= refusals.is_empty();
     let records = if missing {
         Vec::new()
     } else {

@@ -4,12 +4,15 @@
 //! so that a group's names come together without a map of them in memory.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::source::counters;
+use crate::tree::capture::FileKind;
 use crate::tree::entry::EntryPath;
 use crate::tree::replica::Cursor;
 use crate::tree::scan::{OpenDirectory, Scan};
@@ -44,34 +47,94 @@ fn by_inode(a: &SeenLink, b: &SeenLink) -> Ordering {
 ///
 /// # Errors
 /// The disk fails, the baseline is damaged, or the session broke.
-pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>) -> Result<()> {
+pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>, state: &Path) -> Result<()> {
     let mut groups = Groups {
         scan,
         cursor: scan.snapshot.cursor(),
         work: Work::new(scan.dispatcher),
+        incomplete: HashSet::new(),
+        may_defer: scan.changes.is_some(),
     };
-    let mut group: Vec<SeenLink> = Vec::new();
-    for seen in spool.sorted(by_inode)? {
-        let seen = seen?;
-        let same = group
-            .first()
-            .is_some_and(|first| (first.file_system, first.ino) == (seen.file_system, seen.ino));
-        if !same {
-            groups.dispatch(std::mem::take(&mut group))?;
-        }
-        group.push(seen);
+    groups.each(spool)?;
+    groups.may_defer = false;
+    if !groups.incomplete.is_empty() {
+        // The tracker named some names of these entries only; the others must be found.
+        let mut found = Spool::new(state)?;
+        let wanted = std::mem::take(&mut groups.incomplete);
+        find_names(scan, &wanted, &mut found)?;
+        groups.each(found)?;
     }
-    groups.dispatch(group)?;
     groups.work.finish()
+}
+
+/// Finds all names of the wanted entries: a walk that reads nothing.
+fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<SeenLink>) -> Result<()> {
+    let mut cursor = scan.snapshot.cursor();
+    let mut waiting = vec![(EntryPath::root(), 0)];
+    while let Some((path, file_system)) = waiting.pop() {
+        // What vanished meanwhile is for the next round.
+        let Ok(directory) = scan.root.open_beneath(&path) else {
+            continue;
+        };
+        let (Ok(names), Ok(own)) = (directory.names(), directory.stat()) else {
+            continue;
+        };
+        for name in names.iter() {
+            let (Ok(stat), Ok(child)) = (directory.stat_entry(name.c_str), path.join(name.bytes())) else {
+                continue;
+            };
+            if scan.leaves_out(&child, &stat) {
+                continue;
+            }
+            if stat.kind == FileKind::Directory {
+                if stat.dev == own.dev && stat.is_mount_root != Some(true) {
+                    waiting.push((child, file_system));
+                }
+                continue;
+            }
+            if stat.nlink > 1 && wanted.contains(&(file_system, stat.ino)) {
+                let known = cursor.get(&child)?;
+                found.push(&SeenLink {
+                    file_system,
+                    ino: stat.ino,
+                    unchanged: false,
+                    known: known.is_some(),
+                    known_inode: known.is_some_and(|known| known.stamp.ino == stat.ino),
+                    path: child,
+                })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Groups<'a> {
     scan: &'a Scan<'a>,
     cursor: Cursor,
     work: Work<'a>,
+    /// Changed entries some names of which were not seen.
+    incomplete: HashSet<(u64, u64)>,
+    /// Whether such entries may wait for the search.
+    may_defer: bool,
 }
 
 impl Groups<'_> {
+    /// Takes the spool's groups one by one.
+    fn each(&mut self, spool: Spool<SeenLink>) -> Result<()> {
+        let mut group: Vec<SeenLink> = Vec::new();
+        for seen in spool.sorted(by_inode)? {
+            let seen = seen?;
+            let same = group
+                .first()
+                .is_some_and(|first| (first.file_system, first.ino) == (seen.file_system, seen.ino));
+            if !same {
+                self.dispatch(std::mem::take(&mut group))?;
+            }
+            group.push(seen);
+        }
+        self.dispatch(group)
+    }
+
     fn dispatch(&mut self, group: Vec<SeenLink>) -> Result<()> {
         if group.iter().all(|seen| seen.unchanged) {
             return self.count_unchanged(&group);
@@ -95,6 +158,11 @@ impl Groups<'_> {
         };
         if stat.ino != leader.ino {
             counters::add(&self.scan.counters.unsettled, 1);
+            return Ok(());
+        }
+        let seen = names.len() as u64 + 1;
+        if seen < stat.nlink && self.may_defer {
+            self.incomplete.insert((leader.file_system, leader.ino));
             return Ok(());
         }
         let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);

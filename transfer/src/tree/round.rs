@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sys::open_files::FileId;
+
 use crate::compress::Governor;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
@@ -24,6 +26,7 @@ use crate::tree::scan::Scan;
 use crate::tree::send::{Sender, Shared};
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, Task, Work};
+use crate::tree::track::{Changes, Tracker};
 
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
@@ -86,7 +89,13 @@ pub struct Tally {
 ///
 /// # Errors
 /// The session broke: the caller asks the conversation why.
-pub fn run(ground: &Ground<'_>, session: &mut Session<'_>, baseline: &Baseline, tally: &Tally) -> Result<()> {
+pub fn run(
+    ground: &Ground<'_>,
+    session: &mut Session<'_>,
+    baseline: &Baseline,
+    tracker: Option<&mut Tracker>,
+    tally: &Tally,
+) -> Result<()> {
     let Session {
         conversation,
         writers,
@@ -99,6 +108,11 @@ pub fn run(ground: &Ground<'_>, session: &mut Session<'_>, baseline: &Baseline, 
         skipped,
     } = tally;
     let t0 = begin(ground.root)?;
+    let changes = tracker.map(|tracker| tracker.take(&[])).transpose()?;
+    let busy = match &changes {
+        Some(changes) => changes.busy.clone(),
+        None => busy_files()?,
+    };
     let (snapshot, totals) =
         baseline.with(|replica| Ok((replica.snapshot(), (replica.entries(), replica.content_len()))))?;
     let dispatcher = Dispatcher::new(writers.len());
@@ -120,6 +134,8 @@ pub fn run(ground: &Ground<'_>, session: &mut Session<'_>, baseline: &Baseline, 
     let phases = Phases {
         ground,
         shared: &shared,
+        changes: changes.as_ref(),
+        busy: &busy,
     };
     let over = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -186,9 +202,18 @@ fn begin(root: &Directory) -> Result<Time> {
     Ok(t0)
 }
 
+/// Files that may be changing at this moment without moving their times.
+fn busy_files() -> Result<HashSet<FileId>> {
+    let busy = sys::open_files::open_for_write();
+    let busy = busy.map_err(|error| Error::io("list open files", Path::new("/proc"), error))?;
+    Ok(busy.into_keys().collect())
+}
+
 struct Phases<'a> {
     ground: &'a Ground<'a>,
     shared: &'a Shared<'a>,
+    changes: Option<&'a Changes>,
+    busy: &'a HashSet<FileId>,
 }
 
 impl Phases<'_> {
@@ -211,18 +236,20 @@ impl Phases<'_> {
             directories: &directories,
             skipped: shared.skipped,
             entered: &entered,
+            changes: self.changes,
+            busy: self.busy,
         };
         let walkers = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(WALKERS_MAX);
-        scan.run(walkers)?;
+        scan.run_tracked(walkers)?;
         self.end_phase()?;
         let groups = std::mem::replace(
             &mut *links.lock().expect("not poisoned"),
             Spool::new(ground.state)?,
         );
         if !groups.is_empty() {
-            links::dispatch(&scan, groups)?;
+            links::dispatch(&scan, groups, ground.state)?;
             self.end_phase()?;
         }
         let links = shared.links.lock().expect("not poisoned").take();

@@ -12,6 +12,8 @@ use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
+use sys::open_files::FileId;
+
 use crate::error::{Error, Kind, Result};
 use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
@@ -22,6 +24,7 @@ use crate::tree::links::SeenLink;
 use crate::tree::replica::{Cursor, Snapshot};
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
+use crate::tree::track::Changes;
 
 /// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
 /// timestamp proves nothing.
@@ -55,6 +58,10 @@ pub struct Scan<'a> {
     pub skipped: &'a Mutex<Vec<Skipped>>,
     /// File systems entered so far, by device number.
     pub entered: &'a Mutex<HashSet<u64>>,
+    /// What the tracker told, when this round relies on it.
+    pub changes: Option<&'a Changes>,
+    /// Files that may be changing at this moment without moving their times.
+    pub busy: &'a HashSet<FileId>,
 }
 
 /// An open directory of the walk; kept open while tasks refer to it.
@@ -135,11 +142,28 @@ struct StackState {
 
 struct Listing {
     parent: Arc<OpenDirectory>,
-    names: Vec<(CString, Option<Time>)>,
+    names: Vec<Pending>,
+}
+
+/// A directory that waits to be walked.
+struct Pending {
+    name: CString,
+    /// Change time of its unchanged baseline entry.
+    known: Option<Time>,
+    depth: Depth,
+}
+
+/// How far a walk goes below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// All the way down.
+    Deep,
+    /// To its children, and further only below those that are new: the tracker vouches for the rest.
+    Shallow,
 }
 
 impl Stack {
-    fn push(&self, parent: &Arc<OpenDirectory>, names: Vec<(CString, Option<Time>)>) {
+    fn push(&self, parent: &Arc<OpenDirectory>, names: Vec<Pending>) {
         if !names.is_empty() {
             self.lock().listings.push(Listing {
                 parent: Arc::clone(parent),
@@ -150,14 +174,14 @@ impl Stack {
     }
 
     /// The next directory; `None` when the walk is over. Each one taken must be given back by [`Stack::done`].
-    fn pop(&self) -> Option<(Arc<OpenDirectory>, CString, Option<Time>)> {
+    fn pop(&self) -> Option<(Arc<OpenDirectory>, Pending)> {
         let mut state = self.lock();
         loop {
             if state.broken {
                 return None;
             }
             if let Some(listing) = state.listings.last_mut() {
-                let (name, known) = listing
+                let pending = listing
                     .names
                     .pop()
                     .expect("empty listings are not pushed and are removed");
@@ -166,7 +190,7 @@ impl Stack {
                     state.listings.pop();
                 }
                 state.active += 1;
-                return Some((parent, name, known));
+                return Some((parent, pending));
             }
             if state.active == 0 {
                 return None;
@@ -201,12 +225,54 @@ impl Scan<'_> {
     pub fn run(&self, threads: usize) -> Result<()> {
         let stack = Stack::default();
         self.walk_root(&stack)?;
+        self.drain(&stack, threads)
+    }
+
+    /// Walks what is on the stack and what comes up below it.
+    fn drain(&self, stack: &Stack, threads: usize) -> Result<()> {
         std::thread::scope(|scope| {
-            let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.walk(&stack))).collect();
+            let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.walk(stack))).collect();
             let results = walkers
                 .into_iter()
                 .map(|walker| walker.join().expect("walking does not panic"));
             results.fold(Ok(()), Result::and)
+        })
+    }
+
+    /// Looks only at the directories that the tracker named, and below those that are new; sweeps what it is in doubt
+    /// about.
+    ///
+    /// # Errors
+    /// As for [`Scan::run`].
+    pub fn run_tracked(&self, threads: usize) -> Result<()> {
+        let Some(changes) = self.changes else {
+            return self.run(threads);
+        };
+        let stack = Stack::default();
+        let sweeps = changes.sweeps.iter().map(|sweep| (&sweep.path, Depth::Deep));
+        let directories = changes.directories.iter().map(|path| (path, Depth::Shallow));
+        let mut walker = Walker::new(self, &stack);
+        for (path, depth) in sweeps.chain(directories) {
+            walker.named(path, depth)?;
+        }
+        walker.work.finish()?;
+        self.drain(&stack, threads)
+    }
+
+    /// Whether the rules or the caller keep this entry, whose parents are not kept out, from being copied.
+    pub fn leaves_out(&self, path: &EntryPath, stat: &Stat) -> bool {
+        self.filter
+            .excludes(path.as_bytes(), stat.kind == FileKind::Directory)
+            || self.never.contains(&(stat.dev, stat.ino))
+    }
+
+    /// Whether the tracker named this directory, so that it is looked at anyway.
+    fn is_named(&self, path: &EntryPath) -> bool {
+        self.changes.is_some_and(|changes| {
+            let named = changes
+                .directories
+                .binary_search_by(|named| named.replica_cmp(path));
+            named.is_ok() || changes.sweeps.iter().any(|sweep| sweep.path == *path)
         })
     }
 
@@ -224,14 +290,19 @@ impl Scan<'_> {
         let mut walker = Walker::new(self, stack);
         let known = scan_root_entry(&mut walker)?;
         let known_ctime = known.filter(|entry| is_unchanged(&entry.stamp, &stamp(0, &stat, self.t0)));
-        walker.directory(&Arc::new(open), &stat, known_ctime.map(|entry| entry.stamp.ctime))?;
+        walker.directory(
+            &Arc::new(open),
+            &stat,
+            known_ctime.map(|entry| entry.stamp.ctime),
+            Depth::Deep,
+        )?;
         walker.work.finish()
     }
 
     fn walk(&self, stack: &Stack) -> Result<()> {
         let mut walker = Walker::new(self, stack);
-        while let Some((parent, name, known)) = stack.pop() {
-            let walked = walker.subdirectory(&parent, &name, known);
+        while let Some((parent, pending)) = stack.pop() {
+            let walked = walker.subdirectory(&parent, &pending);
             stack.done();
             if let Err(error) = walked {
                 stack.break_off();
@@ -261,10 +332,47 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Looks at a directory that the tracker named. One that the baseline does not have is found through its parent,
+    /// which was named, too.
+    fn named(&mut self, path: &EntryPath, depth: Depth) -> Result<()> {
+        let cursor = self.cursor.as_mut();
+        let known = cursor.map_or(Ok(None), |cursor| cursor.get(path))?;
+        let Some(known) = known.filter(|known| matches!(known.node, Node::Directory)) else {
+            return Ok(());
+        };
+        if self.is_left_out(path) {
+            return Ok(());
+        }
+        let opened = self.scan.root.open_beneath(path).and_then(|directory| {
+            let stat = directory.stat()?;
+            Ok((directory, stat))
+        });
+        let (directory, stat) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.unreadable(path, "directory", error),
+        };
+        let file_system = known.stamp.file_system;
+        let unchanged = is_unchanged(&known.stamp, &stamp(file_system, &stat, self.scan.t0));
+        let open = OpenDirectory::at(directory, path.clone(), file_system, stat.dev);
+        self.directory(&Arc::new(open), &stat, unchanged.then_some(stat.ctime), depth)
+    }
+
+    /// Whether the exclude rules leave out this directory or one above it.
+    fn is_left_out(&self, path: &EntryPath) -> bool {
+        let mut above = Some(path.clone());
+        while let Some(directory) = above.filter(|directory| !directory.is_root()) {
+            if self.scan.filter.excludes(directory.as_bytes(), true) {
+                return true;
+            }
+            above = directory.parent();
+        }
+        false
+    }
+
     /// Walks one directory that a listing named.
-    fn subdirectory(&mut self, parent: &Arc<OpenDirectory>, name: &CStr, known: Option<Time>) -> Result<()> {
-        let path = child_path(&parent.path, name)?;
-        let opened = parent.directory.open_child(name).and_then(|directory| {
+    fn subdirectory(&mut self, parent: &Arc<OpenDirectory>, pending: &Pending) -> Result<()> {
+        let path = child_path(&parent.path, &pending.name)?;
+        let opened = parent.directory.open_child(&pending.name).and_then(|directory| {
             let stat = directory.stat()?;
             Ok((directory, stat))
         });
@@ -283,12 +391,18 @@ impl<'a> Walker<'a> {
             file_system,
             dev: stat.dev,
         };
-        self.directory(&Arc::new(open), &stat, known)
+        self.directory(&Arc::new(open), &stat, pending.known, pending.depth)
     }
 
     /// Lists a directory and compares it with what the baseline knows of it. `known` is the change time of its
     /// unchanged baseline entry.
-    fn directory(&mut self, open: &Arc<OpenDirectory>, stat: &Stat, known: Option<Time>) -> Result<()> {
+    fn directory(
+        &mut self,
+        open: &Arc<OpenDirectory>,
+        stat: &Stat,
+        known: Option<Time>,
+        depth: Depth,
+    ) -> Result<()> {
         let mut names = match open.directory.names() {
             Ok(names) => names,
             Err(error) => return self.unreadable(&open.path, "directory", error),
@@ -297,6 +411,7 @@ impl<'a> Walker<'a> {
         counters::add(&self.scan.counters.scanned, 1);
         let mut merge = Merge {
             open,
+            depth,
             subdirectories: Vec::new(),
             touched: false,
         };
@@ -368,9 +483,7 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(&path, "entry", error),
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.scan.filter.excludes(path.as_bytes(), is_directory)
-            || self.scan.never.contains(&(stat.dev, stat.ino))
-        {
+        if self.scan.leaves_out(&path, &stat) {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -385,7 +498,13 @@ impl<'a> Walker<'a> {
         let same_kind = known
             .as_ref()
             .is_some_and(|known| kind_of(&known.node) == stat.kind);
+        let id = FileId {
+            device: stat.dev,
+            ino: stat.ino,
+        };
+        let busy = self.scan.busy.contains(&id);
         let unchanged = same_kind
+            && !busy
             && known
                 .as_ref()
                 .is_some_and(|known| is_unchanged(&known.stamp, &present));
@@ -456,9 +575,16 @@ impl<'a> Walker<'a> {
                 self.boundary(path, stat, present)
             };
         }
-        merge
-            .subdirectories
-            .push((name.to_owned(), unchanged.then_some(stat.ctime)));
+        let depth = match (merge.depth, &known) {
+            (Depth::Shallow, Some(_)) if unchanged || self.scan.is_named(&path) => return Ok(()),
+            (depth, Some(_)) => depth,
+            (_, None) => Depth::Deep,
+        };
+        merge.subdirectories.push(Pending {
+            name: name.to_owned(),
+            known: unchanged.then_some(stat.ctime),
+            depth,
+        });
         Ok(())
     }
 
@@ -538,7 +664,8 @@ fn scan_root_entry(walker: &mut Walker<'_>) -> Result<Option<Entry>> {
 /// A directory while it is compared.
 struct Merge<'a> {
     open: &'a Arc<OpenDirectory>,
-    subdirectories: Vec<(CString, Option<Time>)>,
+    depth: Depth,
+    subdirectories: Vec<Pending>,
     /// Whether anything directly in it will change at the target, which moves its modification time there.
     touched: bool,
 }

@@ -193,14 +193,16 @@ impl<'a, 'b> Sender<'a, 'b> {
 
     fn whole(&mut self, file: &File, entry: Entry, extents: Vec<Extent>) -> Result<()> {
         counters::add(&self.shared.counters.bytes_done, entry.stamp.size);
-        let operation = if file
-            .known
-            .as_ref()
-            .is_some_and(|known| same_content(known, &entry))
-        {
+        let known = file.known.as_ref();
+        let operation = if known.is_some_and(|known| same_content(known, &entry)) {
             let len: usize = extents.iter().map(|extent| extent.len as usize).sum();
             let data = self.batch.data();
             data.truncate(data.len() - len);
+            let same = known.is_some_and(|known| (known.stamp, &known.meta) == (entry.stamp, &entry.meta));
+            if same && file.other_names.is_empty() {
+                // It was read only because somebody has it open for writing.
+                return Ok(());
+            }
             Operation::Metadata(entry)
         } else {
             counters::add(&self.shared.counters.bytes_data, entry.stamp.size);

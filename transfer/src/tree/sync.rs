@@ -21,6 +21,7 @@ use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::replica::Record;
 use crate::tree::round::{self, Ground, Numbers, Session, Tally};
+use crate::tree::track::Tracker;
 use crate::tree::verify;
 
 /// First pause before a lost link is taken up again; it doubles up to [`PAUSE_MAX`].
@@ -72,6 +73,8 @@ pub fn sync(
         instance: auth::random_id()?,
         baseline: Baseline::open(&plan.state, migration)?,
         summary: Summary::default(),
+        tracker: tracker_for(plan, source)?,
+        walked: false,
         rounds_left: match plan.rounds {
             Rounds::Count(count) => count,
             Rounds::UntilClean { max } => max,
@@ -93,6 +96,10 @@ struct Run<'a> {
     baseline: Baseline,
     summary: Summary,
     rounds_left: u32,
+    /// Watches for changes between rounds, where there are several and the kernel can.
+    tracker: Option<Tracker>,
+    /// Whether a walk of everything has been sealed since the tracker was attached.
+    walked: bool,
     /// What the last round could not read.
     skipped: Vec<Skipped>,
     begin: Instant,
@@ -170,11 +177,14 @@ impl Run<'_> {
             .observer
             .event(&Event::Connected { target, connections });
         let numbers = Numbers::default();
+        let until_clean = matches!(self.plan.rounds, Rounds::UntilClean { .. });
         while self.rounds_left > 0 {
-            let settled = self.round(conversation, writers, &numbers)?;
+            // Some changes make no event: the last round looks at everything.
+            let tracked = self.walked && self.rounds_left > 1 && self.tracker.is_some();
+            let settled = self.round(conversation, writers, &numbers, tracked)?;
             self.rounds_left -= 1;
-            if settled && matches!(self.plan.rounds, Rounds::UntilClean { .. }) {
-                self.rounds_left = 0;
+            if settled && until_clean {
+                self.rounds_left = if tracked { 1 } else { 0 };
             }
         }
         if !self.plan.verify {
@@ -190,7 +200,7 @@ impl Run<'_> {
                 return Ok(());
             }
             repaired += differences.len() as u64;
-            self.round(conversation, writers, &numbers)?;
+            self.round(conversation, writers, &numbers, false)?;
         }
         let differing = self.verify(conversation)?;
         self.skipped.extend(differing);
@@ -203,11 +213,12 @@ impl Run<'_> {
         conversation: &Conversation,
         writers: &mut [FrameWriter],
         numbers: &Numbers,
+        tracked: bool,
     ) -> Result<bool> {
         let number = self.summary.rounds + 1;
         self.ground.observer.event(&Event::RoundStarted {
             round: number,
-            tracked: false,
+            tracked,
         });
         let tally = Tally {
             round: number,
@@ -221,7 +232,8 @@ impl Run<'_> {
             writers,
             numbers,
         };
-        let sent = round::run(self.ground, &mut session, &self.baseline, &tally);
+        let tracker = self.tracker.as_mut().filter(|_| tracked);
+        let sent = round::run(self.ground, &mut session, &self.baseline, tracker, &tally);
         let Tally {
             counters, skipped, ..
         } = tally;
@@ -238,9 +250,15 @@ impl Run<'_> {
         sealed?;
         self.summary.rounds = number;
         self.skipped = skipped.into_inner().expect("not poisoned");
+        if let Some(tracker) = &mut self.tracker {
+            tracker.settle();
+        }
+        self.walked = true;
         let entries = get(&counters.scanned);
-        self.summary.files = entries;
-        self.summary.bytes_total = get(&counters.bytes_total);
+        if !tracked {
+            self.summary.files = entries;
+            self.summary.bytes_total = get(&counters.bytes_total);
+        }
         let durable = self.ground.findings.durable_bytes.load(Ordering::Relaxed);
         let progress = meter.progress(&counters, number, (entries, self.summary.bytes_total), durable);
         self.ground.observer.event(&Event::RoundFinished {
@@ -342,6 +360,14 @@ impl Run<'_> {
         summary.seconds = self.begin.elapsed().as_secs_f64();
         summary
     }
+}
+
+/// A tracker, where later rounds can use one. A volume that crosses mounts is walked: a mount may come at any time.
+fn tracker_for(plan: &SyncPlan, source: &TreeSource) -> Result<Option<Tracker>> {
+    if source.cross_mounts || plan.rounds == Rounds::Count(1) {
+        return Ok(None);
+    }
+    Tracker::attach(&source.root, &[])
 }
 
 /// Which migration this is: this machine and this directory, so that a lost state folder changes nothing.
