@@ -245,7 +245,7 @@ impl transfer::progress::Observer for Meddler<'_> {
         use transfer::progress::Event;
         match event {
             Event::RoundStarted { tracked, .. } => {
-                self.tracked.store(*tracked, std::sync::atomic::Ordering::Relaxed)
+                self.tracked.store(*tracked, std::sync::atomic::Ordering::Relaxed);
             }
             Event::RoundFinished { round, progress } => {
                 let tracked = self.tracked.load(std::sync::atomic::Ordering::Relaxed);

@@ -102,11 +102,6 @@ pub fn run(
         numbers,
     } = session;
     let (conversation, numbers) = (*conversation, *numbers);
-    let Tally {
-        round,
-        counters,
-        skipped,
-    } = tally;
     let t0 = begin(ground.root)?;
     let changes = tracker.map(|tracker| tracker.take(&[])).transpose()?;
     let busy = match &changes {
@@ -126,8 +121,8 @@ pub fn run(
         phase_after: &phase_after,
         baseline,
         links: &links,
-        counters,
-        skipped,
+        counters: &tally.counters,
+        skipped: &tally.skipped,
         t0,
         snapshot: &snapshot,
     };
@@ -154,14 +149,7 @@ pub fn run(
                 if conversation.is_over() {
                     dispatcher.close();
                 }
-                let durable = ground.findings.durable_bytes.load(Ordering::Relaxed);
-                let totals = if totals.0 > 0 {
-                    totals
-                } else {
-                    ground.estimate.totals()
-                };
-                let progress = meter.progress(counters, *round, totals, durable);
-                ground.observer.event(&Event::Progress(progress));
+                tell(ground, &meter, tally, totals);
                 nap(PROGRESS_PERIOD, &over);
             }
         });
@@ -173,6 +161,18 @@ pub fn run(
             conversation.verdict()
         })
     })
+}
+
+/// Tells the observer how far the round is; `totals` are the baseline's entries and bytes.
+fn tell(ground: &Ground<'_>, meter: &Meter, tally: &Tally, totals: (u64, u64)) {
+    let durable = ground.findings.durable_bytes.load(Ordering::Relaxed);
+    let totals = if totals.0 > 0 {
+        totals
+    } else {
+        ground.estimate.totals()
+    };
+    let progress = meter.progress(&tally.counters, tally.round, totals, durable);
+    ground.observer.event(&Event::Progress(progress));
 }
 
 /// Sleeps, but not past the end.
