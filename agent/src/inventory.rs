@@ -14,7 +14,7 @@ mod identifier;
 pub mod mounts;
 mod os;
 mod table;
-mod wire;
+pub mod wire;
 
 pub use directory::of_directory;
 pub use disks::{Disk, Partition};
@@ -69,6 +69,17 @@ impl Machine {
     }
 }
 
+/// What a migration moves.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// Everything.
+    Machine,
+    /// The contents of one directory.
+    Directory(&'a Path),
+    /// Some block devices.
+    Disks(&'a [PathBuf]),
+}
+
 /// All of it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Inventory {
@@ -96,15 +107,16 @@ impl Inventory {
         })
     }
 
-    /// Looks at the part of `machine` that a migration of `root` moves: everything for `/`, else one directory, which
-    /// is a source of its own.
+    /// Looks at the part of `machine` that a migration moves. Anything but the whole machine is a source of its own.
     ///
     /// # Errors
-    /// As for [`Inventory::take`]; or the directory cannot be looked at.
-    pub fn of(machine: &Machine, root: &Path) -> std::io::Result<Self> {
+    /// As for [`Inventory::take`]; or the directory or a disk cannot be looked at.
+    pub fn of(machine: &Machine, scope: Scope<'_>) -> std::io::Result<Self> {
         let mut inventory = Self::take(machine)?;
-        if root != Path::new("/") {
-            directory::narrow(&mut inventory, root)?;
+        match scope {
+            Scope::Machine => {}
+            Scope::Directory(root) => directory::narrow(&mut inventory, root)?,
+            Scope::Disks(disks) => disks::narrow(&mut inventory, disks)?,
         }
         Ok(inventory)
     }

@@ -3,9 +3,7 @@
 //! Nothing is changed. What the target's side of the conversion repairs by itself is marked as such, so that nobody is
 //! scared by it. Lists of drivers of an initramfs are asked from the distribution's own tool, if it is there.
 
-use std::path::Path;
-
-use crate::inventory::{Inventory, Machine};
+use crate::inventory::{Inventory, Machine, Scope};
 use crate::migrate::api::Api;
 use crate::migrate::plan::Plan;
 
@@ -42,7 +40,7 @@ pub struct Subject<'a> {
 impl Subject<'_> {
     /// Whether the whole system is migrated, so that it must boot at the target.
     fn is_whole(&self) -> bool {
-        self.plan.source_root == Path::new("/")
+        matches!(self.plan.scope(), Scope::Machine)
     }
 }
 

@@ -136,6 +136,12 @@ pub struct JobArgs {
     /// Directory to migrate instead of the whole system
     #[arg(long, value_name = "DIR", help_heading = OWN)]
     pub source_root: Option<PathBuf>,
+    /// Disk to migrate block by block instead of the whole system; may be repeated
+    #[arg(long, value_name = "DEV", help_heading = OWN)]
+    pub source_disk: Vec<PathBuf>,
+    /// Let the job that -console creates go block by block
+    #[arg(long, help_heading = OWN)]
+    pub block: bool,
     /// Port of the receiver, if not the one that the API names
     #[arg(long, value_name = "PORT", help_heading = OWN)]
     pub remote_port: Option<String>,

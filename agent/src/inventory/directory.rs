@@ -10,7 +10,7 @@ use super::{Disk, Inventory, identifier};
 
 /// Narrows `inventory` to the file system of `root`, as far as it is used.
 pub(super) fn narrow(inventory: &mut Inventory, root: &Path) -> io::Result<()> {
-    inventory.identifier = identifier::of_directory(&inventory.identifier, root.as_os_str().as_bytes());
+    inventory.identifier = identifier::of_part(&inventory.identifier, root.as_os_str().as_bytes());
     inventory.disks = vec![of_directory(root)?];
     Ok(())
 }

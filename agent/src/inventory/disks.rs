@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sys::block_device::BlockDevice;
 
 use super::mounts::{self, Mount};
 use super::table::{self, Style};
-use super::{Machine, file_system};
+use super::{Inventory, Machine, file_system, identifier};
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -69,6 +72,42 @@ pub fn disks(machine: &Machine) -> Vec<Disk> {
         .collect();
     disks.sort_by_key(|disk| !disk.system);
     disks
+}
+
+/// Narrows `inventory` to some block devices, each as a disk.
+pub(super) fn narrow(inventory: &mut Inventory, devices: &[PathBuf]) -> io::Result<()> {
+    let mut disks = Vec::new();
+    for path in devices {
+        let device = BlockDevice::look(path)?
+            .ok_or_else(|| io::Error::other(format!("{} is no disk", path.display())))?;
+        let known = inventory
+            .disks
+            .iter()
+            .find(|disk| Path::new(&disk.device) == path);
+        disks.push(known.cloned().unwrap_or_else(|| {
+            Disk {
+                device: path.display().to_string(),
+                bytes: device.len,
+                sector_bytes: device.logical_sector_len.into(),
+                style: None,
+                partitions: Vec::new(),
+                file_system: File::open(path)
+                    .ok()
+                    .and_then(|mut file| file_system::probe(&mut file))
+                    .map(str::to_owned),
+                mount_points: Vec::new(),
+                system: false,
+                block_obstacles: Vec::new(),
+            }
+        }));
+    }
+    let names: Vec<u8> = disks
+        .iter()
+        .flat_map(|disk| disk.device.bytes().chain([0]))
+        .collect();
+    inventory.identifier = identifier::of_part(&inventory.identifier, &names);
+    inventory.disks = disks;
+    Ok(())
 }
 
 fn disk(machine: &Machine, name: &str, mounts: &[Mount]) -> Option<Disk> {

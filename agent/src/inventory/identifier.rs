@@ -39,11 +39,11 @@ pub(super) fn identifier(machine: &Machine) -> io::Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The identifier of one directory of the machine: a source of its own.
-pub(super) fn of_directory(machine: &str, directory: &[u8]) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("go2cloud 2026 source identifier of a directory");
+/// The identifier of a directory or of some disks of the machine: a source of its own.
+pub(super) fn of_part(machine: &str, part: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("go2cloud 2026 source identifier of a part");
     hasher.update(machine.as_bytes());
-    hasher.update(directory);
+    hasher.update(part);
     hasher.finalize().to_hex().to_string()
 }
 

@@ -140,11 +140,13 @@ fn this_machine_has_an_inventory() {
 fn a_directory_is_a_source_of_its_own() {
     let machine = Machine::here();
     let whole = Inventory::take(&machine).unwrap();
-    let part = Inventory::of(&machine, Path::new("/etc")).unwrap();
+    let part = Inventory::of(&machine, Scope::Directory(Path::new("/etc"))).unwrap();
     assert_ne!(whole.identifier, part.identifier);
     assert_eq!(
         part.identifier,
-        Inventory::of(&machine, Path::new("/etc")).unwrap().identifier
+        Inventory::of(&machine, Scope::Directory(Path::new("/etc")))
+            .unwrap()
+            .identifier
     );
     assert_eq!(part.disks.len(), 1);
     assert_eq!(part.system_disk().device, "/etc");

@@ -6,6 +6,13 @@ use csm::types::source_server::{ServerInfo, SystemInfo};
 
 use super::{Disk, Inventory, Partition};
 
+/// Chooses block-level migration for a disk, and for its partitions.
+pub fn enable_block(system: &mut SystemDiskInfo, data: &mut [DataDiskInfo]) {
+    let on = |block: &mut Option<BlockMigrate>| block.get_or_insert_default().enabled = Some(true);
+    on(&mut system.block);
+    data.iter_mut().for_each(|disk| on(&mut disk.block));
+}
+
 /// The API's GB.
 const GB: u64 = 1 << 30;
 

@@ -10,7 +10,7 @@ use crate::preflight::{self, Status, Subject};
 /// `--check`: looks, prints, migrates nothing.
 pub(super) fn check(plan: &Plan, control: Option<&Control>) -> anyhow::Result<Exit> {
     let machine = Machine::here();
-    let inventory = Inventory::of(&machine, &plan.source_root)?;
+    let inventory = Inventory::of(&machine, plan.scope())?;
     let api = control
         .map(|control| Api::new(control, &plan.state_root))
         .transpose()?;

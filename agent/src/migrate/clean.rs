@@ -44,7 +44,7 @@ pub(super) fn run(
             return Ok(exit::USAGE);
         }
         (Some(id), Some(control)) => {
-            let inventory = Inventory::of(&Machine::here(), &plan.source_root)?;
+            let inventory = Inventory::of(&Machine::here(), plan.scope())?;
             let api = Api::new(control, &plan.state_root)?;
             target::exit(&api, &id, &inventory, false, stop)?;
             remark(style, &format!("{id} has left migration mode."));

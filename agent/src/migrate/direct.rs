@@ -1,23 +1,21 @@
 //! Migrations without a job: to an instance that the API brings into migration mode, or to a receiver that is known.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use transfer::progress::{StopFlag, Summary};
 use transfer::secret::Secret;
-use transfer::source::{Compression, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
+use transfer::source::{Compression, DisksSource, Retry, Rounds, SourceVolume, SyncPlan};
 use transfer::throttle::Throttle;
+use transfer::{Error, Kind};
 
 use super::api::Api;
-use super::excludes;
 use super::failure::Ended;
 use super::plan::{Control, Plan};
 use super::target::{self, Wanted};
 use crate::exit::{self, Exit};
-use crate::inventory::{Inventory, Machine};
+use crate::inventory::{Inventory, Machine, Scope};
 use crate::output::{self, complain, remark};
-use crate::sync::plan::never_copied;
 
 /// Migrates to an instance: it enters migration mode, takes the data, and leaves it.
 pub(super) fn by_instance(
@@ -26,7 +24,7 @@ pub(super) fn by_instance(
     instance: &str,
     stop: &Arc<StopFlag>,
 ) -> anyhow::Result<Exit> {
-    let inventory = Inventory::of(&Machine::here(), &plan.source_root)?;
+    let inventory = Inventory::of(&Machine::here(), plan.scope())?;
     let api = Api::new(control, &plan.state_root)?;
     let wanted = Wanted {
         inventory: &inventory,
@@ -78,7 +76,7 @@ pub(super) fn by_address(
 ) -> anyhow::Result<Exit> {
     match copy(plan, address, secret, &address.to_string(), stop) {
         Ok(summary) => Ok(finish(plan, &summary)),
-        Err(error) if error.kind() == transfer::Kind::Stopped => {
+        Err(error) if error.kind() == Kind::Stopped => {
             remark(plan.run.style, "Stopped. The same command goes on.");
             Ok(exit::INTERRUPTED)
         }
@@ -106,21 +104,20 @@ fn copy(
     key: &str,
     stop: &StopFlag,
 ) -> transfer::Result<Summary> {
-    let excludes = excludes::of(&plan.folder, &plan.source_root, None).map_err(|error| {
-        transfer::Error::io("read the exclude file", plan.folder.join(excludes::FILE), error)
-    })?;
     let state = plan.state_of(key);
+    let volume = match plan.scope() {
+        Scope::Disks(disks) => SourceVolume::Disks(DisksSource {
+            disks: disks.to_vec(),
+            freeze: None,
+        }),
+        _ => super::job::tree(plan, None, &state)
+            .map_err(|failure| Error::new(Kind::Usage, "read what is left out").because(failure.message))?,
+    };
     let sync = SyncPlan {
         target: vec![address],
         secret: secret.clone(),
         connections: super::job::CONNECTIONS,
-        volume: SourceVolume::Tree(TreeSource {
-            root: plan.source_root.clone(),
-            cross_mounts: plan.source_root == Path::new("/"),
-            excludes,
-            never: never_copied(&state),
-            estimate: true,
-        }),
+        volume,
         state,
         throttle: Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024)),
         compression: Compression::Auto,

@@ -16,6 +16,7 @@ use super::job::{self, Context};
 use super::plan::{Control, Plan, Target};
 use super::source::Source;
 use crate::exit::{self, Exit};
+use crate::inventory::wire::enable_block;
 use crate::inventory::{Inventory, Machine};
 use crate::output::{complain, remark};
 use crate::receipt::{self, Receipt};
@@ -44,7 +45,7 @@ pub(super) fn run(
         ..Status::default()
     };
     status.write(&state);
-    let inventory = Inventory::of(&Machine::here(), &plan.source_root)?;
+    let inventory = Inventory::of(&Machine::here(), plan.scope())?;
     let api = Arc::new(Api::new(control, &plan.state_root)?);
     if !is_fit(plan, &inventory, Some(&api)) {
         return Ok(exit::CHECK_FAILED);
@@ -116,6 +117,9 @@ fn new_job(context: &Context<'_>, control: &Control, target: &Target) -> CreateM
             .map(|minutes| minutes.to_string()),
         ..Default::default()
     };
+    if plan.block {
+        enable_block(&mut request.system_disk_info, &mut request.data_disks_info);
+    }
     match target {
         Target::Instance(id) => {
             request.target_type = Some("Instance".to_owned());
@@ -201,6 +205,7 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
         Ok(summary) => {
             crate::output::print_summary(style, &summary);
             keep_receipt(context, job, &summary, began);
+            forget_baseline(context, id);
             remark(style, "Migrate successfully.");
             Some(exit::DONE)
         }
@@ -217,9 +222,20 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
         }
         Err(Ended::Deleted) => {
             remark(style, &format!("Job {id}: deleted."));
+            forget_baseline(context, id);
             Some(exit::FAILED)
         }
         Err(Ended::Interrupted) => Some(exit::INTERRUPTED),
+    }
+}
+
+/// What is known about a target is worth nothing once its job has ended for good.
+fn forget_baseline(context: &Context<'_>, id: &str) {
+    let folder = context.plan.state_of(id);
+    if let Err(error) = std::fs::remove_dir_all(&folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot remove {}: {error}", folder.display());
     }
 }
 

@@ -11,6 +11,7 @@ use super::staged::Stage;
 use crate::cli::JobArgs;
 use crate::config::Files;
 use crate::folder;
+use crate::inventory::Scope;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::secret_text::SecretText;
@@ -28,6 +29,10 @@ pub struct Plan {
     pub task: Task,
     /// What is migrated: `/`, or a directory.
     pub source_root: PathBuf,
+    /// Disks that are migrated block by block instead.
+    pub source_disks: Vec<PathBuf>,
+    /// Whether a job that the tool creates goes block by block.
+    pub block: bool,
     /// The folder of the tool, with its configuration files and logs.
     pub folder: PathBuf,
     /// The folder of what is kept between runs.
@@ -225,6 +230,17 @@ impl Plan {
         Self::check_in(args, &folder)
     }
 
+    /// What this run migrates, for the inventory.
+    pub fn scope(&self) -> Scope<'_> {
+        if !self.source_disks.is_empty() {
+            Scope::Disks(&self.source_disks)
+        } else if self.source_root != Path::new("/") {
+            Scope::Directory(&self.source_root)
+        } else {
+            Scope::Machine
+        }
+    }
+
     /// What is kept between runs.
     pub fn state(&self) -> State {
         State::at(&self.state_root)
@@ -238,6 +254,10 @@ impl Plan {
     /// The folder of the baseline of one job, or of one target.
     pub fn state_of(&self, key: &str) -> PathBuf {
         let mut hasher = blake3::Hasher::new();
+        for disk in &self.source_disks {
+            hasher.update(disk.as_os_str().as_encoded_bytes());
+            hasher.update(&[1]);
+        }
         hasher.update(self.source_root.as_os_str().as_encoded_bytes());
         hasher.update(&[0]);
         hasher.update(key.as_bytes());
@@ -258,6 +278,7 @@ impl Plan {
         let transfer = checker.transfer(&mut refusals);
         let run = checker.run(&mut refusals);
         let source_root = checker.source_root(&mut refusals);
+        let source_disks = checker.source_disks(&mut refusals);
         let task = checker.task(&network, &mut refusals);
         let (Some(task), Some(source_root), true) = (task, source_root, refusals.is_empty()) else {
             return Err(refusals);
@@ -265,6 +286,8 @@ impl Plan {
         Ok(Self {
             task,
             source_root,
+            block: args.block || !source_disks.is_empty(),
+            source_disks,
             folder: folder.to_owned(),
             state_root: args.state.clone().unwrap_or_else(|| PathBuf::from(state::ROOT)),
             network,

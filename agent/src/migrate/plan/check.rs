@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use sys::block_device::BlockDevice;
 use transfer::secret::Secret;
 
 use super::super::staged::{self, Stage};
@@ -131,6 +132,37 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    pub(super) fn source_disks(&self, refusals: &mut Refusals) -> Vec<PathBuf> {
+        let args = self.args;
+        if !args.source_disk.is_empty() && args.source_root.is_some() {
+            refusals.add("`--source-disk` and `--source-root` exclude each other");
+        }
+        if args.block && args.source_root.is_some() {
+            refusals.add("`--block` needs disks: a directory goes file by file");
+        }
+        args.source_disk
+            .iter()
+            .filter_map(|path| {
+                let found =
+                    std::fs::canonicalize(path).and_then(|real| Ok((BlockDevice::look(&real)?, real)));
+                match found {
+                    Ok((Some(_), real)) => Some(real),
+                    Ok((None, _)) => {
+                        refusals.add(format!(
+                            "`--source-disk {}` is not a block device",
+                            path.display()
+                        ));
+                        None
+                    }
+                    Err(error) => {
+                        refusals.add(format!("`--source-disk {}`: {error}", path.display()));
+                        None
+                    }
+                }
+            })
+            .collect()
     }
 
     pub(super) fn task(&self, network: &Network, refusals: &mut Refusals) -> Option<Task> {
