@@ -89,6 +89,8 @@ pub struct Inventory {
     pub os: Os,
     /// Processors, memory, network.
     pub hardware: Hardware,
+    /// Whether this is all of the machine, not only a directory or some disks of it.
+    pub whole: bool,
     /// Disks, the one with the root file system first.
     pub disks: Vec<Disk>,
 }
@@ -101,6 +103,7 @@ impl Inventory {
     pub fn take(machine: &Machine) -> std::io::Result<Self> {
         Ok(Self {
             identifier: identifier::identifier(machine)?,
+            whole: true,
             os: os::os(machine),
             hardware: hardware::hardware(machine),
             disks: disks::disks(machine),
@@ -113,6 +116,7 @@ impl Inventory {
     /// As for [`Inventory::take`]; or the directory or a disk cannot be looked at.
     pub fn of(machine: &Machine, scope: Scope<'_>) -> std::io::Result<Self> {
         let mut inventory = Self::take(machine)?;
+        inventory.whole = matches!(scope, Scope::Machine);
         match scope {
             Scope::Machine => {}
             Scope::Directory(root) => directory::narrow(&mut inventory, root)?,

@@ -95,6 +95,25 @@ impl Control {
         }
     }
 
+    /// Starts one whose instances are folders or images on this machine, each with a receiver while it is in migration
+    /// mode.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn with_local_instances(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut all: Vec<String> = vec!["--provider".into(), "local".into()];
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        let (process, address) = serve(folder.path(), "127.0.0.1:0", &all);
+        Self {
+            process,
+            address,
+            folder,
+            options: all,
+        }
+    }
+
     /// A new key of the account: its id and its secret.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 //! code under test. The tests themselves drive the programs only.
 
 pub mod bed;
+pub mod cloud;
 pub mod compare;
 pub mod control;
 pub mod dice;

@@ -126,6 +126,9 @@ fn find(api: &Api, identifier: &str, stop: &StopFlag) -> Result<Option<SourceSer
 
 /// A registration describes the disks of its day: jobs made from it would be wrong for others.
 fn notice_changes(source: &SourceServer, inventory: &Inventory) {
+    if !inventory.whole {
+        return;
+    }
     let system = source
         .system_disk_info
         .as_ref()
