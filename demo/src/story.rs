@@ -83,7 +83,8 @@ impl Migration {
                 result: text(&known, "result"),
             });
         }
-        let made = cloud.ask(&["instance", "create", "--name", "demo"])?;
+        let disk = disk_size_gb(directory)?.to_string();
+        let made = cloud.ask(&["instance", "create", "--name", "demo", "--system-disk", &disk])?;
         let migration = Self {
             instance: text(&made, "InstanceId"),
             result: text(&made, "Directory"),
@@ -200,6 +201,14 @@ impl Migration {
         }
         Ok(job)
     }
+}
+
+/// Size of the file system that holds `directory`, in GB: what the target must have at least, and no less than 50.
+fn disk_size_gb(directory: &Path) -> Result<u64> {
+    let status = nix::sys::statvfs::statvfs(directory).context("measure the source's file system")?;
+    Ok((status.blocks() * status.fragment_size())
+        .div_ceil(1 << 30)
+        .max(50))
 }
 
 fn pause(cloud: &mut Cloud<'_>) -> Result<()> {
