@@ -1,7 +1,7 @@
 //! A progress bar on the terminal, with state changes as lines above it.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use transfer::progress::{Event, Observer};
+use transfer::progress::{Event, Observer, Progress};
 
 use super::{figures, sentence};
 use crate::units;
@@ -41,7 +41,11 @@ impl Observer for Terminal {
                 format!("round {}", progress.round),
                 progress.bytes_done,
                 progress.bytes_total,
-                figures(progress),
+                if progress.bytes_total > 0 {
+                    brief(progress)
+                } else {
+                    figures(progress)
+                },
             ),
             Event::Verifying { bytes, bytes_total } => self.show(
                 "verifying".to_owned(),
@@ -64,8 +68,22 @@ impl Drop for Terminal {
     }
 }
 
+/// What fits beside a bar on 80 columns: files, bytes, wire bytes, rate, remaining time. The bar shows the share.
+fn brief(progress: &Progress) -> String {
+    let eta = progress
+        .eta_seconds
+        .map_or_else(|| "?".to_owned(), units::seconds);
+    format!(
+        "{} files, {}, wire {}, {}/s, ETA {eta}",
+        units::count(progress.scanned),
+        units::bytes(progress.bytes_done),
+        units::bytes(progress.bytes_wire),
+        units::bytes(progress.rate),
+    )
+}
+
 fn known_total() -> ProgressStyle {
-    style("{prefix} [{bar:24}] {percent:>3}%  {wide_msg}")
+    style("{prefix} [{wide_bar}] {percent:>3}% {msg}")
 }
 
 fn unknown_total() -> ProgressStyle {
