@@ -21,7 +21,7 @@ use plane::Plane;
 use wire::{Got, Sent};
 
 /// Requests of one run: about half a minute on one slow core.
-const CASES: u32 = 3000;
+const CASES: u32 = 2000;
 
 /// Targets longer than this are no longer HTTP for the server's library, which says so itself. The API's own limit, half
 /// of that, has its code.
