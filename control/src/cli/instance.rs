@@ -31,6 +31,11 @@ pub(super) enum InstanceCommand {
         /// The instance's id
         instance_id: String,
     },
+    /// Put an instance into migration mode, and show where its receiver listens and the secret that it wants
+    Enter {
+        /// The instance's id
+        instance_id: String,
+    },
     /// Take an instance out of migration mode, whatever became of the migration
     Exit {
         /// The instance's id
@@ -130,6 +135,7 @@ pub(super) async fn run(session: &Session, command: InstanceCommand) -> anyhow::
                 .await?;
             session.output.done(&format!("{instance_id} is being stopped"))
         }
+        InstanceCommand::Enter { instance_id } => enter(session, &instance_id).await,
         InstanceCommand::Exit { instance_id } => {
             let request = json!({"InstanceId": instance_id, "MigrateResult": "fail"});
             if instance_id.starts_with("lh") {
@@ -150,6 +156,21 @@ pub(super) async fn run(session: &Session, command: InstanceCommand) -> anyhow::
             session.output.done(&format!("{instance_id} is deleted"))
         }
     }
+}
+
+async fn enter(session: &Session, instance_id: &str) -> anyhow::Result<()> {
+    let request = json!({"InstanceId": instance_id});
+    let answer = if instance_id.starts_with("lh") {
+        session.csm("LiveMigrateLhInstance", request).await?
+    } else {
+        session.call(Service::Cvm, "LiveMigrateInstance", request).await?
+    };
+    session.output.one(&json!({
+        "Ip": answer["Ip"],
+        "LanIp": answer["LanIp"],
+        "Port": answer["Port"],
+        "Password": answer["Password"],
+    }))
 }
 
 async fn create(session: &Session, arguments: CreateArguments) -> anyhow::Result<()> {

@@ -5,8 +5,11 @@
 #[path = "../../src/store/tests/cluster.rs"]
 mod cluster;
 mod images;
+mod instances;
 mod jobs;
 mod keys;
+mod local;
 mod plane;
+mod service;
 mod sources;
 mod storage;

@@ -31,6 +31,7 @@ exit 0
 pub(crate) struct Plane {
     process: Child,
     pub(crate) address: String,
+    pub(crate) fingerprint: Option<String>,
     folder: TempDir,
     options: Vec<String>,
     pub(crate) key: (String, String),
@@ -53,23 +54,14 @@ fn program() -> Command {
     command
 }
 
-fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String) {
+fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String, Option<String>) {
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .unwrap();
     let mut process = program()
-        .args([
-            "serve",
-            "--plain-http",
-            "--provider",
-            "command",
-            "--json",
-            "--listen",
-            listen,
-            "--hooks",
-        ])
+        .args(["serve", "--json", "--listen", listen, "--hooks"])
         .arg(folder.join("hooks"))
         .arg("--data")
         .arg(folder.join("data"))
@@ -90,7 +82,12 @@ fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String) {
             fs::read_to_string(folder.join("log")).unwrap()
         )
     });
-    (process, ready["address"].as_str().unwrap().to_owned())
+    let fingerprint = ready["fingerprint"].as_str().map(str::to_owned);
+    (
+        process,
+        ready["address"].as_str().unwrap().to_owned(),
+        fingerprint,
+    )
 }
 
 fn client(address: &str, credential: Credential) -> Client {
@@ -99,7 +96,13 @@ fn client(address: &str, credential: Credential) -> Client {
 }
 
 impl Plane {
+    /// One whose instances have hooks, in the clear.
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_as(&[&["--plain-http", "--provider", "command"], options].concat())
+    }
+
+    /// One with these options only.
+    pub(crate) fn start_as(options: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("control-life-")
             .tempdir()
@@ -122,7 +125,7 @@ impl Plane {
             fs::set_permissions(hooks.join(hook), fs::Permissions::from_mode(0o755)).unwrap();
         }
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        let (process, address) = serve(folder.path(), "127.0.0.1:0", &options);
+        let (process, address, fingerprint) = serve(folder.path(), "127.0.0.1:0", &options);
         let key = new_key(folder.path(), &options);
         let client = client(&address, Credential::new(&*key.0, &*key.1));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -132,6 +135,7 @@ impl Plane {
         Self {
             process,
             address,
+            fingerprint,
             folder,
             options,
             key,
@@ -144,8 +148,19 @@ impl Plane {
     pub(crate) fn kill_and_start(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        let (process, _) = serve(self.folder.path(), &self.address, &self.options);
+        let (process, _, fingerprint) = serve(self.folder.path(), &self.address, &self.options);
         self.process = process;
+        self.fingerprint = fingerprint;
+        // The connections that the client kept are gone with the old process.
+        self.client = client(&self.address, Credential::new(&*self.key.0, &*self.key.1));
+    }
+
+    /// Asks the program to end, and waits until it has.
+    pub(crate) fn end(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
     }
 
     pub(crate) fn data(&self) -> PathBuf {
