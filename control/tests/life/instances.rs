@@ -26,29 +26,6 @@ fn instances_are_run_filtered_switched_and_terminated() {
     let made = run();
     assert_eq!(made.as_array().unwrap().len(), 2);
     assert_eq!(run(), made, "the token names the first call");
-    let refused = |name: &str, value: Value| {
-        let mut request = base.clone();
-        request["ClientToken"] = "other".into();
-        request[name] = value;
-        cvm("RunInstances", request).unwrap_err()
-    };
-    assert_eq!(
-        refused("Placement", json!({"Zone": "mars-1"})),
-        "InvalidZone.MismatchRegion"
-    );
-    assert_eq!(refused("ImageId", json!("img-zzzzzzzz")), "InvalidParameterValue");
-    assert_eq!(
-        refused("InstanceCount", json!(101)),
-        "InvalidParameterValue.Range"
-    );
-    assert_eq!(
-        refused("InstanceType", json!("huge")),
-        "InvalidInstanceType.Malformed"
-    );
-    assert_eq!(
-        refused("ClientToken", json!("x".repeat(65))),
-        "InvalidClientToken.TooLong"
-    );
     let state = |wanted: &str| {
         let filters = json!([{"Name": "instance-state", "Values": [wanted]}]);
         cvm("DescribeInstances", json!({"Filters": filters})).unwrap()["TotalCount"]
@@ -82,6 +59,34 @@ fn instances_are_run_filtered_switched_and_terminated() {
     assert_eq!(
         cvm("StartInstances", json!({"InstanceIds": [made[0]]})).unwrap_err(),
         "InvalidInstanceId.NotFound"
+    );
+}
+
+#[test]
+fn what_forbids_an_instance_is_named() {
+    let plane = Plane::start(&[]);
+    let base = json!({"Placement": {"Zone": "local-1-1"}, "ImageId": "img-00000000"});
+    let refused = |name: &str, value: Value| {
+        let mut request = base.clone();
+        request[name] = value;
+        plane.call(CVM, "RunInstances", request).unwrap_err()
+    };
+    assert_eq!(
+        refused("Placement", json!({"Zone": "mars-1"})),
+        "InvalidZone.MismatchRegion"
+    );
+    assert_eq!(refused("ImageId", json!("img-zzzzzzzz")), "InvalidParameterValue");
+    assert_eq!(
+        refused("InstanceCount", json!(101)),
+        "InvalidParameterValue.Range"
+    );
+    assert_eq!(
+        refused("InstanceType", json!("huge")),
+        "InvalidInstanceType.Malformed"
+    );
+    assert_eq!(
+        refused("ClientToken", json!("x".repeat(65))),
+        "InvalidClientToken.TooLong"
     );
 }
 

@@ -82,9 +82,8 @@ fn a_receiver_listens_survives_and_ends() {
     assert!(receivers(&data).is_empty(), "no receiver outlives the service");
 }
 
-#[test]
-fn a_transit_instance_becomes_an_image_that_instances_are_made_of() {
-    let plane = plane();
+/// The image of a job that ran to its end, with a file `proof` in it.
+fn migrated_image(plane: &Plane) -> String {
     let job = plane.csm("CreateMigrationJob", job_to_image(&plane.source('a'), "web"))["JobId"].clone();
     let id = plane.csm("CreateTransitInstance", json!({"JobId": job}))["InstanceId"]
         .as_str()
@@ -94,8 +93,8 @@ fn a_transit_instance_becomes_an_image_that_instances_are_made_of() {
         plane.csm("DescribeTransitInstance", json!({"JobId": job}))["InstanceSet"][0]["InstanceState"]
             == "RUNNING"
     });
-    enter(&plane, &id);
-    std::fs::write(disk(&plane, &id).join("proof"), "copied").unwrap();
+    enter(plane, &id);
+    std::fs::write(disk(plane, &id).join("proof"), "copied").unwrap();
     plane
         .call(
             CVM,
@@ -120,7 +119,13 @@ fn a_transit_instance_becomes_an_image_that_instances_are_made_of() {
         .join("disk")
         .join("proof");
     assert_eq!(std::fs::read_to_string(proof).unwrap(), "copied");
+    image
+}
 
+#[test]
+fn a_transit_instance_becomes_an_image_that_instances_are_made_of() {
+    let plane = plane();
+    let image = migrated_image(&plane);
     let request = json!({"Placement": {"Zone": "local-1-1"}, "ImageId": image});
     let run = plane.call(CVM, "RunInstances", request).unwrap()["InstanceIdSet"][0]
         .as_str()
