@@ -5,6 +5,7 @@
 
 mod postgres;
 mod postgres_connect;
+mod postgres_tls;
 mod sqlite;
 mod writer;
 
@@ -104,7 +105,12 @@ pub enum Database {
     /// A file.
     Sqlite(PathBuf),
     /// A server, by `postgres://` URL.
-    Postgres(String),
+    Postgres {
+        /// The URL.
+        url: String,
+        /// Authorities to verify the server's certificate against; none for the system's.
+        authorities: Option<PathBuf>,
+    },
 }
 
 impl Database {
@@ -113,11 +119,14 @@ impl Database {
     /// # Errors
     ///
     /// When the URL is of no kind that is known.
-    pub fn choose(data: &Path, url: Option<&str>) -> Result<Self, String> {
+    pub fn choose(data: &Path, url: Option<&str>, authorities: Option<PathBuf>) -> Result<Self, String> {
         match url {
             None => Ok(Self::Sqlite(data.join("control.db"))),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                Ok(Self::Postgres(url.to_owned()))
+                Ok(Self::Postgres {
+                    url: url.to_owned(),
+                    authorities,
+                })
             }
             Some(url) => match url.strip_prefix("sqlite:") {
                 Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
@@ -134,7 +143,9 @@ impl Database {
     pub fn open(&self) -> StoreResult<Box<dyn Store>> {
         Ok(match self {
             Self::Sqlite(path) => Box::new(SqliteStore::open(path)?),
-            Self::Postgres(url) => Box::new(PostgresStore::open(url)?),
+            Self::Postgres { url, authorities } => {
+                Box::new(PostgresStore::open(url, authorities.as_deref())?)
+            }
         })
     }
 }

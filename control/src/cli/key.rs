@@ -32,6 +32,9 @@ pub(super) struct KeyArguments {
         hide_env_values = true
     )]
     database: Option<String>,
+    /// Authorities (PEM) to verify a PostgreSQL server's certificate against
+    #[arg(long, global = true, value_name = "FILE", env = "GO2CLOUD_DATABASE_CA")]
+    database_ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -59,7 +62,8 @@ pub(super) fn run(arguments: KeyArguments) -> anyhow::Result<()> {
         bail!("give the control plane's data folder with --data DIR")
     };
     let data = data_folder(data)?;
-    let database = Database::choose(&data, arguments.database.as_deref()).map_err(anyhow::Error::msg)?;
+    let database = Database::choose(&data, arguments.database.as_deref(), arguments.database_ca)
+        .map_err(anyhow::Error::msg)?;
     let mut store = database.open()?;
     let output = if arguments.json {
         Output::Json

@@ -29,6 +29,9 @@ pub struct ServeArguments {
     /// Database: postgres://USER@HOST/NAME or sqlite:FILE [default: DIR/control.db]
     #[arg(long, value_name = "URL", env = "GO2CLOUD_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
+    /// Authorities (PEM) to verify a PostgreSQL server's certificate against [default: the system's]
+    #[arg(long, value_name = "FILE", env = "GO2CLOUD_DATABASE_CA")]
+    pub database_ca: Option<PathBuf>,
     /// What makes new instances
     #[arg(long, value_enum, default_value_t = ProviderName::Local)]
     pub provider: ProviderName,
@@ -149,7 +152,12 @@ impl Plan {
             bail!(refusals.join("\n"));
         }
         let data = data_folder(&arguments.data)?;
-        let database = Database::choose(&data, arguments.database.as_deref()).map_err(anyhow::Error::msg)?;
+        let database = Database::choose(
+            &data,
+            arguments.database.as_deref(),
+            arguments.database_ca.clone(),
+        )
+        .map_err(anyhow::Error::msg)?;
         let providers = providers(&arguments, &data)?;
         Ok(Self {
             listen: arguments.listen,

@@ -4,11 +4,12 @@
 //! advisory lock keeps a second control plane out of the same database.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 
-use super::postgres_connect::connect;
+use super::postgres_connect::{BoxError, Target};
 use super::{MIGRATIONS, Net, SCHEMA_VERSION, Store, StoreError, StoreResult, bad_document, too_new};
 use crate::records::{Audit, Key, Table};
 use crate::world::{Change, World};
@@ -19,14 +20,12 @@ const LOCK_KEY: i64 = i64::from_be_bytes(*b"go2cloud");
 /// Records in a PostgreSQL database.
 pub struct PostgresStore {
     runtime: Runtime,
-    config: Config,
+    target: Target,
     client: Client,
     place: String,
     locked: bool,
     key_revision: Option<String>,
 }
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl PostgresStore {
     /// Connects, and makes or migrates the tables.
@@ -34,16 +33,13 @@ impl PostgresStore {
     /// # Errors
     ///
     /// When the server cannot be reached, or the tables are of a later version.
-    pub fn open(url: &str) -> StoreResult<Self> {
-        let config: Config = url.parse().map_err(|source: tokio_postgres::Error| StoreError {
+    pub fn open(url: &str, authorities: Option<&Path>) -> StoreResult<Self> {
+        let target = Target::read(url, authorities.map(Path::to_owned)).map_err(|source| StoreError {
             operation: "read --database",
-            place: "postgres".to_owned(),
-            source: Box::new(source),
+            place: "PostgreSQL".to_owned(),
+            source,
         })?;
-        let place = format!(
-            "PostgreSQL database {}",
-            config.get_dbname().unwrap_or("postgres")
-        );
+        let place = format!("PostgreSQL database {}", target.name());
         let fail = |operation| {
             let place = place.clone();
             move |source: BoxError| StoreError {
@@ -59,11 +55,11 @@ impl PostgresStore {
             .build()
             .map_err(|error| fail("start a thread")(Box::new(error)))?;
         let client = runtime
-            .block_on(connect(&config))
+            .block_on(target.connect())
             .map_err(fail("connect to the database"))?;
         let mut store = Self {
             runtime,
-            config,
+            target,
             client,
             place: place.clone(),
             locked: false,
@@ -128,7 +124,7 @@ impl PostgresStore {
         let place = self.place.clone();
         self.client = self
             .runtime
-            .block_on(connect(&self.config))
+            .block_on(self.target.connect())
             .map_err(|source| StoreError {
                 operation: "connect to the database again",
                 place,

@@ -208,7 +208,7 @@ fn postgres() {
     ];
     for (number, test) in tests.into_iter().enumerate() {
         let url = cluster.database(&format!("suite{number}"));
-        test(&|| Box::new(PostgresStore::open(&url).unwrap()));
+        test(&|| Box::new(PostgresStore::open(&url, None).unwrap()));
     }
 }
 
@@ -216,7 +216,7 @@ fn postgres() {
 fn a_lost_connection_fails_the_commit_and_is_made_again() {
     let cluster = Cluster::start();
     let url = cluster.database("lost");
-    let mut store = PostgresStore::open(&url).unwrap();
+    let mut store = PostgresStore::open(&url, None).unwrap();
     store.lock().unwrap();
     store
         .commit(&[put(&job("migrate-00000001", JobStatus::Pending))])
@@ -227,8 +227,30 @@ fn a_lost_connection_fails_the_commit_and_is_made_again() {
     assert_eq!(ids(&store.load().unwrap()), ["migrate-00000001"]);
     store.commit(&change).unwrap();
     assert_eq!(store.load().unwrap().jobs.len(), 2);
-    let mut other = PostgresStore::open(&url).unwrap();
+    let mut other = PostgresStore::open(&url, None).unwrap();
     assert!(other.lock().is_err(), "the lock is held again");
+}
+
+#[test]
+fn a_server_proves_itself_before_it_is_told_anything() {
+    let cluster = Cluster::start_with_tls();
+    let (url, certificate) = (cluster.encrypted_url("postgres"), cluster.certificate());
+    let mut store = PostgresStore::open(&url, Some(&certificate)).unwrap();
+    store
+        .commit(&[put(&job("migrate-00000001", JobStatus::Pending))])
+        .unwrap();
+    let encrypted = "SELECT 'encrypted: ' || count(*) FROM pg_stat_ssl WHERE ssl AND version = 'TLSv1.3'";
+    assert!(cluster.run("postgres", encrypted).contains("encrypted: 1"));
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.pem");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&other, made.cert.pem()).unwrap();
+    assert!(
+        PostgresStore::open(&url, Some(&other)).is_err(),
+        "another authority"
+    );
+    let mut plain = PostgresStore::open(&url.replace("require", "disable"), None).unwrap();
+    assert_eq!(ids(&plain.load().unwrap()), ["migrate-00000001"]);
 }
 
 #[test]
@@ -244,9 +266,9 @@ fn a_database_of_a_later_version_is_refused() {
     assert!(refusal.contains("newer program"), "{refusal}");
     let cluster = Cluster::start();
     let url = cluster.database("later");
-    drop(PostgresStore::open(&url).unwrap());
+    drop(PostgresStore::open(&url, None).unwrap());
     cluster.run("later", "UPDATE schema_version SET version = version + 1");
-    let Err(refusal) = PostgresStore::open(&url) else {
+    let Err(refusal) = PostgresStore::open(&url, None) else {
         panic!("a later version was opened")
     };
     assert!(refusal.to_string().contains("newer program"), "{refusal}");

@@ -323,8 +323,8 @@ impl Plane {
 }
 
 fn database_of(options: &[String]) -> Vec<String> {
-    let at = options.iter().position(|option| option == "--database");
-    at.map_or_else(Vec::new, |at| options[at..at + 2].to_vec())
+    let is_wanted = |pair: &&[String]| pair[0].starts_with("--database");
+    options.windows(2).filter(is_wanted).flatten().cloned().collect()
 }
 
 fn new_key(folder: &Path, options: &[String]) -> (String, String) {

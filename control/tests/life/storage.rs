@@ -188,9 +188,11 @@ fn answers_survive_a_kill() {
 }
 
 #[test]
-fn answers_survive_a_kill_with_postgresql() {
-    let cluster = crate::cluster::Cluster::start();
-    survives(&["--database", &cluster.database("life")]);
+fn answers_survive_a_kill_with_postgresql_over_tls() {
+    let cluster = crate::cluster::Cluster::start_with_tls();
+    cluster.database("life");
+    let (url, certificate) = (cluster.encrypted_url("life"), cluster.certificate());
+    survives(&["--database", &url, "--database-ca", certificate.to_str().unwrap()]);
 }
 
 #[test]

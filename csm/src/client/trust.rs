@@ -89,8 +89,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The TLS settings of a client with this trust.
-pub(crate) fn tls_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
+/// The TLS settings of a client with this trust, for other protocols too.
+///
+/// # Errors
+/// When the authorities cannot be read, or the TLS library refuses them.
+pub fn tls_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;

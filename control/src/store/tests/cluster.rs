@@ -1,5 +1,7 @@
 //! A PostgreSQL server of its own for a test: on a Unix socket in a folder of its own, gone when dropped.
 
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -9,6 +11,7 @@ use tempfile::TempDir;
 pub(crate) struct Cluster {
     folder: TempDir,
     programs: PathBuf,
+    port: u16,
 }
 
 fn programs() -> PathBuf {
@@ -42,6 +45,60 @@ fn succeed(output: Output) -> String {
 impl Cluster {
     /// Makes and starts one.
     pub(crate) fn start() -> Self {
+        let cluster = Self::made();
+        cluster.run_server("-c listen_addresses=");
+        cluster
+    }
+
+    /// Makes and starts one that listens on the loopback, with a certificate.
+    pub(crate) fn start_with_tls() -> Self {
+        let mut cluster = Self::made();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])
+            .expect("PostgreSQL's programs and a temporary folder are usable");
+        let key = cluster.folder.path().join("server.key");
+        for (path, text) in [
+            (cluster.certificate(), made.cert.pem()),
+            (key.clone(), made.signing_key.serialize_pem()),
+        ] {
+            std::fs::write(&path, text).expect("PostgreSQL's programs and a temporary folder are usable");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+                .expect("PostgreSQL's programs and a temporary folder are usable");
+            cluster.give(&path);
+        }
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        cluster.port = free
+            .expect("PostgreSQL's programs and a temporary folder are usable")
+            .port();
+        cluster.run_server(&format!(
+            "-c listen_addresses=127.0.0.1 -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
+            cluster.certificate().display(),
+            key.display()
+        ));
+        cluster
+    }
+
+    /// The certificate of a server that has one.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("server.pem")
+    }
+
+    /// The URL of a database over TLS.
+    pub(crate) fn encrypted_url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{database}?sslmode=require",
+            self.port
+        )
+    }
+
+    /// Gives a file to the user that the server runs as.
+    fn give(&self, path: &Path) {
+        if is_root() {
+            let output = Command::new("chown").arg("postgres:").arg(path).output();
+            succeed(output.expect("PostgreSQL's programs and a temporary folder are usable"));
+        }
+    }
+
+    fn made() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("control-postgres-")
             .tempdir()
@@ -49,42 +106,39 @@ impl Cluster {
         let cluster = Self {
             folder,
             programs: programs(),
+            port: 5432,
         };
-        if is_root() {
-            succeed(
-                Command::new("chown")
-                    .arg("postgres:")
-                    .arg(cluster.folder.path())
-                    .output()
-                    .expect("PostgreSQL's programs and a temporary folder are usable"),
-            );
-        }
-        let data = cluster.data();
+        cluster.give(cluster.folder.path());
+        let mut command = cluster.command("initdb");
+        command
+            .args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"])
+            .arg(cluster.data());
         succeed(
-            cluster
-                .command("initdb")
-                .args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"])
-                .arg(&data)
-                .output()
-                .expect("PostgreSQL's programs and a temporary folder are usable"),
-        );
-        let options = format!(
-            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off",
-            cluster.folder.path().display()
-        );
-        let log = cluster.folder.path().join("log");
-        succeed(
-            cluster
-                .command("pg_ctl")
-                .arg("-D")
-                .arg(&data)
-                .arg("-l")
-                .arg(&log)
-                .args(["-w", "-o", &options, "start"])
+            command
                 .output()
                 .expect("PostgreSQL's programs and a temporary folder are usable"),
         );
         cluster
+    }
+
+    fn run_server(&self, options: &str) {
+        let options = format!(
+            "{options} -p {} -c unix_socket_directories={} -c fsync=off",
+            self.port,
+            self.folder.path().display()
+        );
+        let mut command = self.command("pg_ctl");
+        command
+            .arg("-D")
+            .arg(self.data())
+            .arg("-l")
+            .arg(self.folder.path().join("log"));
+        command.args(["-w", "-o", &options, "start"]);
+        succeed(
+            command
+                .output()
+                .expect("PostgreSQL's programs and a temporary folder are usable"),
+        );
     }
 
     fn data(&self) -> PathBuf {
@@ -114,16 +168,20 @@ impl Cluster {
     /// Runs a statement.
     pub(crate) fn run(&self, database: &str, statement: &str) -> String {
         let mut command = self.command("psql");
-        command.arg("-h").arg(self.folder.path()).args([
-            "-U",
-            "postgres",
-            "-d",
-            database,
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            statement,
-        ]);
+        command
+            .args(["-p", &self.port.to_string()])
+            .arg("-h")
+            .arg(self.folder.path())
+            .args([
+                "-U",
+                "postgres",
+                "-d",
+                database,
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-c",
+                statement,
+            ]);
         succeed(
             command
                 .output()
