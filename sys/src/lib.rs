@@ -25,6 +25,7 @@ pub mod file_system;
 pub mod freeze;
 pub mod getfsmap;
 pub mod inode_flags;
+pub mod io_priority;
 pub mod loop_device;
 pub mod mounts;
 pub mod open_files;

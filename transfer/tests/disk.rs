@@ -1,7 +1,6 @@
 //! The disk engine end to end: loop devices with real file systems, both sides in one process over loopback.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(dead_code, reason = "the test bed is shared with other tests")]
 
 #[path = "disk/bed.rs"]
 mod bed;
@@ -20,7 +19,7 @@ use sys::chunk_set::ChunkSet;
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::disk::medium::{DiskMedium, Medium};
 use transfer::disk::used_map::survey;
-use transfer::source::Rounds;
+use transfer::source::{Rounds, SourceVolume};
 use workload::Workload;
 
 const GPT: &str = "label: gpt\nsize=100M\nsize=320M\nsize=140M\nsize=20M\n";
@@ -286,4 +285,66 @@ fn a_busy_server_with_gpt_is_cut_over_at_one_moment() {
 #[test]
 fn a_busy_server_with_logical_partitions_is_cut_over_at_one_moment() {
     seeds().for_each(|seed| cut_over_a_busy_server(MBR, [1, 2, 5, 6], seed + 5000));
+}
+
+#[test]
+fn one_mounted_partition_is_cut_over_alone() {
+    let server = Server::new(GPT, [1, 2, 3, 4]);
+    let bed = Bed::new();
+    let point = &server.mounts[1].2.point;
+    Workload::fill(point, 77, 10 * MIB);
+    let marks = [bed.path("before"), bed.path("after")];
+    let mut plan = with_freeze(bed.plan(&[&server.disk.partition(2)]), Duration::from_secs(20));
+    plan.verify = true;
+    let SourceVolume::Disks(source) = &mut plan.volume else {
+        unreachable!()
+    };
+    let freeze = source.freeze.as_mut().unwrap();
+    freeze.before = Some(format!(
+        "echo last words > {}/last; touch {}",
+        point.display(),
+        marks[0].display()
+    ));
+    freeze.after = Some(format!("touch {}", marks[1].display()));
+    let image = bed.path("target.img");
+    let summary = bed.sync(&[&image], plan).unwrap();
+    assert!(summary.ok && summary.frozen_ms.unwrap() < 10_000, "{summary:?}");
+    assert!(marks.iter().all(|mark| mark.exists()), "both commands ran");
+    let target = mount(&image, "loop,nouuid,noatime");
+    assert_trees_equal(point, &target.point);
+    assert_eq!(std::fs::read(target.point.join("last")).unwrap(), b"last words\n");
+}
+
+#[test]
+fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
+    let disk = LoopDevice::new("g2c-block-churn", 200 * MIB, 512).unwrap();
+    make_file_system("ext4", &disk.path);
+    let mount = mount(&disk.path, "noatime");
+    Workload::fill(&mount.point, 5, 60 * MIB);
+    let bed = Bed::new();
+    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_secs(1));
+    plan.compression = transfer::source::Compression::Off;
+    plan.throttle = std::sync::Arc::new(transfer::throttle::Throttle::new(6_000_000));
+    let stop = AtomicBool::new(false);
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut dice = workload::Dice::new(9);
+            let file = std::fs::File::create(mount.point.join("churn")).unwrap();
+            while !stop.load(Ordering::Acquire) {
+                // About 24 MB in a few seconds, four times what the link can take.
+                let at = dice.below(20) * MIB;
+                std::os::unix::fs::FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
+                file.sync_data().unwrap();
+                std::thread::sleep(Duration::from_millis(30));
+            }
+        });
+        let result = bed.sync(&[&bed.path("target.img")], plan);
+        stop.store(true, Ordering::Release);
+        result.unwrap_err().describe()
+    });
+    assert!(
+        error.contains("--freeze-max") && error.contains("MB/s"),
+        "{error}"
+    );
+    std::fs::write(mount.point.join("not frozen"), b"x").unwrap();
 }

@@ -24,7 +24,7 @@ use crate::compress::Governor;
 use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
-use crate::disk::source::copy::{Counters, copy};
+use crate::disk::source::copy::{Counters, Urgency, copy};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::reconcile::{RoundEnd, end_round, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
@@ -217,8 +217,9 @@ impl<'a> Run<'a> {
         let link = crate::link::connect(&self.plan.target, &self.plan.secret, &hello, &self.plan.throttle)?;
         let target = link.target.to_string();
         let wire = std::mem::take(&mut self.counters.bytes_wire);
+        let durable = std::sync::Arc::clone(&self.counters.bytes_durable);
         let stop = self.stop;
-        let result = with_session(link, &wire, stop, |session| {
+        let result = with_session(link, &wire, durable, stop, |session| {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;
@@ -329,7 +330,18 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let bytes_before = self.counters.bytes_done.load(Ordering::Relaxed);
         let watch = || self.report_progress(wire);
-        copy(&self.disks, session, &self.counters, &self.governor, &watch)?;
+        let urgency = match self.quiet.load(Ordering::Acquire) {
+            true => Urgency::Frozen,
+            false => Urgency::GiveWay,
+        };
+        copy(
+            &self.disks,
+            session,
+            &self.counters,
+            &self.governor,
+            urgency,
+            &watch,
+        )?;
         let bytes = self.counters.bytes_done.load(Ordering::Relaxed) - bytes_before;
         self.pace.add(bytes, began.elapsed());
         Ok(())
@@ -392,7 +404,7 @@ impl<'a> Run<'a> {
             entries_total: load(&self.counters.scanned) + chunks_left,
             bytes_read: load(&self.counters.bytes_read),
             bytes_wire: load(wire),
-            bytes_durable: 0,
+            bytes_durable: load(&self.counters.bytes_durable),
             seconds,
             rate: (load(wire) as f64 / run_seconds) as u64,
             eta_seconds: (pace > 0.0).then(|| (bytes_left as f64 / pace) as u64),

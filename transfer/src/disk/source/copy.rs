@@ -4,8 +4,8 @@
 //! round every chunk is sent at most once, so frames may overtake each other.
 
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sys::aligned::AlignedBuffer;
@@ -42,6 +42,17 @@ pub struct Counters {
     pub bytes_data: AtomicU64,
     /// Bytes written to the link.
     pub bytes_wire: AtomicU64,
+    /// Bytes of the blocks that the target has made durable.
+    pub bytes_durable: Arc<AtomicU64>,
+}
+
+/// How reading behaves towards others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// At the lowest I/O priority: the source is in use.
+    GiveWay,
+    /// At normal priority: everybody waits for the thaw.
+    Frozen,
 }
 
 /// Where the next job begins.
@@ -59,6 +70,7 @@ pub fn copy(
     session: &Session<'_>,
     counters: &Counters,
     governor: &Governor,
+    urgency: Urgency,
     watch: &dyn Fn(),
 ) -> Result<()> {
     let cursor = Mutex::new(Cursor { disk: 0, chunk: 0 });
@@ -71,6 +83,9 @@ pub fn copy(
         let threads: Vec<_> = (0..readers)
             .map(|_| {
                 scope.spawn(|| {
+                    if urgency == Urgency::GiveWay {
+                        sys::io_priority::lower();
+                    }
                     let work = || {
                         let mut reader = Reader::new(session, counters, governor)?;
                         while !stopped.load(Ordering::Acquire) {
@@ -189,7 +204,7 @@ impl<'a> Reader<'a> {
             self.counters
                 .bytes_data
                 .fetch_add(blocks.len() as u64, Ordering::Relaxed);
-            self.pack_and_send(encode_batch(&batch, &blocks)?)?;
+            self.pack_and_send(encode_batch(&batch, &blocks)?, blocks.len() as u64)?;
         }
         disk.done(job, &bad);
         Ok(())
@@ -211,13 +226,13 @@ impl<'a> Reader<'a> {
         bad
     }
 
-    fn pack_and_send(&mut self, payload: Vec<u8>) -> Result<()> {
+    fn pack_and_send(&mut self, payload: Vec<u8>, content_len: u64) -> Result<()> {
         let mut frame = Frame::message(KIND_DISK, Vec::new());
         frame.raw_len = payload.len() as u32;
         let began = Instant::now();
         (frame.codec, frame.payload) = self.compressor.compress(payload, self.governor)?;
         let compressed = Instant::now();
-        self.session.send(frame)?;
+        self.session.send(frame, content_len)?;
         self.governor.learn(compressed - began, compressed.elapsed());
         Ok(())
     }

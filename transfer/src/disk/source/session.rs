@@ -1,7 +1,8 @@
 //! The source's side of the link: a thread per connection, one failure for all.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -35,7 +36,9 @@ pub struct Session<'a> {
     frames: Sender<Frame>,
     incoming: Receiver<Incoming>,
     next_frame: AtomicU64,
-    durable_frames: AtomicU64,
+    /// Numbers and content bytes of frames that are not durable yet: no more than fit between two checkpoints.
+    unacknowledged: Mutex<VecDeque<(u64, u64)>>,
+    durable: Arc<AtomicU64>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     ended: AtomicBool,
@@ -44,13 +47,14 @@ pub struct Session<'a> {
     stop: &'a StopFlag,
 }
 
-/// Runs `body` in a session over `link`; bytes sent are added to `wire`.
+/// Runs `body` in a session over `link`; bytes sent are added to `wire`, content bytes that became durable to `durable`.
 ///
 /// # Errors
 /// Those of `body`, or why the session ended before.
 pub fn with_session<R>(
     link: SourceLink,
     wire: &AtomicU64,
+    durable: Arc<AtomicU64>,
     stop: &StopFlag,
     body: impl FnOnce(&Session<'_>) -> Result<R>,
 ) -> Result<R> {
@@ -61,7 +65,8 @@ pub fn with_session<R>(
         frames,
         incoming,
         next_frame: AtomicU64::new(0),
-        durable_frames: AtomicU64::new(0),
+        unacknowledged: Mutex::default(),
+        durable,
         failure: Mutex::new(None),
         failed: AtomicBool::new(false),
         ended: AtomicBool::new(false),
@@ -162,7 +167,7 @@ impl Session<'_> {
                 match decode(KIND_DISK_REPORT, frame)? {
                     DiskReport::KeepAlive => continue,
                     DiskReport::Durable { frames } => {
-                        self.durable_frames.store(frames, Ordering::Release);
+                        self.acknowledge(frames);
                         continue;
                     }
                     DiskReport::Failed { why, message } => {
@@ -251,12 +256,16 @@ impl Session<'_> {
         }
     }
 
-    /// Queues a frame of chunks; waits while the link is behind.
+    /// Queues a frame of chunks with so many content bytes; waits while the link is behind.
     ///
     /// # Errors
     /// The session ended.
-    pub fn send(&self, mut frame: Frame) -> Result<()> {
-        frame.number = self.next_frame.fetch_add(1, Ordering::AcqRel);
+    pub fn send(&self, mut frame: Frame, content_len: u64) -> Result<()> {
+        {
+            let mut unacknowledged = self.lock_unacknowledged();
+            frame.number = self.next_frame.fetch_add(1, Ordering::AcqRel);
+            unacknowledged.push_back((frame.number, content_len));
+        }
         loop {
             frame = match self.frames.send_timeout(frame, TICK) {
                 Ok(()) => return Ok(()),
@@ -271,9 +280,18 @@ impl Session<'_> {
         self.next_frame.load(Ordering::Acquire)
     }
 
-    /// Frames that the target has made durable.
-    pub fn frames_durable(&self) -> u64 {
-        self.durable_frames.load(Ordering::Acquire)
+    fn lock_unacknowledged(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.unacknowledged
+            .lock()
+            .expect("no thread panics while it counts frames")
+    }
+
+    /// Frames with a number below `frames` are durable.
+    fn acknowledge(&self, frames: u64) {
+        let mut unacknowledged = self.lock_unacknowledged();
+        while let Some((_, len)) = unacknowledged.pop_front_if(|(number, _)| *number < frames) {
+            self.durable.fetch_add(len, Ordering::Relaxed);
+        }
     }
 
     fn say_goodbye(&self, listener: &std::thread::ScopedJoinHandle<'_, ()>) {

@@ -138,7 +138,7 @@ impl Session<'_> {
                 scope.spawn(move || self.guard(self.write_frames(&mut connection, &due)));
             }
             scope.spawn(|| self.guard(self.make_checkpoints(&checkpoints)));
-            scope.spawn(|| self.watch(stop));
+            scope.spawn(|| self.guard(self.watch(stop)));
             let result = self.reports.send(&DiskReport::Opened {
                 position: self.store.position(),
             });
@@ -177,17 +177,20 @@ impl Session<'_> {
         }
     }
 
-    fn watch(&self, stop: &StopFlag) {
+    /// Keeps the source from thinking that nobody is there, and looks for a request to stop.
+    fn watch(&self, stop: &StopFlag) -> Result<()> {
+        let mut spoke_at = Instant::now();
         while !self.ended.load(Ordering::Acquire) {
             if stop.is_stopped() {
-                self.guard(Err(Error::new(
-                    Kind::Stopped,
-                    "go on: the receiver was told to stop",
-                )));
-                return;
+                return Err(Error::new(Kind::Stopped, "go on: the receiver was told to stop"));
+            }
+            if spoke_at.elapsed() >= KEEP_ALIVE {
+                self.reports.send(&DiskReport::KeepAlive)?;
+                spoke_at = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
     }
 
     fn write_frames(&self, connection: &mut FrameReader, due: &Sender<()>) -> Result<()> {
@@ -209,13 +212,9 @@ impl Session<'_> {
 
     fn make_checkpoints(&self, due: &Receiver<()>) -> Result<()> {
         let mut acknowledged = 0;
-        let (mut saved_at, mut spoke_at) = (Instant::now(), Instant::now());
+        let mut saved_at = Instant::now();
         while !self.ended.load(Ordering::Acquire) {
             let asked = due.recv_timeout(TICK).is_ok();
-            if spoke_at.elapsed() >= KEEP_ALIVE {
-                self.reports.send(&DiskReport::KeepAlive)?;
-                spoke_at = Instant::now();
-            }
             if !asked && saved_at.elapsed() < CHECKPOINT_INTERVAL {
                 continue;
             }
@@ -224,7 +223,6 @@ impl Session<'_> {
             if frames > acknowledged {
                 acknowledged = frames;
                 self.reports.send(&DiskReport::Durable { frames })?;
-                spoke_at = Instant::now();
             }
         }
         Ok(())

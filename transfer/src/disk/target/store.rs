@@ -10,12 +10,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sys::aligned::AlignedBuffer;
+use sys::block_device::Access;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::digest_file::DigestFile;
-use crate::disk::medium::Medium;
+use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::{BLOCK_LEN, DiskFacts};
+use crate::disk::source::read::bytes_of;
 use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
@@ -29,6 +31,10 @@ const REGIONS_AHEAD: u64 = 4;
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Chunks after which a checkpoint is due: zeros weigh nothing, but their digests wait in memory (32 bytes each).
 const CHECKPOINT_CHUNKS: usize = 256 * 1024;
+
+/// Chunks looked at, at most, to know a copy again; in every region each so manieth.
+const LOOKS_MAX: usize = 64;
+const LOOKS_STEP: usize = 37;
 
 /// A disk with its digests.
 pub struct StoredDisk {
@@ -86,15 +92,18 @@ impl DiskStore {
         let mut disks = Vec::new();
         for (number, (target, source)) in targets.iter().zip(sources).enumerate() {
             let path = std::path::absolute(&target.path).unwrap_or_else(|_| target.path.clone());
+            let digests_path = journal.digests_path(number);
+            let open = regions_of(&record, number);
             let ours = known
                 .get(number)
-                .filter(|disk| disk.path == path && path.exists());
+                .filter(|disk| disk.path == path && path.exists())
+                .filter(|disk| is_our_copy(&path, disk.source_len, &digests_path, &open));
             let admitted = admit(target, source, ours.is_some())?;
-            let digests_path = journal.digests_path(number);
             let failed = |error| Error::io("open the digests", &digests_path, error);
             let digests = DigestFile::open(&digests_path, source.len.div_ceil(CHUNK_LEN)).map_err(failed)?;
             let same = ours.filter(|disk| disk.source_len == source.len && !admitted.is_blank);
             if same.is_none() {
+                move_on(&mut record.position)?;
                 digests.clear().map_err(failed)?;
                 record
                     .open_regions
@@ -355,6 +364,47 @@ impl DiskStore {
             .lock()
             .expect("no thread panics while it holds the ledger")
     }
+}
+
+fn regions_of(record: &Record, disk: usize) -> BTreeSet<u64> {
+    let own = record
+        .open_regions
+        .iter()
+        .filter(|region| usize::from(region.disk) == disk);
+    own.map(|region| region.number).collect()
+}
+
+/// Whether a disk of this name holds what the journal says: names of devices change with the next boot. Looks at some
+/// known chunks outside of the open regions; one that is as it should be is enough, for others may be damaged.
+fn is_our_copy(path: &Path, source_len: u64, digests: &Path, open: &BTreeSet<u64>) -> bool {
+    let Ok(medium) = DiskMedium::open(path, Access::Read) else {
+        return false;
+    };
+    let chunk_count = source_len.div_ceil(CHUNK_LEN);
+    let Ok(digests) = DigestFile::open(digests, chunk_count) else {
+        return false;
+    };
+    let mut looked = 0;
+    for region in (0..digests.region_count()).filter(|region| !open.contains(region)) {
+        let first = region * REGION_CHUNKS;
+        let Ok(known) = digests.get(first, REGION_CHUNKS) else {
+            return false;
+        };
+        let known = known.iter().enumerate().filter(|(_, digest)| digest.is_known());
+        for (at, digest) in known.step_by(LOOKS_STEP) {
+            let bytes = bytes_of(&(first + at as u64..first + at as u64 + 1), source_len);
+            let mut content = AlignedBuffer::zeroed((bytes.end - bytes.start) as usize);
+            looked += 1;
+            if medium.read(&mut content, bytes.start).is_ok() && Digest::of(&content) == *digest {
+                return true;
+            }
+            if looked >= LOOKS_MAX {
+                return false;
+            }
+        }
+    }
+    // Nothing was durable outside of the open regions: a copy that was interrupted at its very beginning.
+    looked == 0
 }
 
 /// Writes digests of ascending chunks, neighbours together.
