@@ -22,8 +22,6 @@ use crate::progress::Event;
 
 /// Part of the frozen time that does not depend on the amount of data: freezing itself takes 30 to 150 ms.
 const FIXED: Duration = Duration::from_millis(100);
-/// Time that the watchdog grants beyond the promised maximum.
-const GRACE: Duration = Duration::from_secs(2);
 /// Rounds whose forecast may fail to get 10 % better before it counts as not improving.
 const STALLS_MAX: u32 = 3;
 /// Freezes that may miss the deadline.
@@ -66,8 +64,7 @@ impl Run<'_> {
                 self.next_round(session, wire)?;
             }
             let since_last_round = self.round_began;
-            let bytes: u64 = self.disks.iter().map(SourceDisk::peek).sum::<u64>() * CHUNK_LEN;
-            let forecast = self.pace.forecast(bytes);
+            let (bytes, forecast) = self.forecast();
             if forecast <= freeze.max {
                 if self.frozen_round(&freeze, session, wire)? {
                     return Ok(());
@@ -82,6 +79,12 @@ impl Run<'_> {
             }
             self.next_round(session, wire)?;
         }
+    }
+
+    /// Bytes of the last round if it began now, and how long it would take.
+    fn forecast(&self) -> (u64, Duration) {
+        let bytes = self.disks.iter().map(SourceDisk::peek).sum::<u64>() * CHUNK_LEN;
+        (bytes, self.pace.forecast(bytes))
     }
 
     /// Returns whether the round was made in one freeze.
@@ -99,9 +102,19 @@ impl Run<'_> {
         // What the command and the synchronisation wrote is sent before the freeze.
         self.next_round(session, wire)?;
         synchronise(&points)?;
+        let (_, forecast) = self.forecast();
+        if forecast > freeze.max {
+            self.say(&Event::Warning {
+                message: format!(
+                    "no freeze yet: too much was written meanwhile, the last round would take {:.1} s",
+                    forecast.as_secs_f64()
+                ),
+            });
+            return Ok(false);
+        }
         self.disks.iter().for_each(|disk| disk.digests.hold());
         self.quiet.store(true, Ordering::Release);
-        let result = self.freeze_and_copy(&points, freeze.max + GRACE, session, wire);
+        let result = self.freeze_and_copy(&points, freeze.max, session, wire);
         self.quiet.store(false, Ordering::Release);
         let released = self
             .disks
@@ -123,7 +136,7 @@ impl Run<'_> {
             self.say(&Event::Warning {
                 message: format!(
                     "the freeze took longer than {} s and was ended: trying again",
-                    (freeze.max + GRACE).as_secs()
+                    freeze.max.as_secs()
                 ),
             });
             return Ok(false);
