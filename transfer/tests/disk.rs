@@ -320,19 +320,19 @@ fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
     let disk = LoopDevice::new("g2c-block-churn", 200 * MIB, 512).unwrap();
     make_file_system("ext4", &disk.path);
     let mount = mount(&disk.path, "noatime");
-    Workload::fill(&mount.point, 5, 60 * MIB);
+    Workload::fill(&mount.point, 5, 6 * MIB);
     let bed = Bed::new();
-    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_secs(1));
+    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_millis(150));
     plan.compression = transfer::source::Compression::Off;
-    plan.throttle = std::sync::Arc::new(transfer::throttle::Throttle::new(6_000_000));
+    plan.throttle = std::sync::Arc::new(transfer::throttle::Throttle::new(3_000_000));
     let stop = AtomicBool::new(false);
     let error = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut dice = workload::Dice::new(9);
             let file = std::fs::File::create(mount.point.join("churn")).unwrap();
             while !stop.load(Ordering::Acquire) {
-                // About 24 MB in a few seconds, four times what the link can take.
-                let at = dice.below(20) * MIB;
+                // Ten times what the link can take; even a moment's worth is too much for the freeze.
+                let at = dice.below(8) * MIB;
                 std::os::unix::fs::FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
                 file.sync_data().unwrap();
                 std::thread::sleep(Duration::from_millis(30));

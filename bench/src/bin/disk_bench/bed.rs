@@ -1,0 +1,271 @@
+//! A source disk, a receiver, and runs of `go2cloud sync`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+
+/// Everything that is unmade at the end.
+pub(crate) struct Bed {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) device: PathBuf,
+    pub(crate) mount: Option<PathBuf>,
+    pub(crate) len: u64,
+    programs: PathBuf,
+}
+
+/// What a run of `go2cloud sync` said.
+pub(crate) struct Run {
+    pub(crate) summary: Value,
+    pub(crate) seconds: f64,
+    /// Seconds of each round.
+    pub(crate) rounds: Vec<f64>,
+    pub(crate) source_memory: u64,
+    pub(crate) target_memory: u64,
+}
+
+impl Run {
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.summary[name].as_u64().unwrap_or(0)
+    }
+}
+
+impl Bed {
+    /// A disk of random content.
+    pub(crate) fn random(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
+        let bed = Self::empty(work, programs, mib)?;
+        let file = File::options().write(true).open(bed.backing())?;
+        let mut dice = Dice(mib);
+        for at in 0..mib {
+            file.write_all_at(&dice.bytes(MIB as usize), at * MIB)?;
+        }
+        file.sync_all()?;
+        Ok(bed)
+    }
+
+    /// A mounted ext4 file system with the libraries and documents of this machine on it.
+    pub(crate) fn file_system(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
+        let mut bed = Self::empty(work, programs, mib)?;
+        call(Command::new("mkfs.ext4").arg("-q").arg(&bed.device))?;
+        let point = bed.folder.path().join("mount");
+        std::fs::create_dir(&point)?;
+        call(
+            Command::new("mount")
+                .args(["-o", "noatime"])
+                .arg(&bed.device)
+                .arg(&point),
+        )?;
+        bed.mount = Some(point.clone());
+        call(
+            Command::new("cp")
+                .args(["-a", "/usr/lib", "/usr/share"])
+                .arg(&point),
+        )?;
+        call(Command::new("sync").arg("-f").arg(&point))?;
+        Ok(bed)
+    }
+
+    fn empty(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("g2c-block-bench-")
+            .tempdir_in(work)?;
+        let backing = folder.path().join("source.img");
+        File::create(&backing)?.set_len(mib * MIB)?;
+        let output = Command::new("losetup")
+            .args(["-f", "--show", "--direct-io=on"])
+            .arg(&backing)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "losetup: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        std::fs::write(folder.path().join("key"), "0123456789abcdef0123456789abcdef\n")?;
+        Ok(Self {
+            device: PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()),
+            folder,
+            mount: None,
+            len: mib * MIB,
+            programs: programs.to_owned(),
+        })
+    }
+
+    fn backing(&self) -> PathBuf {
+        self.folder.path().join("source.img")
+    }
+
+    /// Forgets what is at the target and what is known of it.
+    pub(crate) fn forget(&self) {
+        for name in ["state", "journal"] {
+            let _ = std::fs::remove_dir_all(self.folder.path().join(name));
+        }
+        let _ = std::fs::remove_file(self.folder.path().join("target.img"));
+    }
+
+    /// Writes single blocks all over the disk until `percent` of its 64 KiB chunks are changed.
+    pub(crate) fn dirty_script(&self, percent: u64) -> Result<PathBuf> {
+        let path = self.folder.path().join("dirty.py");
+        let chunks = self.len / 65_536;
+        let script = format!(
+            "import os,random\nf=os.open('{}',os.O_WRONLY)\nfor c in random.sample(range({chunks}),{}):\n \
+             os.pwrite(f,os.urandom(4096),c*65536+4096*random.randrange(16))\nos.fsync(f)\n",
+            self.device.display(),
+            chunks * percent / 100
+        );
+        File::create(&path)?.write_all(script.as_bytes())?;
+        Ok(path)
+    }
+
+    /// Runs a receiver and `go2cloud sync --disk` with further flags.
+    pub(crate) fn sync(&self, flags: &[&str]) -> Result<Run> {
+        let path = |name: &str| self.folder.path().join(name);
+        let mut receiver = Command::new(self.programs.join("go2cloud-receiver"));
+        receiver
+            .args(["--listen", "127.0.0.1:0", "--secret-file"])
+            .arg(path("key"));
+        receiver
+            .arg("--into-disk")
+            .arg(path("target.img"))
+            .arg("--journal")
+            .arg(path("journal"));
+        let mut receiver = Process(
+            receiver
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start go2cloud-receiver")?,
+        );
+        let mut line = String::new();
+        BufReader::new(receiver.0.stdout.take().context("no output")?).read_line(&mut line)?;
+        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let mut source = Command::new(self.programs.join("go2cloud"));
+        source
+            .args(["sync", "--json", "--to", &address, "--secret-file"])
+            .arg(path("key"));
+        source
+            .arg("--state")
+            .arg(path("state"))
+            .arg("--disk")
+            .arg(&self.device)
+            .args(flags);
+        let begin = Instant::now();
+        let mut source = Process(
+            source
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start go2cloud")?,
+        );
+        let mut run = Run {
+            summary: Value::Null,
+            seconds: 0.0,
+            rounds: Vec::new(),
+            source_memory: 0,
+            target_memory: 0,
+        };
+        let mut round_began = Instant::now();
+        for line in BufReader::new(source.0.stdout.take().context("no output")?).lines() {
+            let event: Value = serde_json::from_str(&line?)?;
+            match event["event"].as_str() {
+                Some("round_started") => round_began = Instant::now(),
+                Some("round_finished") => run.rounds.push(round_began.elapsed().as_secs_f64()),
+                Some("summary") => run.summary = event,
+                _ => {}
+            }
+            run.source_memory = run.source_memory.max(peak_memory(source.0.id()));
+            run.target_memory = run.target_memory.max(peak_memory(receiver.0.id()));
+        }
+        run.seconds = begin.elapsed().as_secs_f64();
+        let status = source.0.wait()?;
+        if !status.success() {
+            bail!("go2cloud sync {flags:?} ended with {status}");
+        }
+        Ok(run)
+    }
+
+    /// An agent that holds the tracker of the disk and waits for a receiver that never comes.
+    pub(crate) fn hold_tracker(&self) -> Result<Process> {
+        let mut source = Command::new(self.programs.join("go2cloud"));
+        source.args([
+            "sync",
+            "--quiet",
+            "--to",
+            "127.0.0.1:9",
+            "--retry",
+            "100000",
+            "--secret-file",
+        ]);
+        source
+            .arg(self.folder.path().join("key"))
+            .arg("--state")
+            .arg(self.folder.path().join("held"));
+        source.arg("--disk").arg(&self.device).stderr(Stdio::null());
+        let process = Process(source.spawn().context("cannot start go2cloud")?);
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(process)
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(point) = &self.mount {
+            let _ = Command::new("umount").arg(point).output();
+        }
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).output();
+    }
+}
+
+/// A process that ends with this value.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn call(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
+}
+
+fn peak_memory(process: u32) -> u64 {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else {
+        return 0;
+    };
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Random bytes from a seed: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            bytes.extend_from_slice(&(z ^ z >> 31).to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}

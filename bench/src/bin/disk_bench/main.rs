@@ -1,0 +1,73 @@
+//! Measures the disk engine through the programs, on loop devices: rounds, throughput, wire bytes, memory, tracker.
+//!
+//! Every comparison is made in one run, A and B in turn, and both numbers are printed as one JSON object per line. Needs
+//! root, `losetup`, `mkfs.ext4`, `partclone.ext4`, `zstd` and `fio`. Build all with `--release`.
+
+mod bed;
+mod measure;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+use bed::Bed;
+
+#[derive(Debug, Parser)]
+#[command(name = "disk_bench", about = "Measures how disks are copied")]
+struct Cli {
+    /// What to measure; everything when nothing is named
+    what: Vec<What>,
+    /// Size of the disk of random content, in MiB
+    #[arg(long, default_value_t = 4096)]
+    disk_mib: u64,
+    /// Repetitions of A and B
+    #[arg(long, default_value_t = 3)]
+    repeat: usize,
+    /// Folder for disks, images and state
+    #[arg(long, default_value = "/var/tmp")]
+    work: PathBuf,
+    /// Folder of the programs under test [default: the one this program is in]
+    #[arg(long)]
+    programs: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Full round against reading the disk and against the link; memory
+    Full,
+    /// A tracked round with 1 % changed against a rescan by digest
+    Rounds,
+    /// Wire bytes of a mounted file system against partclone and zstd
+    Wire,
+    /// Write throughput with and without the tracker
+    Tracker,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let wants = |what| cli.what.is_empty() || cli.what.contains(&what);
+    let programs = match &cli.programs {
+        Some(folder) => folder.clone(),
+        None => std::env::current_exe()?
+            .parent()
+            .map(PathBuf::from)
+            .unwrap_or_default(),
+    };
+    if wants(What::Full) || wants(What::Rounds) {
+        let bed = Bed::random(&cli.work, &programs, cli.disk_mib)?;
+        if wants(What::Full) {
+            measure::full(&bed, cli.repeat)?;
+        }
+        if wants(What::Rounds) {
+            measure::rounds(&bed, cli.repeat)?;
+        }
+    }
+    if wants(What::Wire) {
+        measure::wire(&Bed::file_system(&cli.work, &programs, cli.disk_mib)?)?;
+    }
+    if wants(What::Tracker) {
+        measure::tracker(&Bed::random(&cli.work, &programs, 512)?, cli.repeat)?;
+    }
+    Ok(())
+}
