@@ -258,11 +258,12 @@ impl Plane {
     /// What the hooks did: name and input.
     pub(crate) fn did(&self) -> Vec<(String, Value)> {
         let text = fs::read_to_string(self.folder.path().join("did")).unwrap_or_default();
+        // A hook that was killed together with the control plane may have left half a line.
         let line = |line: &str| {
-            let (hook, input) = line.split_once(' ').unwrap();
-            (hook.to_owned(), serde_json::from_str(input).unwrap())
+            let (hook, input) = line.split_once(' ')?;
+            Some((hook.to_owned(), serde_json::from_str(input).ok()?))
         };
-        text.lines().map(line).collect()
+        text.lines().filter_map(line).collect()
     }
 
     /// Hooks that are to fail from now on.
