@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::boot_check::BootCheckArgs;
 use crate::convert::command::ConvertArgs;
 use crate::layout::command::{InventoryArgs, LayoutArgs};
 
@@ -38,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Make a migrated system boot on KVM with virtio
     Convert(Box<ConvertArgs>),
+    /// Prove that a system boots: start a converted copy-on-write overlay of its disks in a virtual machine
+    BootCheck(Box<BootCheckArgs>),
     /// At the source: describe its disks, for `layout` at the target
     Inventory(InventoryArgs),
     /// Make the target's disks what the source's are: partitions, volume groups, file systems

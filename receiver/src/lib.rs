@@ -3,6 +3,7 @@
 //! The way of a command: [`cli`] (raw arguments) → [`plan`] (checked, all refusals at once) → [`serve`]. This crate
 //! knows nothing of clouds and jobs; how bytes travel is the `transfer` crate's affair.
 
+pub mod boot_check;
 pub mod cli;
 pub mod convert;
 pub mod layout;
@@ -40,6 +41,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_log(cli.verbose);
     match (cli.command, cli.serve) {
         (Some(cli::Command::Convert(args)), _) => run(convert::command::run(*args)),
+        (Some(cli::Command::BootCheck(args)), _) => run(boot_check::run(&args)),
         (Some(cli::Command::Inventory(args)), _) => run(layout::command::run_inventory(&args)),
         (Some(cli::Command::Layout(args)), _) => run(layout::command::run_layout(&args)),
         (None, Some(args)) => {

@@ -73,7 +73,11 @@ pub enum FirmwareChoice {
     Uefi,
 }
 
-fn parse_pin(text: &str) -> std::result::Result<Pin, String> {
+/// Parses an interface of the command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_pin(text: &str) -> std::result::Result<Pin, String> {
     let fields: Vec<&str> = text.split(',').collect();
     let [name, source, target] = fields[..] else {
         return Err("expected NAME,SOURCE-MAC,TARGET-MAC".to_owned());
@@ -142,12 +146,17 @@ pub fn run(args: ConvertArgs) -> Result<bool> {
     })
 }
 
-fn machine(args: &ConvertArgs, volumes: Option<Vec<Volume>>, boot_disk: Option<PathBuf>) -> Machine {
-    let firmware = match args.firmware {
+/// The firmware asked for, or the one that the disks are laid out for.
+pub fn choose_firmware(choice: FirmwareChoice, volumes: Option<&[Volume]>) -> Firmware {
+    match choice {
         FirmwareChoice::Bios => Firmware::Bios,
         FirmwareChoice::Uefi => Firmware::Uefi,
-        FirmwareChoice::Auto => probe::firmware(volumes.as_deref().unwrap_or_default()),
-    };
+        FirmwareChoice::Auto => probe::firmware(volumes.unwrap_or_default()),
+    }
+}
+
+fn machine(args: &ConvertArgs, volumes: Option<Vec<Volume>>, boot_disk: Option<PathBuf>) -> Machine {
+    let firmware = choose_firmware(args.firmware, volumes.as_deref());
     Machine {
         volumes,
         boot_disk,
