@@ -4,7 +4,7 @@
 
 For each signature method, by POST and by GET, a whole migration of each kind is played: registration, a job onto an
 instance with pause and resume, a job into an image through a transit instance, a job onto a lighthouse instance, and
-everything a CVM instance goes through. Then what goes wrong is tried, and must arrive as TencentCloudSDKException with
+everything a CVM instance goes through. A temporary key does what it may. Then what goes wrong is tried, and must arrive as TencentCloudSDKException with
 the code of the reference. Prints one JSON object: which actions answered, by which way, and which codes arrived.
 
 The control plane must have hooks for its instances (`--provider command`) and the region local-1.
@@ -17,6 +17,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import requests
 from tencentcloud.common import credential
 from tencentcloud.common.common_client import CommonClient
 from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
@@ -260,6 +261,30 @@ def refusals(endpoint, secret_id, secret_key, way):
     }
 
 
+def temporary(plane, way):
+    """A temporary key, made from an enrolment code: what it may do, what it may not, and that it needs its token."""
+    code = plane.call("go2cloud", "CreateEnrolmentCode", Uses=1, Hours=1)["Code"]
+    enrol = lambda: requests.post(f"http://{plane.endpoint}/enrol", json={"Code": code}, timeout=10).json()["Response"]
+    made = enrol()
+    assert enrol()["Error"]["Code"] == "AuthFailure.TokenFailure", "the code was good for one use"
+
+    def with_token(token):
+        guest = Plane(plane.endpoint, made["TmpSecretId"], made["TmpSecretKey"], way)
+        guest.key = credential.Credential(made["TmpSecretId"], made["TmpSecretKey"], token)
+        return guest
+
+    guest = with_token(made["Token"])
+    source_id = source(guest, "guest")
+    codes = {
+        "for its own source": "",
+        "start a job": code_of(lambda: guest.csm("StartMigrationJob", JobId="migrate-00000000")),
+        "without its token": code_of(lambda: with_token(None).csm("DescribeMigrationJobs")),
+        "with another token": code_of(lambda: with_token("x" + made["Token"]).csm("DescribeMigrationJobs")),
+    }
+    plane.csm("DeleteSourceServer", SourceServerId=source_id)
+    return codes
+
+
 def flood(plane):
     """Calls from many threads until the limit of 20 a second is felt; a busy machine makes fewer calls a second."""
     codes = set()
@@ -284,14 +309,17 @@ def multipart(plane):
 
 def main():
     endpoint, secret_id, secret_key = sys.argv[1], os.environ["SECRET_ID"], os.environ["SECRET_KEY"]
-    report = {"answered": {}, "refused": {}}
+    report = {"answered": {}, "refused": {}, "temporary": {}}
     for number, way in enumerate(WAYS):
         plane = Plane(endpoint, secret_id, secret_key, way)
         everything(plane, number)
         report["answered"][" ".join(way)] = sorted(plane.answered)
+        # The limit of 20 calls of one action a second is not what is tried here.
+        time.sleep(1.1)
+        report["temporary"][" ".join(way)] = temporary(Plane(endpoint, secret_id, secret_key), way)
         report["refused"][" ".join(way)] = refusals(endpoint, secret_id, secret_key, way)
+        time.sleep(1.1)
     report["multipart"] = multipart(Plane(endpoint, secret_id, secret_key))
-    time.sleep(1.1)
     report["flood"] = flood(Plane(endpoint, secret_id, secret_key))
     json.dump(report, sys.stdout, indent=1)
 

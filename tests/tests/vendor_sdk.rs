@@ -81,10 +81,19 @@ const REFUSALS: [(&str, &str); 17] = [
     ("wrong secret key", "AuthFailure.SignatureFailure"),
 ];
 
+/// What a temporary key is answered with.
+const TEMPORARY: [(&str, &str); 4] = [
+    ("for its own source", ""),
+    ("start a job", "AuthFailure.UnauthorizedOperation"),
+    ("with another token", "AuthFailure.TokenFailure"),
+    ("without its token", "AuthFailure.TokenFailure"),
+];
+
 #[derive(Deserialize)]
 struct Report {
     answered: BTreeMap<String, Vec<String>>,
     refused: BTreeMap<String, BTreeMap<String, String>>,
+    temporary: BTreeMap<String, BTreeMap<String, String>>,
     multipart: String,
     flood: Vec<String>,
 }
@@ -170,12 +179,14 @@ fn the_vendors_sdk_drives_every_action_in_every_way() {
             );
         }
     }
-    let wanted: BTreeMap<String, String> = REFUSALS
-        .iter()
-        .map(|(mistake, code)| ((*mistake).to_owned(), (*code).to_owned()))
-        .collect();
-    for (way, refused) in &report.refused {
-        assert_eq!(refused, &wanted, "{way}");
+    let wanted = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+        list.iter()
+            .map(|(case, code)| ((*case).to_owned(), (*code).to_owned()))
+            .collect()
+    };
+    for way in report.answered.keys() {
+        assert_eq!(report.refused[way], wanted(&REFUSALS), "{way}");
+        assert_eq!(report.temporary[way], wanted(&TEMPORARY), "{way}");
     }
     assert_eq!(report.multipart, "UnsupportedOperation");
     assert_eq!(report.flood, ["RequestLimitExceeded"]);
