@@ -60,3 +60,13 @@ pub(super) fn scratch() -> tempfile::TempDir {
         .tempdir_in(parent)
         .unwrap()
 }
+
+/// Snapshots are shared among threads, replicas and cursors move between them.
+const _: () = {
+    const fn shared<T: Send + Sync + Clone>() {}
+    const fn moved<T: Send>() {}
+    shared::<Snapshot>();
+    moved::<Replica>();
+    moved::<Cursor>();
+    moved::<Export>();
+};
