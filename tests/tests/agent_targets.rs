@@ -1,0 +1,174 @@
+//! Targets other than a folder by job: disks, images; and targets that do not fit, each with its code.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use go2cloud_tests::cloud::{Cloud, member};
+use go2cloud_tests::compare::{Options, compare};
+use go2cloud_tests::medium::{Format, Medium};
+
+/// An image mounted read-only; unmounted when dropped.
+struct Mounted {
+    folder: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(image: &Path) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("go2cloud-mounted-")
+            .tempdir()
+            .unwrap();
+        let output = Command::new("mount")
+            .args(["-o", "loop,ro"])
+            .arg(image)
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self { folder }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).output();
+    }
+}
+
+/// The only file below `folder` that is larger than a configuration file.
+fn image_in(folder: &Path) -> PathBuf {
+    if folder.is_file() {
+        return folder.to_owned();
+    }
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(Result::unwrap)
+        .find(|entry| entry.file_type().is_file() && entry.metadata().unwrap().len() > 1 << 20)
+        .unwrap()
+        .into_path()
+}
+
+#[test]
+fn a_mounted_disk_is_migrated_block_by_block() {
+    let cloud = Cloud::new();
+    let medium = Medium::new(Format::Ext4, 96).unwrap();
+    for number in 0..50 {
+        fs::write(medium.path().join(format!("file {number}")), vec![number; 50_000]).unwrap();
+    }
+    let device = medium.device().unwrap();
+    let instance = cloud.create_instance("--kind disk --system-disk 1");
+    let line = format!(
+        "-region local-1 -endpoint http://{} -ignore-check -console -instance-id {instance} --source-disk {}",
+        cloud.control.address,
+        device.display()
+    );
+    let output = cloud.tool(&line).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    let job = cloud.admin("job list --json");
+    assert!(
+        job.contains("\"Enabled\":true") || job.contains("\"Enabled\": true"),
+        "{job}"
+    );
+    let target = Mounted::new(&image_in(&cloud.instance_folder(&instance)));
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(&medium.path(), target.folder.path(), options).assert_equal();
+}
+
+#[test]
+fn an_image_target_is_made_by_way_of_a_transit_instance() {
+    let cloud = Cloud::new();
+    cloud.fill_source(20, 1);
+    let output = cloud.run("-console -out-image-name golden");
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    let job = cloud.admin("job list --json");
+    assert_eq!(member(&job, "Status"), "SUCCESS");
+    assert!(member(&job, "ImageId").starts_with("img-"), "{job}");
+    let instances = cloud.admin("instance list --json");
+    assert!(
+        !instances.contains("do_not_delete_csm_instance"),
+        "the transit instance is gone: {instances}"
+    );
+}
+
+/// Runs a job against `instance` and gives the code with which it fails.
+fn failure(cloud: &Cloud, instance: &str, more: &str) -> String {
+    let output = cloud.run(&format!("-console -instance-id {instance} {more}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}\n{}", cloud.said());
+    let jobs = cloud.admin("job list --json");
+    let code = member(&jobs, "ErrorId");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains(&code),
+        "{output:?}"
+    );
+    cloud.admin(&format!("job delete {}", member(&jobs, "JobId")));
+    code
+}
+
+#[test]
+fn a_receiver_with_another_secret_fails_to_initialise() {
+    let cloud = Cloud::new();
+    cloud.fill_source(21, 1);
+    fs::write(cloud.path("right"), "0123456789abcdef0123456789abcdef").unwrap();
+    fs::write(cloud.path("wrong"), "fedcba9876543210fedcba9876543210").unwrap();
+    fs::create_dir(cloud.path("target")).unwrap();
+    let mut receiver = Command::new(go2cloud_tests::control::program("go2cloud-receiver"))
+        .args(["--listen", "127.0.0.1:0", "--secret-file"])
+        .arg(cloud.path("right"))
+        .arg("--into")
+        .arg(cloud.path("target"))
+        .arg("--journal")
+        .arg(cloud.path("journal"))
+        .stdout(fs::File::create(cloud.path("ready")).unwrap())
+        .spawn()
+        .unwrap();
+    let address = cloud.wait("the receiver", || {
+        let text = fs::read_to_string(cloud.path("ready")).unwrap();
+        Some(text.strip_prefix("listening on ")?.trim().to_owned())
+    });
+    let declare = |key: &str| {
+        let key = cloud.path(key);
+        cloud.create_instance(&format!(
+            "--address {address} --lan-address {address} --secret-file {}",
+            key.display()
+        ))
+    };
+    let code = failure(&cloud, &declare("wrong"), "");
+    assert_eq!(code, "ERROR_INIT_SERVER");
+    assert_eq!(fs::read_dir(cloud.path("target")).unwrap().count(), 0);
+    let output = cloud.run(&format!("-console -instance-id {}", declare("right")));
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    cloud.assert_equal(&cloud.path("target"));
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+}
+
+#[test]
+fn a_broken_target_fails_the_transmission_and_what_is_skipped_is_named() {
+    let cloud = Cloud::new();
+    cloud.fill_source(22, 1);
+    let instance = cloud.create_instance("");
+    // The receiver cannot make a directory where somebody mounted something read-only.
+    let folder = cloud.instance_folder(&instance);
+    fs::create_dir_all(folder.join("folder 1")).unwrap();
+    let mount = |arguments: &[&str], path: &Path| {
+        let output = Command::new(arguments[0])
+            .args(&arguments[1..])
+            .arg(path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    mount(
+        &["mount", "-t", "tmpfs", "-o", "ro", "none"],
+        &folder.join("folder 1"),
+    );
+    let code = std::panic::catch_unwind(|| failure(&cloud, &instance, ""));
+    mount(&["umount", "-l"], &folder.join("folder 1"));
+    assert_eq!(code.unwrap(), "ERROR_DATA_TRANSMISSION");
+}
