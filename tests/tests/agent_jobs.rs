@@ -104,7 +104,7 @@ fn a_paused_job_resumes_from_its_break_point() {
 }
 
 #[test]
-fn a_killed_agent_goes_on_when_it_is_started_again() {
+fn an_interrupted_or_killed_agent_goes_on_when_it_is_started_again() {
     let cloud = Cloud::new();
     cloud.fill_source(4, 24);
     let instance = cloud.create_instance("");

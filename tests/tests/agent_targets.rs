@@ -172,3 +172,84 @@ fn a_broken_target_fails_the_transmission_and_what_is_skipped_is_named() {
     mount(&["umount", "-l"], &folder.join("folder 1"));
     assert_eq!(code.unwrap(), "ERROR_DATA_TRANSMISSION");
 }
+
+/// A real HTTP proxy that asks for a password; ended when dropped.
+struct Proxy {
+    process: std::process::Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Proxy {
+    fn start(folder: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let log = folder.join("proxy.log");
+        let configuration = folder.join("proxy.conf");
+        let text = format!(
+            "Port {port}\nListen 127.0.0.1\nAllow 127.0.0.1\nBasicAuth mover s3cret\nLogFile \"{}\"\nLogLevel Info\n",
+            log.display()
+        );
+        fs::write(&configuration, text).unwrap();
+        let process = Command::new("tinyproxy")
+            .arg("-d")
+            .arg("-c")
+            .arg(&configuration)
+            .spawn()
+            .unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        while std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(1)).is_err() {
+            assert!(std::time::Instant::now() < end, "the proxy does not come up");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Self { process, port, log }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn mode_3_calls_the_api_through_a_proxy_and_sends_data_past_it() {
+    let cloud = Cloud::new();
+    cloud.fill_source(23, 2);
+    let proxy = Proxy::start(&cloud.path("tool"));
+    let instance = cloud.create_instance("");
+    let line = format!(
+        "-console -instance-id {instance} -mode 3 -proxy-ip 127.0.0.1 -proxy-port {} -proxy-user mover",
+        proxy.port
+    );
+    let refused = cloud.run(&format!("{line} -proxy-password wrong"));
+    assert_eq!(
+        refused.status.code(),
+        Some(3),
+        "the check before the migration fails: {refused:?}"
+    );
+    assert!(
+        String::from_utf8_lossy(&refused.stdout).contains("proxy"),
+        "{refused:?}"
+    );
+    let output = cloud.run(&format!("{line} -proxy-password s3cret"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    cloud.assert_arrived(&instance);
+    let log = fs::read_to_string(&proxy.log).unwrap();
+    assert!(log.contains(&cloud.control.address), "{log}");
+    let receiver = cloud
+        .said()
+        .split("connecting to ")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned();
+    assert!(!log.contains(&receiver), "data went through the proxy: {log}");
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use csm::Action;
@@ -25,6 +26,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct Api {
     client: Client,
     runtime: Runtime,
+    /// Whether it has ever answered: until then a refusing proxy is a wrong setting, later it is an outage.
+    answered: AtomicBool,
 }
 
 /// Why there is no control plane to speak to.
@@ -95,7 +98,11 @@ impl Api {
                 .map_err(SetupError::Client)?;
             enrolment::keep(state_root, &control.endpoint, &enrolment)?;
         }
-        Ok(Self { client, runtime })
+        Ok(Self {
+            client,
+            runtime,
+            answered: AtomicBool::new(false),
+        })
     }
 
     /// Makes a call.
@@ -103,7 +110,19 @@ impl Api {
     /// # Errors
     /// What the server answered, or why there was no answer.
     pub fn call<A: Action>(&self, request: &A) -> Result<A::Response, Error> {
-        self.runtime.block_on(self.client.call(request))
+        let result = self.runtime.block_on(self.client.call(request));
+        if result
+            .as_ref()
+            .map_or_else(|error| error.code().is_some(), |_| true)
+        {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether waiting may help: nobody refused anything.
+    pub fn is_outage(&self, error: &Error) -> bool {
+        error.is_transient() || error.kind() == Kind::Proxy && self.answered.load(Ordering::Relaxed)
     }
 
     /// Makes a call, as often as it takes while the control plane cannot be reached.
@@ -114,7 +133,7 @@ impl Api {
         let mut pause = PAUSE_MIN;
         loop {
             match self.call(request) {
-                Err(error) if is_outage(&error) && !stop.is_stopped() => {
+                Err(error) if self.is_outage(&error) && !stop.is_stopped() => {
                     tracing::warn!("{}; going on by itself", chain(&error));
                     if stop.sleep(pause) {
                         return Err(error);
@@ -125,11 +144,6 @@ impl Api {
             }
         }
     }
-}
-
-/// Whether waiting may help: nobody refused anything.
-pub fn is_outage(error: &Error) -> bool {
-    error.is_transient() || error.kind() == Kind::Proxy
 }
 
 /// The error and its causes in one line.

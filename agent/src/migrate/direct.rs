@@ -10,6 +10,7 @@ use transfer::throttle::Throttle;
 use transfer::{Error, Kind};
 
 use super::api::Api;
+use super::check::is_fit;
 use super::failure::Ended;
 use super::plan::{Control, Plan};
 use super::target::{self, Wanted};
@@ -26,6 +27,9 @@ pub(super) fn by_instance(
 ) -> anyhow::Result<Exit> {
     let inventory = Inventory::of(&Machine::here(), plan.scope())?;
     let api = Api::new(control, &plan.state_root)?;
+    if !is_fit(plan, &inventory, Some(&api)) {
+        return Ok(exit::CHECK_FAILED);
+    }
     let wanted = Wanted {
         inventory: &inventory,
         network: &plan.network,
@@ -74,6 +78,10 @@ pub(super) fn by_address(
     secret: &Secret,
     stop: &Arc<StopFlag>,
 ) -> anyhow::Result<Exit> {
+    let inventory = Inventory::of(&Machine::here(), plan.scope())?;
+    if !is_fit(plan, &inventory, None) {
+        return Ok(exit::CHECK_FAILED);
+    }
     match copy(plan, address, secret, &address.to_string(), stop) {
         Ok(summary) => Ok(finish(plan, &summary)),
         Err(error) if error.kind() == Kind::Stopped => {

@@ -236,7 +236,7 @@ impl Running<'_> {
         self.reporter.say("the target leaves migration mode");
         let context = self.context;
         target::exit(context.api, target, context.inventory, true, &self.orders.stop).map_err(|error| {
-            if super::api::is_outage(&error) {
+            if context.api.is_outage(&error) {
                 self.orders.why()
             } else {
                 Failure::new(Code::InitServer, "Failed exitLiveMigrateInstance", chain(&error)).into()

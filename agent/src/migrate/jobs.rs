@@ -11,6 +11,7 @@ use transfer::progress::StopFlag;
 
 use super::api::Api;
 use super::check::is_fit;
+use super::explained;
 use super::failure::Ended;
 use super::job::{self, Context};
 use super::plan::{Control, Plan, Target};
@@ -53,7 +54,7 @@ pub(super) fn run(
     let source = match Source::register(&api, &inventory, stop) {
         Ok(source) => source,
         Err(_) if stop.is_stopped() => return Ok(exit::INTERRUPTED),
-        Err(error) => return Err(error.into()),
+        Err(error) => anyhow::bail!(explained(&error)),
     };
     remark(style, "Import source server successfully");
     let context = Context {
@@ -79,7 +80,10 @@ fn create_job(context: &Context<'_>, control: &Control, target: &Target) -> anyh
         let status = job.status.as_deref().unwrap_or_default();
         !["SUCCESS", "DELETING", "DELETED"].contains(&status)
     };
-    let known = find_jobs(context)?.into_iter().find(open);
+    let known = find_jobs(context)
+        .map_err(|error| anyhow::anyhow!(explained(&error)))?
+        .into_iter()
+        .find(open);
     let id = match known.and_then(|job| Some((job.job_id?, job.status?))) {
         Some((id, status)) if status == "RUNNING" => {
             remark(style, &format!("Going on with job {id}."));
@@ -88,13 +92,18 @@ fn create_job(context: &Context<'_>, control: &Control, target: &Target) -> anyh
         Some((id, _)) => id,
         None => {
             let request = new_job(context, control, target);
-            context.api.insist(&request, context.stop)?.job_id
+            insist(context, &request)?.job_id
         }
     };
     let request = StartMigrationJob { job_id: id.clone() };
-    context.api.insist(&request, context.stop)?;
+    insist(context, &request)?;
     remark(style, &format!("Job {id} started."));
     Ok(())
+}
+
+fn insist<A: csm::Action>(context: &Context<'_>, request: &A) -> anyhow::Result<A::Response> {
+    let answer = context.api.insist(request, context.stop);
+    answer.map_err(|error| anyhow::anyhow!(explained(&error)))
 }
 
 fn new_job(context: &Context<'_>, control: &Control, target: &Target) -> CreateMigrationJob {
@@ -169,7 +178,7 @@ fn wait(context: &Context<'_>, once: bool) -> anyhow::Result<Exit> {
         let jobs = match find_jobs(context) {
             Ok(jobs) => jobs,
             Err(_) if context.stop.is_stopped() => break,
-            Err(error) => return Err(error.into()),
+            Err(error) => anyhow::bail!(explained(&error)),
         };
         let with = |status: &str| jobs.iter().find(|job| job.status.as_deref() == Some(status));
         if let Some(job) = with("STOPPING") {
@@ -201,7 +210,9 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
     let id = job.job_id.as_deref().unwrap_or_default();
     remark(style, &format!("Job {id}: migrating."));
     let began = utc_now();
-    match job::migrate(context, job) {
+    let result = job::migrate(context, job);
+    leave_status(context, id, &result);
+    match result {
         Ok(summary) => {
             crate::output::print_summary(style, &summary);
             keep_receipt(context, job, &summary, began);
@@ -227,6 +238,23 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
         }
         Err(Ended::Interrupted) => Some(exit::INTERRUPTED),
     }
+}
+
+/// Leaves how the job ended for readers of the status.
+fn leave_status(context: &Context<'_>, id: &str, result: &Result<transfer::progress::Summary, Ended>) {
+    let message = match result {
+        Ok(_) => format!("job {id} succeeded"),
+        Err(Ended::Failed(failure)) => format!("job {id} failed: {failure}"),
+        Err(Ended::Paused) => format!("job {id} is paused"),
+        Err(Ended::Deleted) => format!("job {id} was deleted"),
+        Err(Ended::Interrupted) => format!("stopped during job {id}; it goes on at the next start"),
+    };
+    let status = Status {
+        source: context.source.to_owned(),
+        message,
+        ..Status::default()
+    };
+    status.write(&context.plan.state());
 }
 
 /// What is known about a target is worth nothing once its job has ended for good.

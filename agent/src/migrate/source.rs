@@ -48,9 +48,9 @@ impl Source {
             Err(error) => return Err(error),
         };
         tracing::info!(source = id, "Import source server successfully");
-        beat(api, &id)?;
+        api.insist(&heartbeat(&id), stop)?;
         let gone = Arc::new(StopFlag::default());
-        let heartbeat = {
+        let thread = {
             let (api, id, gone) = (Arc::clone(api), id.clone(), Arc::clone(&gone));
             std::thread::Builder::new()
                 .name("heartbeat".into())
@@ -61,7 +61,7 @@ impl Source {
             id,
             api: Arc::clone(api),
             gone,
-            heartbeat,
+            heartbeat: thread,
         })
     }
 
@@ -154,25 +154,24 @@ fn notice_changes(source: &SourceServer, inventory: &Inventory) {
     }
 }
 
-fn beat(api: &Api, id: &str) -> Result<(), Error> {
+fn heartbeat(id: &str) -> ModifySourceServer {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let request = ModifySourceServer {
+    ModifySourceServer {
         source_server_id: id.to_owned(),
         update_time: Some(now),
         ..Default::default()
-    };
-    api.call(&request).map(drop)
+    }
 }
 
 fn beats(api: &Api, id: &str, gone: &StopFlag) {
     let mut lost = false;
     while !gone.sleep(HEARTBEAT) {
-        match beat(api, id) {
-            Ok(()) if lost => {
+        match api.call(&heartbeat(id)) {
+            Ok(_) if lost => {
                 lost = false;
                 tracing::info!("the control plane answers again");
             }
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error) if !lost => {
                 lost = true;
                 tracing::warn!("the control plane does not answer: {}; going on", chain(&error));

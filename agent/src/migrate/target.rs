@@ -310,7 +310,7 @@ pub fn forget(state: &State) {
 
 /// What a refused call means for the migration.
 pub fn refused(error: &Error, stop: &StopFlag, step: &str) -> Ended {
-    if super::api::is_outage(error) && stop.is_stopped() {
+    if stop.is_stopped() && error.code().is_none() {
         return Ended::Interrupted;
     }
     let code = error
