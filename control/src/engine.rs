@@ -22,7 +22,7 @@ pub struct Engine {
 fn not_stored() -> ApiError {
     ApiError::new(
         Code::ResourceUnavailable,
-        "the database does not answer; nothing was changed, try again later",
+        "the database does not answer; ask for the state before you try again",
     )
 }
 

@@ -45,10 +45,10 @@ pub async fn serve(plan: Plan) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", plan.listen))?;
     let address = listener.local_addr()?;
-    let is_json = plan.is_json;
+    let (is_json, idle_timeout) = (plan.is_json, plan.idle_timeout);
     let app = build(plan).await?;
     let fingerprint = identity.as_ref().map(|identity| identity.fingerprint.clone());
-    let connections = Connections::open(listener, identity.map(|identity| identity.acceptor))?;
+    let connections = Connections::open(listener, identity.map(|identity| identity.acceptor), idle_timeout)?;
     let mut stop = told_to_stop()?;
     let clockwork = tokio::spawn(clockwork::run(app.clone(), stop.clone()));
     let (taking_up, app_to_resume) = (stop.clone(), app.clone());

@@ -1,5 +1,6 @@
 //! Connections: plain, or TLS with the handshake in a task of its own, so that a silent client delays nobody.
 
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -33,7 +35,24 @@ pub enum Stream {
 /// A connection and its place among those that may be open.
 pub struct Held {
     stream: Stream,
+    idle: Pin<Box<Sleep>>,
+    idle_timeout: Duration,
     _place: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Passes an outcome on; progress starts the time anew, and too long a time without any ends the connection.
+    fn timed<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            let deadline = Instant::now() + self.idle_timeout;
+            self.idle.as_mut().reset(deadline);
+            return outcome;
+        }
+        match self.idle.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 /// Accepts connections.
@@ -48,10 +67,14 @@ impl Door {
     /// # Errors
     ///
     /// When the socket has no address.
-    pub fn open(listener: TcpListener, acceptor: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub fn open(
+        listener: TcpListener,
+        acceptor: Option<TlsAcceptor>,
+        idle_timeout: Duration,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(64);
-        tokio::spawn(accept_all(listener, acceptor, sender));
+        tokio::spawn(accept_all(listener, acceptor, sender, idle_timeout));
         Ok(Self { ready, address })
     }
 }
@@ -60,6 +83,7 @@ async fn accept_all(
     listener: TcpListener,
     acceptor: Option<TlsAcceptor>,
     sender: mpsc::Sender<(Held, SocketAddr)>,
+    idle_timeout: Duration,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -99,6 +123,8 @@ async fn accept_all(
                     .send((
                         Held {
                             stream,
+                            idle: Box::pin(tokio::time::sleep(idle_timeout)),
+                            idle_timeout,
                             _place: place,
                         },
                         peer,
@@ -142,19 +168,23 @@ impl AsyncRead for Held {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let held = self.get_mut();
+        let outcome = match &mut held.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        };
+        held.timed(outcome, context)
     }
 }
 
 impl AsyncWrite for Held {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let held = self.get_mut();
+        let outcome = match &mut held.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        };
+        held.timed(outcome, context)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -92,6 +93,9 @@ pub struct ServeArguments {
     /// Days that temporary credentials of enrolled sources are good for
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
     pub credential_days: i64,
+    /// Seconds without any traffic after which a connection is closed: ten heartbeats
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub idle_timeout: u64,
     /// Say that it listens as one JSON line
     #[arg(long)]
     pub json: bool,
@@ -116,6 +120,7 @@ pub struct Plan {
     pub(super) listen: SocketAddr,
     pub(super) is_plain: bool,
     pub(super) is_json: bool,
+    pub(super) idle_timeout: Duration,
     pub(super) certificate: Option<(PathBuf, PathBuf)>,
     pub(super) tls_names: Vec<String>,
     pub(super) database: Database,
@@ -163,6 +168,7 @@ impl Plan {
             listen: arguments.listen,
             is_plain: arguments.plain_http,
             is_json: arguments.json,
+            idle_timeout: Duration::from_secs(arguments.idle_timeout),
             certificate: arguments.tls_cert.zip(arguments.tls_key),
             tls_names: arguments.tls_name,
             database,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
@@ -17,13 +18,17 @@ use crate::world::{Change, World};
 /// The advisory lock's number: the letters "go2cloud".
 const LOCK_KEY: i64 = i64::from_be_bytes(*b"go2cloud");
 
+/// How long the server may take for one operation. A connection that a network swallowed gives no error by itself.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Records in a PostgreSQL database.
 pub struct PostgresStore {
     runtime: Runtime,
     target: Target,
     client: Client,
     place: String,
-    locked: bool,
+    is_locked: bool,
+    is_lost: bool,
     key_revision: Option<String>,
 }
 
@@ -62,7 +67,8 @@ impl PostgresStore {
             target,
             client,
             place: place.clone(),
-            locked: false,
+            is_locked: false,
+            is_lost: false,
             key_revision: None,
         };
         store.migrate()?;
@@ -74,7 +80,13 @@ impl PostgresStore {
         operation: &'static str,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, BoxError>,
     ) -> StoreResult<T> {
-        let done = self.runtime.block_on(work(&mut self.client));
+        let done = self
+            .runtime
+            .block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, work(&mut self.client)).await });
+        let done = done.unwrap_or_else(|_| {
+            self.is_lost = true;
+            Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into())
+        });
         done.map_err(|source| StoreError {
             operation,
             place: self.place.clone(),
@@ -118,19 +130,37 @@ impl PostgresStore {
 
     /// Connects again if the connection was lost, and takes the lock again if it was held.
     fn revive(&mut self) -> StoreResult<()> {
-        if !self.client.is_closed() {
+        if !self.is_lost && !self.client.is_closed() {
             return Ok(());
         }
-        let place = self.place.clone();
-        self.client = self
-            .runtime
-            .block_on(self.target.connect())
-            .map_err(|source| StoreError {
-                operation: "connect to the database again",
-                place,
-                source,
-            })?;
-        if self.locked { self.lock() } else { Ok(()) }
+        let is_locked = self.is_locked;
+        let target = &self.target;
+        let connected = self.runtime.block_on(async {
+            let client = target.connect().await?;
+            // Without the lock the connection is not used: another control plane may have the database by now.
+            if is_locked {
+                take_lock(&client).await?;
+            }
+            Ok(client)
+        });
+        self.client = connected.map_err(|source: BoxError| StoreError {
+            operation: "connect to the database again",
+            place: self.place.clone(),
+            source,
+        })?;
+        self.is_lost = false;
+        Ok(())
+    }
+}
+
+async fn take_lock(client: &Client) -> Result<(), BoxError> {
+    let row = client
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK_KEY])
+        .await?;
+    if row.get(0) {
+        Ok(())
+    } else {
+        Err("another control plane uses it; stop that one first".into())
     }
 }
 
@@ -144,17 +174,8 @@ fn dialect(statement: &str) -> String {
 
 impl Store for PostgresStore {
     fn lock(&mut self) -> StoreResult<()> {
-        self.run("lock the database", async |client| {
-            let row = client
-                .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK_KEY])
-                .await?;
-            if row.get(0) {
-                Ok(())
-            } else {
-                Err("another control plane uses it; stop that one first".into())
-            }
-        })?;
-        self.locked = true;
+        self.run("lock the database", async |client| take_lock(client).await)?;
+        self.is_locked = true;
         Ok(())
     }
 
@@ -228,7 +249,6 @@ impl Store for PostgresStore {
     }
 
     fn changed_keys(&mut self) -> StoreResult<Option<Vec<Key>>> {
-        self.revive()?;
         // The table's own bookkeeping says whether anything changed: greatest row version and number of rows.
         let row = self.run("read the keys", async |client| {
             let query = "SELECT concat(count(*), ' ', max(xmin::text::bigint), ' ', sum(xmin::text::bigint)) FROM access_key";

@@ -229,6 +229,16 @@ fn a_lost_connection_fails_the_commit_and_is_made_again() {
     assert_eq!(store.load().unwrap().jobs.len(), 2);
     let mut other = PostgresStore::open(&url, None).unwrap();
     assert!(other.lock().is_err(), "the lock is held again");
+    cluster.cut_connections("lost");
+    let mut other = PostgresStore::open(&url, None).unwrap();
+    other.lock().unwrap();
+    for _ in 0..2 {
+        assert!(
+            store.load().is_err(),
+            "another control plane has the database now"
+        );
+        assert!(store.commit(&change).is_err());
+    }
 }
 
 #[test]

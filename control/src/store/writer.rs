@@ -153,7 +153,11 @@ impl Desk {
             match rest {
                 None | Some(Order::Commit(..)) => {}
                 Some(Order::Stop) => return,
-                Some(order) => self.serve(order),
+                Some(order) => {
+                    if self.serve(order) == Next::Stop {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -221,9 +225,16 @@ impl Desk {
         }
     }
 
-    fn serve(&mut self, order: Order) {
+    /// Keys are asked for every second, so a database that was lost is noticed although nothing is written.
+    fn serve(&mut self, order: Order) -> Next {
         match order {
-            Order::Keys(reply) => drop(reply.send(self.store.changed_keys())),
+            Order::Keys(reply) => match self.store.changed_keys() {
+                Ok(keys) => drop(reply.send(Ok(keys))),
+                Err(error) => {
+                    self.healthy.store(false, Ordering::Release);
+                    return self.recover(&error);
+                }
+            },
             Order::Audit(before, limit, reply) => drop(reply.send(self.store.audit(before, limit))),
             Order::Prune(now, audit, routine) => {
                 if let Err(error) = self.store.prune(now, audit, routine) {
@@ -232,5 +243,6 @@ impl Desk {
             }
             Order::Commit(..) | Order::Stop => {}
         }
+        Next::Go
     }
 }

@@ -161,3 +161,27 @@ fn contradictions_are_named_before_anything_starts() {
     }
     assert!(!folder.path().join("data").exists());
 }
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let plane = Plane::start(&["--idle-timeout", "1"]);
+    for words in [
+        "",
+        "POST / HT",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+    ] {
+        let mut stream =
+            TcpStream::connect_timeout(&plane.address.parse().unwrap(), Duration::from_secs(10)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(words.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        // Closed with or without an answer; what must not come is the time-out of this side.
+        let closed = stream.read_to_end(&mut rest);
+        let is_closed = closed.as_ref().map_or_else(
+            |error| error.kind() == std::io::ErrorKind::ConnectionReset,
+            |_| true,
+        );
+        assert!(is_closed, "{words:?}: {closed:?}");
+    }
+    plane.source('a');
+}
