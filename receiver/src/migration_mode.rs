@@ -78,14 +78,17 @@ fn live() -> Result<()> {
             Request::Nothing => {}
             Request::Help => station.help(),
             Request::Status => station.status(),
-            Request::Convert => report(station.finish()),
-            Request::Finish => {
+            request @ (Request::Convert | Request::Finish) => {
                 let result = station.finish();
                 let is_ready = matches!(result, Ok(true));
                 report(result);
-                if is_ready {
+                if is_ready && request == Request::Finish {
                     station.release();
                     leave(RebootCommand::Restart);
+                }
+                if !is_ready {
+                    // Another round from the source may be what it takes.
+                    station.serve(&addresses)?;
                 }
             }
             Request::Reboot => {

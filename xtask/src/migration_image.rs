@@ -112,7 +112,7 @@ fn build(request: &Request) -> Result<String> {
     let (image, modules) = (find_kernel(&kernel)?, kernel.join("lib/modules"));
     let mut archive = Archive::new();
     archive.folders(&[
-        "dev", "proc", "sys", "run", "tmp", "etc", "root", "target", "var/tmp", "lib", "usr/sbin", "usr/bin",
+        "dev", "proc", "sys", "run", "tmp", "etc", "root", "target", "var/tmp", "lib", "usr/bin",
     ]);
     // The kernel opens the console before anything is mounted.
     archive.device("dev/console", 5, 1);
@@ -239,7 +239,7 @@ fn add_tools(archive: &mut Archive) -> Result<()> {
     for tool in TOOLS {
         let path = find_program(tool).with_context(|| format!("find {tool}: install its package"))?;
         let real = fs::canonicalize(&path)?;
-        archive.file(&format!("usr/sbin/{tool}"), fs::read(&real)?, 0o755);
+        archive.file(&format!("usr/bin/{tool}"), fs::read(&real)?, 0o755);
         let text = run(Command::new("ldd").arg(&real))?;
         for word in String::from_utf8_lossy(&text)
             .split_whitespace()
@@ -253,17 +253,14 @@ fn add_tools(archive: &mut Archive) -> Result<()> {
     for applet in APPLETS {
         archive.link(&format!("usr/bin/{applet}"), "busybox");
     }
-    for folder in ["bin", "sbin", "lib64"] {
-        archive.link(
-            folder,
-            if folder == "lib64" {
-                "lib"
-            } else if folder == "bin" {
-                "usr/bin"
-            } else {
-                "usr/sbin"
-            },
-        );
+    // Process 1 has no search path: programs are looked for in /bin and /usr/bin.
+    for (name, target) in [
+        ("bin", "usr/bin"),
+        ("sbin", "usr/bin"),
+        ("usr/sbin", "bin"),
+        ("lib64", "lib"),
+    ] {
+        archive.link(name, target);
     }
     for library in libraries {
         let name = library

@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sys::block_device::BlockDevice;
-
 /// Packages of the guest beside the smallest Debian: what boots it and what the conversion calls.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,iproute2,kmod,\
                         e2fsprogs,procps,lvm2,grub-pc-bin,grub-efi-amd64-bin,grub2-common,zstd,ifupdown";
@@ -83,7 +81,8 @@ pub(crate) fn debian() -> PathBuf {
 
 /// A disk image.
 pub(crate) struct Image {
-    folder: tempfile::TempDir,
+    /// For mount points.
+    pub(crate) folder: tempfile::TempDir,
     /// The image file.
     pub(crate) path: PathBuf,
 }
@@ -170,11 +169,15 @@ impl Drop for Attached {
     fn drop(&mut self) {
         for _ in 0..50 {
             let _ = Command::new("partx").args(["--delete", &self.device]).output();
-            let left = BlockDevice::look(Path::new(&self.device))
-                .ok()
+            let name = self.device.trim_start_matches("/dev/");
+            let entries = fs::read_dir(format!("/sys/block/{name}"))
+                .into_iter()
                 .flatten()
-                .and_then(|disk| disk.partitions().ok());
-            if left.is_none_or(|left| left.is_empty()) {
+                .flatten();
+            if !entries
+                .into_iter()
+                .any(|entry| entry.path().join("partition").exists())
+            {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
