@@ -3,12 +3,12 @@
 //! A commit is one transaction of few statements, however many changes it holds: each table gets its rows as arrays. An
 //! advisory lock keeps a second control plane out of the same database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::postgres_connect::{BoxError, Target};
 use super::{MIGRATIONS, Net, SCHEMA_VERSION, Store, StoreError, StoreResult, bad_document, too_new};
@@ -25,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct PostgresStore {
     runtime: Runtime,
     target: Target,
-    client: Client,
+    connection: Connection,
     place: String,
     is_locked: bool,
     is_lost: bool,
@@ -65,7 +65,7 @@ impl PostgresStore {
         let mut store = Self {
             runtime,
             target,
-            client,
+            connection: Connection::new(client),
             place: place.clone(),
             is_locked: false,
             is_lost: false,
@@ -78,11 +78,11 @@ impl PostgresStore {
     fn run<T>(
         &mut self,
         operation: &'static str,
-        work: impl AsyncFnOnce(&mut Client) -> Result<T, BoxError>,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, BoxError>,
     ) -> StoreResult<T> {
         let done = self
             .runtime
-            .block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, work(&mut self.client)).await });
+            .block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, work(&mut self.connection)).await });
         let done = done.unwrap_or_else(|_| {
             self.is_lost = true;
             Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into())
@@ -95,8 +95,8 @@ impl PostgresStore {
     }
 
     fn migrate(&mut self) -> StoreResult<()> {
-        let version = self.run("migrate the database", async |client| {
-            let transaction = client.transaction().await?;
+        let version = self.run("migrate the database", async |connection| {
+            let transaction = connection.client.transaction().await?;
             transaction
                 .execute("SELECT pg_advisory_xact_lock($1)", &[&(LOCK_KEY + 1)])
                 .await?;
@@ -130,7 +130,7 @@ impl PostgresStore {
 
     /// Connects again if the connection was lost, and takes the lock again if it was held.
     fn revive(&mut self) -> StoreResult<()> {
-        if !self.is_lost && !self.client.is_closed() {
+        if !self.is_lost && !self.connection.client.is_closed() {
             return Ok(());
         }
         let is_locked = self.is_locked;
@@ -143,13 +143,39 @@ impl PostgresStore {
             }
             Ok(client)
         });
-        self.client = connected.map_err(|source: BoxError| StoreError {
+        let client = connected.map_err(|source: BoxError| StoreError {
             operation: "connect to the database again",
             place: self.place.clone(),
             source,
         })?;
+        self.connection = Connection::new(client);
         self.is_lost = false;
         Ok(())
+    }
+}
+
+/// A connection, and the statements that the server has parsed for it already.
+struct Connection {
+    client: Client,
+    statements: HashMap<String, Statement>,
+}
+
+impl Connection {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            statements: HashMap::new(),
+        }
+    }
+
+    /// Has a statement parsed once: a commit then takes one exchange for each of its few statements.
+    async fn prepare(&mut self, text: &str) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements.get(text) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(text).await?;
+        self.statements.insert(text.to_owned(), statement.clone());
+        Ok(statement)
     }
 }
 
@@ -174,7 +200,9 @@ fn dialect(statement: &str) -> String {
 
 impl Store for PostgresStore {
     fn lock(&mut self) -> StoreResult<()> {
-        self.run("lock the database", async |client| take_lock(client).await)?;
+        self.run("lock the database", async |connection| {
+            take_lock(&connection.client).await
+        })?;
         self.is_locked = true;
         Ok(())
     }
@@ -184,8 +212,8 @@ impl Store for PostgresStore {
         let mut world = World::default();
         for table in Table::ALL {
             let query = format!("SELECT document FROM {}", table.name());
-            let rows = self.run("read the database", async |client| {
-                Ok(client.query(&query, &[]).await?)
+            let rows = self.run("read the database", async |connection| {
+                Ok(connection.client.query(&query, &[]).await?)
             })?;
             for row in rows {
                 let document: &str = row.get(0);
@@ -194,8 +222,11 @@ impl Store for PostgresStore {
                     .map_err(|error| bad_document(table, &self.place, error))?;
             }
         }
-        let rows = self.run("read the database", async |client| {
-            Ok(client.query("SELECT mark, expires FROM seen", &[]).await?)
+        let rows = self.run("read the database", async |connection| {
+            Ok(connection
+                .client
+                .query("SELECT mark, expires FROM seen", &[])
+                .await?)
         })?;
         world.seen = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(world)
@@ -217,31 +248,29 @@ impl Store for PostgresStore {
         }
         let marks: Vec<&str> = net.seen.keys().copied().collect();
         let expiries: Vec<i64> = net.seen.values().copied().collect();
-        self.run("write to the database", async |client| {
-            let transaction = client.transaction().await?;
+        self.run("write to the database", async |connection| {
+            let mut puts = Vec::new();
             for (table, (ids, documents)) in &put {
-                let statement = format!(
-                    "INSERT INTO {table} (id, document) SELECT * FROM unnest($1::text[], $2::text[]) \
-                     ON CONFLICT (id) DO UPDATE SET document = excluded.document"
-                );
+                puts.push((connection.prepare(&put_statement(table)).await?, ids, documents));
+            }
+            let mut removals = Vec::new();
+            for (table, ids) in &gone {
+                let statement = format!("DELETE FROM {table} WHERE id = ANY($1)");
+                removals.push((connection.prepare(&statement).await?, ids));
+            }
+            let (seen, audit) = (connection.prepare(SEEN).await?, connection.prepare(AUDIT).await?);
+            let transaction = connection.client.transaction().await?;
+            for (statement, ids, documents) in puts {
                 transaction.execute(&statement, &[ids, documents]).await?;
             }
-            for (table, ids) in &gone {
-                transaction
-                    .execute(&format!("DELETE FROM {table} WHERE id = ANY($1)"), &[ids])
-                    .await?;
+            for (statement, ids) in removals {
+                transaction.execute(&statement, &[ids]).await?;
             }
             if !marks.is_empty() {
-                transaction
-                    .execute(
-                        "INSERT INTO seen (mark, expires) SELECT * FROM unnest($1::text[], $2::bigint[]) \
-                         ON CONFLICT (mark) DO UPDATE SET expires = excluded.expires",
-                        &[&marks, &expiries],
-                    )
-                    .await?;
+                transaction.execute(&seen, &[&marks, &expiries]).await?;
             }
             if !net.audit.is_empty() {
-                insert_audit(&transaction, &net.audit).await?;
+                insert_audit(&transaction, &audit, &net.audit).await?;
             }
             transaction.commit().await?;
             Ok(())
@@ -250,16 +279,19 @@ impl Store for PostgresStore {
 
     fn changed_keys(&mut self) -> StoreResult<Option<Vec<Key>>> {
         // The table's own bookkeeping says whether anything changed: greatest row version and number of rows.
-        let row = self.run("read the keys", async |client| {
+        let row = self.run("read the keys", async |connection| {
             let query = "SELECT concat(count(*), ' ', max(xmin::text::bigint), ' ', sum(xmin::text::bigint)) FROM access_key";
-            Ok(client.query_one(query, &[]).await?)
+            Ok(connection.client.query_one(query, &[]).await?)
         })?;
         let revision: String = row.get(0);
         if self.key_revision.as_ref() == Some(&revision) {
             return Ok(None);
         }
-        let rows = self.run("read the keys", async |client| {
-            Ok(client.query("SELECT document FROM access_key", &[]).await?)
+        let rows = self.run("read the keys", async |connection| {
+            Ok(connection
+                .client
+                .query("SELECT document FROM access_key", &[])
+                .await?)
         })?;
         let read = |row: &tokio_postgres::Row| {
             serde_json::from_str(row.get(0)).map_err(|error| bad_document(Table::Key, &self.place, error))
@@ -270,10 +302,10 @@ impl Store for PostgresStore {
     }
 
     fn audit(&mut self, before: i64, limit: i64) -> StoreResult<Vec<Audit>> {
-        let rows = self.run("read the audit trail", async |client| {
+        let rows = self.run("read the audit trail", async |connection| {
             let query = "SELECT sequence, time, who, address, action, resource, result, request_id, routine FROM audit \
                          WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2";
-            Ok(client.query(query, &[&before, &limit]).await?)
+            Ok(connection.client.query(query, &[&before, &limit]).await?)
         })?;
         let read = |row: &tokio_postgres::Row| Audit {
             sequence: row.get(0),
@@ -290,8 +322,8 @@ impl Store for PostgresStore {
     }
 
     fn prune(&mut self, now: i64, audit_before: i64, routine_before: i64) -> StoreResult<()> {
-        self.run("prune the database", async |client| {
-            let transaction = client.transaction().await?;
+        self.run("prune the database", async |connection| {
+            let transaction = connection.client.transaction().await?;
             transaction
                 .execute("DELETE FROM seen WHERE expires < $1", &[&now])
                 .await?;
@@ -304,16 +336,30 @@ impl Store for PostgresStore {
     }
 }
 
+/// Adds or replaces records of a table, given as arrays.
+fn put_statement(table: &str) -> String {
+    format!(
+        "INSERT INTO {table} (id, document) SELECT * FROM unnest($1::text[], $2::text[]) \
+         ON CONFLICT (id) DO UPDATE SET document = excluded.document"
+    )
+}
+
+const SEEN: &str = "INSERT INTO seen (mark, expires) SELECT * FROM unnest($1::text[], $2::bigint[]) \
+                    ON CONFLICT (mark) DO UPDATE SET expires = excluded.expires";
+
+const AUDIT: &str = "INSERT INTO audit (time, who, address, action, resource, result, request_id, routine) SELECT * FROM \
+    unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[])";
+
 async fn insert_audit(
     transaction: &tokio_postgres::Transaction<'_>,
+    statement: &Statement,
     records: &[&Audit],
 ) -> Result<(), tokio_postgres::Error> {
     let numbers = |part: fn(&Audit) -> i64| -> Vec<i64> { records.iter().map(|audit| part(audit)).collect() };
     let texts = |part: fn(&Audit) -> &str| -> Vec<&str> { records.iter().map(|audit| part(audit)).collect() };
     transaction
         .execute(
-            "INSERT INTO audit (time, who, address, action, resource, result, request_id, routine) SELECT * FROM \
-             unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[])",
+            statement,
             &[
                 &numbers(|audit| audit.time),
                 &texts(|audit| &audit.who),
