@@ -13,7 +13,7 @@ mod tool_args;
 
 pub use job_args::JobArgs;
 pub use sync_args::SyncArgs;
-pub use tool_args::{BundleArgs, CompletionArgs, ManArgs, StatusArgs, VerifyArgs};
+pub use tool_args::{BundleArgs, CompletionArgs, FinishArgs, ManArgs, StatusArgs, VerifyArgs};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Command {
     Sync(Box<SyncArgs>),
     /// Show what a running agent does.
     Status(StatusArgs),
+    /// End the incremental phase of the running job.
+    Finish(FinishArgs),
     /// Check a receipt.
     Verify(VerifyArgs),
     /// Pack what support needs.
@@ -84,6 +86,8 @@ enum Sub {
     Sync(Box<SyncArgs>),
     /// Show what a running agent is doing
     Status(StatusArgs),
+    /// End the incremental phase of the running job now, with one last round
+    Finish(FinishArgs),
     /// Check the receipt of a migration, offline
     Verify(VerifyArgs),
     /// Pack logs, state and inventory into one file, without secrets
@@ -116,6 +120,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
             None => Command::Job(Box::new(cli.job)),
             Some(Sub::Sync(args)) => Command::Sync(args),
             Some(Sub::Status(args)) => Command::Status(args),
+            Some(Sub::Finish(args)) => Command::Finish(args),
             Some(Sub::Verify(args)) => Command::Verify(args),
             Some(Sub::SupportBundle(args)) => Command::SupportBundle(args),
             Some(Sub::Completions(args)) => Command::Completions(args),

@@ -47,6 +47,7 @@ fn run(command: Command) -> ExitCode {
         Command::Job(args) => migrate::run(&args).into(),
         Command::Sync(args) => sync::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Finish(args) => migrate::finish::run(&args).into(),
         Command::Verify(args) => receipt::run(&args).into(),
         Command::SupportBundle(args) => bundle::run(&args).into(),
         Command::Completions(args) => documents::completions(&args).into(),

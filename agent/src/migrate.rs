@@ -19,6 +19,7 @@ pub mod direct;
 pub mod enrolment;
 pub mod excludes;
 pub mod failure;
+pub mod finish;
 pub mod job;
 mod jobs;
 pub mod plan;

@@ -55,6 +55,11 @@ impl Status {
         Self::read(state).is_some_and(|status| status.running && status.process == process)
     }
 
+    /// What the agent that works with the folder now is doing.
+    pub fn of_running(state: &State) -> Option<Self> {
+        Self::read(state).filter(|status| status.running)
+    }
+
     fn read(state: &State) -> Option<Self> {
         let mut status: Self = state.read(FILE)?;
         status.running = state.running().is_some();

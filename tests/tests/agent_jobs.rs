@@ -287,3 +287,78 @@ fn an_enrolment_code_is_enough_to_register_and_report() {
     cloud.wait_for(&job, "SUCCESS");
     cloud.assert_arrived(&instance);
 }
+
+#[test]
+fn an_incremental_phase_sends_what_changes_until_it_is_ended() {
+    let cloud = Cloud::new();
+    cloud.fill_source(11, 1);
+    let instance = cloud.create_instance("");
+    let _agent = cloud.start("");
+    let source = cloud.wait_for_source();
+    let job = start_job(
+        &cloud,
+        &source,
+        &format!("--instance {instance} --incremental-time 60 --checksum"),
+    );
+    let has = |text: &str| cloud.job(&job).contains(text).then_some(());
+    cloud.wait("the first incremental round", || {
+        has("incremental round 1 finished")
+    });
+    fs::write(cloud.path("source/while it goes on"), "changed").unwrap();
+    fs::write(cloud.path("source/folder 2/file 2"), "changed").unwrap();
+    cloud.wait("the next round", || has("incremental round 2 finished"));
+    assert_eq!(member(&cloud.job(&job), "Status"), "RUNNING");
+    fs::remove_file(cloud.path("source/large 0")).unwrap();
+    let finish = std::process::Command::new(cloud.path("tool/go2cloud_x64"))
+        .arg("finish")
+        .arg("--state")
+        .arg(cloud.path("state"))
+        .output()
+        .unwrap();
+    assert_eq!(finish.status.code(), Some(0), "{finish:?}");
+    cloud.wait_for(&job, "SUCCESS");
+    cloud.assert_arrived(&instance);
+}
+
+/// The documented steps as a user types them, with a terminal that asks for the key.
+#[test]
+fn the_documented_steps_work_word_for_word() {
+    let cloud = Cloud::new();
+    cloud.fill_source(12, 1);
+    let instance = cloud.create_instance("");
+    let flags = format!(
+        "--once --source-root {} --state {}",
+        cloud.path("source").display(),
+        cloud.path("state").display()
+    );
+    let steps = format!(
+        "cd {}; chmod +x go2cloud_x64; ./go2cloud_x64 -region local-1 -endpoint http://{} {flags}",
+        cloud.path("tool").display(),
+        cloud.control.address
+    );
+    // `script` gives the program a terminal; what is typed there comes from our end of the pipe.
+    let mut terminal = std::process::Command::new("script")
+        .args(["-q", "-e", "-c", &steps, "/dev/null"])
+        .env_remove("GO2CLOUD_SECRET_ID")
+        .env_remove("GO2CLOUD_SECRET_KEY")
+        .stdin(std::process::Stdio::piped())
+        .stdout(fs::File::create(cloud.path("tool/said")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut keyboard = terminal.stdin.take().unwrap();
+    for (asked, typed) in [("SecretId", &cloud.key.0), ("SecretKey", &cloud.key.1)] {
+        let prompt = format!("Please input the {asked}");
+        cloud.wait(&prompt, || cloud.said().contains(&prompt).then_some(()));
+        std::io::Write::write_all(&mut keyboard, format!("{typed}\n").as_bytes()).unwrap();
+    }
+    let source = cloud.wait_for_source();
+    let job = start_job(&cloud, &source, &format!("--instance {instance}"));
+    cloud.wait_for(&job, "SUCCESS");
+    assert!(terminal.wait().unwrap().success());
+    let said = cloud.said();
+    assert!(
+        said.contains("Migrate successfully.") && !said.contains(&cloud.key.1),
+        "{said}"
+    );
+    cloud.assert_arrived(&instance);
+}

@@ -96,6 +96,18 @@ fn an_image_target_is_made_by_way_of_a_transit_instance() {
     );
 }
 
+#[test]
+fn ipv6_is_demanded_of_a_target_that_has_none() {
+    let cloud = Cloud::new();
+    cloud.fill_source(24, 1);
+    fs::write(
+        cloud.path("tool/client.json"),
+        r#"{"Client":{"Net":{"Proxy":{"IPv6":true}}}}"#,
+    )
+    .unwrap();
+    assert_eq!(failure(&cloud, &cloud.create_instance(""), ""), "ERROR_NO_IPV6");
+}
+
 /// Runs a job against `instance` and gives the code with which it fails.
 fn failure(cloud: &Cloud, instance: &str, more: &str) -> String {
     let output = cloud.run(&format!("-console -instance-id {instance} {more}"));
@@ -110,29 +122,58 @@ fn failure(cloud: &Cloud, instance: &str, more: &str) -> String {
     code
 }
 
+/// A receiver that was started by hand, on all addresses of this machine; ended when dropped.
+struct Receiver {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl Receiver {
+    fn start(cloud: &Cloud) -> Self {
+        fs::write(cloud.path("right"), "0123456789abcdef0123456789abcdef").unwrap();
+        fs::write(cloud.path("wrong"), "fedcba9876543210fedcba9876543210").unwrap();
+        fs::create_dir(cloud.path("target")).unwrap();
+        let process = Command::new(go2cloud_tests::control::program("go2cloud-receiver"))
+            .args(["--listen", "0.0.0.0:0", "--secret-file"])
+            .arg(cloud.path("right"))
+            .arg("--into")
+            .arg(cloud.path("target"))
+            .arg("--journal")
+            .arg(cloud.path("journal"))
+            .stdout(fs::File::create(cloud.path("ready")).unwrap())
+            .spawn()
+            .unwrap();
+        let port = cloud.wait("the receiver", || {
+            let text = fs::read_to_string(cloud.path("ready")).unwrap();
+            text.trim().rsplit_once(':')?.1.parse().ok()
+        });
+        Self { process, port }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An address of this machine that is not the loopback one.
+fn own_address() -> std::net::IpAddr {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: the kernel only chooses the address that it would send from.
+    socket.connect("192.0.2.1:9").unwrap();
+    socket.local_addr().unwrap().ip()
+}
+
 #[test]
 fn a_receiver_with_another_secret_fails_to_initialise() {
     let cloud = Cloud::new();
     cloud.fill_source(21, 1);
-    fs::write(cloud.path("right"), "0123456789abcdef0123456789abcdef").unwrap();
-    fs::write(cloud.path("wrong"), "fedcba9876543210fedcba9876543210").unwrap();
-    fs::create_dir(cloud.path("target")).unwrap();
-    let mut receiver = Command::new(go2cloud_tests::control::program("go2cloud-receiver"))
-        .args(["--listen", "127.0.0.1:0", "--secret-file"])
-        .arg(cloud.path("right"))
-        .arg("--into")
-        .arg(cloud.path("target"))
-        .arg("--journal")
-        .arg(cloud.path("journal"))
-        .stdout(fs::File::create(cloud.path("ready")).unwrap())
-        .spawn()
-        .unwrap();
-    let address = cloud.wait("the receiver", || {
-        let text = fs::read_to_string(cloud.path("ready")).unwrap();
-        Some(text.strip_prefix("listening on ")?.trim().to_owned())
-    });
+    let receiver = Receiver::start(&cloud);
     let declare = |key: &str| {
         let key = cloud.path(key);
+        let address = format!("127.0.0.1:{}", receiver.port);
         cloud.create_instance(&format!(
             "--address {address} --lan-address {address} --secret-file {}",
             key.display()
@@ -144,8 +185,49 @@ fn a_receiver_with_another_secret_fails_to_initialise() {
     let output = cloud.run(&format!("-console -instance-id {}", declare("right")));
     assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
     cloud.assert_equal(&cloud.path("target"));
-    receiver.kill().unwrap();
-    receiver.wait().unwrap();
+}
+
+#[test]
+fn a_private_mode_with_one_address_on_both_sides_is_refused_unless_it_is_wanted() {
+    let cloud = Cloud::new();
+    cloud.fill_source(25, 1);
+    let receiver = Receiver::start(&cloud);
+    let lan = format!("{}:{}", own_address(), receiver.port);
+    let key = cloud.path("right");
+    let instance = cloud.create_instance(&format!(
+        "--address {lan} --lan-address {lan} --secret-file {}",
+        key.display()
+    ));
+    assert_eq!(failure(&cloud, &instance, "-mode 2"), "ERROR_SAME_IP");
+    let output = cloud.run(&format!(
+        "-console -instance-id {instance} -mode 2 -skip-inet-ip-checker"
+    ));
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    cloud.assert_equal(&cloud.path("target"));
+}
+
+#[test]
+fn too_few_disks_at_the_target_are_named() {
+    let cloud = Cloud::new();
+    let media = [
+        Medium::new(Format::Ext4, 32).unwrap(),
+        Medium::new(Format::Ext4, 32).unwrap(),
+    ];
+    let disks = media
+        .each_ref()
+        .map(|medium| medium.device().unwrap().display().to_string());
+    let instance = cloud.create_instance("--kind disk --system-disk 1");
+    let line = format!(
+        "-region local-1 -endpoint http://{} -ignore-check -console -instance-id {instance} --source-disk {} \
+         --source-disk {}",
+        cloud.control.address, disks[0], disks[1]
+    );
+    let output = cloud.tool(&line).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("ERROR_ADD_MORE_DISK"),
+        "{output:?}"
+    );
 }
 
 #[test]

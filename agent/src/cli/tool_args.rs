@@ -19,6 +19,14 @@ pub struct StatusArgs {
     pub state: Option<PathBuf>,
 }
 
+/// Ends the incremental phase.
+#[derive(Args, Debug, Default)]
+pub struct FinishArgs {
+    /// The agent's folder (default /var/lib/go2cloud)
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
 /// Checks a receipt.
 #[derive(Args, Debug, Default)]
 #[command(

@@ -50,7 +50,12 @@ pub(super) fn run(
             remark(style, &format!("{id} has left migration mode."));
         }
     }
-    for name in ["migration-mode.json", "status.json", "enrolment.json"] {
+    for name in [
+        "finish.json",
+        "migration-mode.json",
+        "status.json",
+        "enrolment.json",
+    ] {
         state.remove(name)?;
     }
     match fs::remove_dir_all(state.path("state")) {

@@ -38,11 +38,11 @@ pub(super) fn by_instance(
     };
     let mut entered = false;
     let result = (|| {
-        target::judge(&api, instance, &wanted, stop)?;
+        let ipv6 = target::judge(&api, instance, &wanted, stop)?;
         remark(plan.run.style, "Stage 1: the target enters migration mode.");
         entered = true;
         target::remember(&plan.state(), instance);
-        let found = target::enter(&api, instance, &wanted, super::job::extra_info(plan), stop)?;
+        let found = target::enter(&api, instance, &wanted, ipv6, super::job::extra_info(plan), stop)?;
         target::reach(found.address, stop)?;
         remark(plan.run.style, "Stage 2: data.");
         copy(plan, found.address, &found.secret, instance, stop).map_err(|error| super::job::ended_by(&error))

@@ -1,8 +1,9 @@
 //! One migration from beginning to end: the story, and the one branch that puts the world back.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use csm::types::job::{MigrateResult, MigrationJob, ModifyMigrationJob};
 use transfer::progress::{StopFlag, Summary};
@@ -13,6 +14,7 @@ use transfer::{Error, Kind};
 use super::api::{Api, chain};
 use super::excludes;
 use super::failure::{Code, Ended, Failure};
+use super::finish;
 use super::plan::{Mode, Plan};
 use super::report::Reporter;
 use super::supervisor::{Orders, Supervised, Supervisor};
@@ -121,8 +123,8 @@ fn stopped(id: &str) -> ModifyMigrationJob {
 impl Running<'_> {
     /// The story. `instance` is what must leave migration mode when something fails.
     fn phases(&self, instance: &mut Option<String>) -> Result<Summary, Ended> {
-        let target = self.find_target()?;
-        let entered = self.enter_migration_mode(&target, instance)?;
+        let (target, ipv6) = self.find_target()?;
+        let entered = self.enter_migration_mode(&target, ipv6, instance)?;
         self.reach(&entered)?;
         let mut summary = self.rounds(entered)?;
         summary = self.complete(summary)?;
@@ -134,7 +136,7 @@ impl Running<'_> {
         Ok(summary)
     }
 
-    fn find_target(&self) -> Result<String, Ended> {
+    fn find_target(&self) -> Result<(String, Option<Ipv6Addr>), Ended> {
         self.reporter.say("preparing the target");
         if transit::is_image(self.job) {
             return transit::create(
@@ -143,13 +145,14 @@ impl Running<'_> {
                 self.context.inventory,
                 &self.orders.stop,
             )
+            .map(|id| (id, None))
             .map_err(|ended| self.or_orders(ended));
         }
         match self.job.instance_id.as_deref() {
             Some(id) if !id.is_empty() => {
                 target::judge(self.context.api, id, &self.wanted(), &self.orders.stop)
-                    .map_err(|ended| self.or_orders(ended))?;
-                Ok(id.to_owned())
+                    .map(|ipv6| (id.to_owned(), ipv6))
+                    .map_err(|ended| self.or_orders(ended))
             }
             _ => Err(Failure::new(
                 Code::EnterMigrateMode,
@@ -160,13 +163,25 @@ impl Running<'_> {
         }
     }
 
-    fn enter_migration_mode(&self, target: &str, instance: &mut Option<String>) -> Result<Entered, Ended> {
+    fn enter_migration_mode(
+        &self,
+        target: &str,
+        ipv6: Option<Ipv6Addr>,
+        instance: &mut Option<String>,
+    ) -> Result<Entered, Ended> {
         self.reporter.say("the target enters migration mode");
         *instance = Some(target.to_owned());
         target::remember(&self.context.plan.state(), target);
         let extra = extra_info(self.context.plan);
-        target::enter(self.context.api, target, &self.wanted(), extra, &self.orders.stop)
-            .map_err(|ended| self.or_orders(ended))
+        target::enter(
+            self.context.api,
+            target,
+            &self.wanted(),
+            ipv6,
+            extra,
+            &self.orders.stop,
+        )
+        .map_err(|ended| self.or_orders(ended))
     }
 
     fn reach(&self, entered: &Entered) -> Result<(), Ended> {
@@ -190,7 +205,8 @@ impl Running<'_> {
             let over = self
                 .orders
                 .incremental()
-                .is_none_or(|phase| phase.is_over(began, now));
+                .is_none_or(|phase| phase.is_over(began, now))
+                || finish::is_asked(&self.context.plan.state(), self.id);
             plan.verify = over && self.wants_checksum();
             add(&mut total, self.sync(&plan)?);
             self.reporter
@@ -198,10 +214,21 @@ impl Running<'_> {
             if over {
                 return Ok(total);
             }
-            if self.orders.stop.sleep(ROUND_PAUSE) {
+            if self.pause() {
                 return Err(self.orders.why());
             }
         }
+    }
+
+    /// Waits for the next incremental round, or until the last one is asked for. Returns whether to stop.
+    fn pause(&self) -> bool {
+        let end = Instant::now() + ROUND_PAUSE;
+        while Instant::now() < end && !finish::is_asked(&self.context.plan.state(), self.id) {
+            if self.orders.stop.sleep(Duration::from_secs(1)) {
+                return true;
+            }
+        }
+        false
     }
 
     fn sync(&self, plan: &SyncPlan) -> Result<Summary, Ended> {

@@ -81,7 +81,7 @@ fn enter(plan: &Plan, control: &Control, instance: &str, stop: &Arc<StopFlag>) -
     };
     let extra = super::job::extra_info(plan);
     let entered = target::judge(&api, instance, &wanted, stop)
-        .and_then(|()| target::enter(&api, instance, &wanted, extra, stop));
+        .and_then(|ipv6| target::enter(&api, instance, &wanted, ipv6, extra, stop));
     let entered = match entered {
         Ok(entered) => entered,
         Err(Ended::Failed(failure)) => {

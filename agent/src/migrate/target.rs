@@ -1,7 +1,7 @@
 //! The target of a job: found, judged, brought into migration mode, reached, and released.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use csm::client::Error;
@@ -54,13 +54,18 @@ pub struct Wanted<'a> {
     pub minify: bool,
 }
 
-/// Judges the instance by what the API tells about it.
+/// Judges the instance by what the API tells about it. Gives its IPv6 address, if it has one.
 ///
 /// # Errors
 /// The first thing that makes it unfit.
-pub fn judge(api: &Api, instance_id: &str, wanted: &Wanted<'_>, stop: &StopFlag) -> Result<(), Ended> {
+pub fn judge(
+    api: &Api,
+    instance_id: &str,
+    wanted: &Wanted<'_>,
+    stop: &StopFlag,
+) -> Result<Option<Ipv6Addr>, Ended> {
     if instance_id.starts_with("lhins-") {
-        return Ok(());
+        return Ok(None);
     }
     let request = DescribeInstances {
         instance_ids: vec![instance_id.to_owned()],
@@ -74,7 +79,7 @@ pub fn judge(api: &Api, instance_id: &str, wanted: &Wanted<'_>, stop: &StopFlag)
         return Err(Failure::new(Code::InstanceStatus, "DescribeInstances", text).into());
     };
     match unfit(&instance, wanted, &own_addresses(), &own_uuid()) {
-        None => Ok(()),
+        None => Ok(instance.ipv6_addresses.iter().find_map(|text| text.parse().ok())),
         Some((code, text)) => Err(Failure::new(code, "CheckTarget", text).into()),
     }
 }
@@ -173,6 +178,7 @@ pub fn enter(
     api: &Api,
     instance_id: &str,
     wanted: &Wanted<'_>,
+    ipv6: Option<Ipv6Addr>,
     extra: String,
     stop: &StopFlag,
 ) -> Result<Entered, Ended> {
@@ -201,17 +207,31 @@ pub fn enter(
         api.insist(&request, stop)
     };
     let answer = answer.map_err(|error| refused(&error, stop, ENTER))?;
-    let address = address(&answer, wanted)?;
+    let address = address(&answer, wanted, ipv6)?;
     let secret = Secret::parse(answer.password.reveal().as_bytes())
         .map_err(|error| Failure::new(Code::EnterMigrateMode, ENTER, error.to_string()))?;
     Ok(Entered { address, secret })
 }
 
-fn address(answer: &LiveMigrateInstanceResponse, wanted: &Wanted<'_>) -> Result<SocketAddr, Failure> {
+fn address(
+    answer: &LiveMigrateInstanceResponse,
+    wanted: &Wanted<'_>,
+    ipv6: Option<Ipv6Addr>,
+) -> Result<SocketAddr, Failure> {
     let port = answer.port.and_then(|port| u16::try_from(port).ok());
     let port = wanted.network.remote_port.or(port).unwrap_or(PORT_DEFAULT);
     if let Some(ip) = wanted.network.remote_ip {
         return Ok(SocketAddr::new(ip, port));
+    }
+    if wanted.network.ipv6 {
+        return match ipv6 {
+            Some(ip) => Ok(SocketAddr::new(ip.into(), port)),
+            None => Err(Failure::new(
+                Code::NoIpv6,
+                ENTER,
+                "the target has no IPv6 address",
+            )),
+        };
     }
     let text = match wanted.mode {
         Mode::Public => &answer.ip,

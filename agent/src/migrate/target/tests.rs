@@ -123,7 +123,7 @@ fn the_mode_decides_which_address_is_used() {
             mode,
             minify: false,
         };
-        address(answer, &wanted)
+        address(answer, &wanted, Some("2001:db8::5".parse().unwrap()))
             .map(|address| address.to_string())
             .map_err(|failure| failure.code)
     };
@@ -139,6 +139,14 @@ fn the_mode_decides_which_address_is_used() {
     assert_eq!(
         found(&plain, Mode::Public, &answer("", None)),
         Err(Code::NoPublicIp)
+    );
+    let ipv6 = Network {
+        ipv6: true,
+        ..Network::default()
+    };
+    assert_eq!(
+        found(&ipv6, Mode::Public, &answer("203.0.113.5", None)),
+        Ok("[2001:db8::5]:443".into())
     );
     let given = Network {
         remote_ip: Some("::1".parse().unwrap()),
