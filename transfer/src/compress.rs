@@ -17,7 +17,7 @@ const LEVELS: [Option<i32>; 7] = [None, Some(-5), Some(-1), Some(1), Some(3), So
 const FIRST: usize = 3;
 /// How often the level moves.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Level to try again after a period without compression: a link may have become slower.
+/// A frame that shrinks by less travels as it is: decompressing it would cost more than it saves.
 const SHRINK_MIN_PERCENT: usize = 3;
 
 /// Chooses the level for all senders of a session.
@@ -73,7 +73,7 @@ impl Governor {
         if state.waiting > state.compressing * 2 {
             state.rung = (state.rung + 1).min(LEVELS.len() - 1);
         } else if state.waiting < state.compressing / 4 {
-            state.rung = state.rung.saturating_sub(1).max(1);
+            state.rung = state.rung.saturating_sub(1);
         }
         (state.compressing, state.waiting, state.since) = (Duration::ZERO, Duration::ZERO, Instant::now());
     }
