@@ -189,8 +189,6 @@ pub enum SourceEvent {
     CreateJob,
     /// A job of it starts.
     StartJob,
-    /// A job of it is paused or deleted.
-    TouchJob,
     /// The user changes its name or description, or the agent reports.
     Modify,
     /// The user deletes it.
@@ -255,16 +253,15 @@ mod source_columns {
 }
 
 #[rustfmt::skip]
-const SOURCE_TABLE: [(SourceEvent, [SourceStep; 5]); 8] = {
+const SOURCE_TABLE: [(SourceEvent, [SourceStep; 5]); 7] = {
     use source_columns::{BUSY, DELD, DOWN, GONE, MIGR, OFF, ON, STAY, WRONG};
-    use SourceEvent::{Busy, CreateJob, Delete, Idle, Lost, Modify, StartJob, TouchJob};
+    use SourceEvent::{Busy, CreateJob, Delete, Idle, Lost, Modify, StartJob};
     [   //           OFFLINE ONLINE MIGRATING DELETING DELETED
         (Idle,      [ON,     STAY,  ON,       STAY,    GONE]),
         (Busy,      [MIGR,   MIGR,  STAY,     STAY,    GONE]),
         (Lost,      [STAY,   OFF,   OFF,      STAY,    STAY]),
         (CreateJob, [DOWN,   STAY,  BUSY,     DOWN,    DOWN]),
         (StartJob,  [WRONG,  STAY,  WRONG,    WRONG,   GONE]),
-        (TouchJob,  [STAY,   STAY,  STAY,     STAY,    STAY]),
         (Modify,    [STAY,   STAY,  STAY,     STAY,    GONE]),
         (Delete,    [DELD,   DELD,  WRONG,    DELD,    GONE]),
     ]

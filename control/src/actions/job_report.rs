@@ -161,7 +161,6 @@ fn report(job: &mut Job, params: &Params) {
             text.clone_into(place);
         }
     }
-    job.internal.reported = true;
 }
 
 /// The result belongs to the status that it comes with, so it is noted after the status.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::connection::Session;
 use super::show::Column;
-use crate::schema::Service;
+use crate::clock;
+use crate::schema::{Service, parse_time};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
@@ -79,14 +80,14 @@ pub(super) struct CreateArguments {
     /// When to start
     #[arg(long, value_enum, default_value_t = When::Later, conflicts_with = "start_time")]
     start: When,
-    /// Start at this time (UTC): 2026-01-31T08:00:00Z
+    /// Start at this time (UTC): 2026-01-31T08:00:00Z, at least ten minutes from now
     #[arg(long, value_name = "TIME")]
     start_time: Option<String>,
     /// Keep synchronising increments for so long: minutes, or an end time
     #[arg(long, value_name = "MINUTES|TIME")]
     incremental_time: Option<String>,
-    /// Speed limit in KB/s
-    #[arg(long, value_name = "KB/s")]
+    /// Speed limit in KB/s; 0 is none
+    #[arg(long, value_name = "KB/s", value_parser = clap::value_parser!(u64).range(0..=25_600))]
     bandwidth_limit: Option<u64>,
     /// Compare contents, not only times and sizes
     #[arg(long)]
@@ -98,6 +99,9 @@ pub(super) struct CreateArguments {
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
 }
+
+/// A person who schedules a job gets this much time to think again, as in the vendor's console.
+const LEAD_SECONDS: i64 = 10 * 60;
 
 const COLUMNS: [Column; 8] = [
     ("Job", "/JobId"),
@@ -186,6 +190,11 @@ async fn create(session: &Session, arguments: CreateArguments) -> anyhow::Result
         set("TargetType", "Instance".into());
         set("InstanceId", arguments.instance.into());
         set("DataDisksInfo", source["DataDisksInfo"].clone());
+    }
+    if let Some(start) = arguments.start_time.as_deref().and_then(parse_time)
+        && start < clock::now() + LEAD_SECONDS
+    {
+        bail!("--start-time must be at least ten minutes from now; to start earlier use --start now");
     }
     let is_timed = arguments.start_time.is_some();
     let mode = if is_timed {

@@ -67,8 +67,6 @@ pub struct JobInternal {
     pub result_desc: String,
     /// When it ended, in seconds since 1970; 0 if it has not.
     pub ended: i64,
-    /// Whether the agent reported anything since the job was last started.
-    pub reported: bool,
     /// The image being made, for which the provider has not reported success.
     pub pending_image_id: String,
 }
@@ -107,7 +105,6 @@ impl Job {
                 self.start_time = clock::text(now);
                 self.end_time.clear();
                 self.internal.ended = 0;
-                self.internal.reported = false;
                 self.internal.result.clear();
                 self.internal.result_state.clear();
                 self.internal.result_desc.clear();

@@ -18,13 +18,12 @@ const JOB_EVENTS: [JobEvent; 13] = [
     JobEvent::CleanedUp,
 ];
 
-const SOURCE_EVENTS: [SourceEvent; 8] = [
+const SOURCE_EVENTS: [SourceEvent; 7] = [
     SourceEvent::Idle,
     SourceEvent::Busy,
     SourceEvent::Lost,
     SourceEvent::CreateJob,
     SourceEvent::StartJob,
-    SourceEvent::TouchJob,
     SourceEvent::Modify,
     SourceEvent::Delete,
 ];
@@ -71,11 +70,11 @@ fn every_source_status_and_event() {
         picture += &format!("{}: {}\n", status.as_str(), steps.join(", "));
     }
     let wanted = "\
-OFFLINE: Idle -> ONLINE, Busy -> MIGRATING, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! SourceServerStatusNotSupport, TouchJob, Modify, Delete -> DELETED
-ONLINE: Idle, Busy -> MIGRATING, Lost -> OFFLINE, CreateJob, StartJob, TouchJob, Modify, Delete -> DELETED
-MIGRATING: Idle -> ONLINE, Busy, Lost -> OFFLINE, CreateJob ! SourceServerRelatedUnFinishedJob, StartJob ! SourceServerStatusNotSupport, TouchJob, Modify, Delete ! SourceServerStatusNotSupport
-DELETING: Idle, Busy, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! SourceServerStatusNotSupport, TouchJob, Modify, Delete -> DELETED
-DELETED: Idle ! InvalidLiveMigrateSourceServerId, Busy ! InvalidLiveMigrateSourceServerId, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! InvalidLiveMigrateSourceServerId, TouchJob, Modify ! InvalidLiveMigrateSourceServerId, Delete ! InvalidLiveMigrateSourceServerId
+OFFLINE: Idle -> ONLINE, Busy -> MIGRATING, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! SourceServerStatusNotSupport, Modify, Delete -> DELETED
+ONLINE: Idle, Busy -> MIGRATING, Lost -> OFFLINE, CreateJob, StartJob, Modify, Delete -> DELETED
+MIGRATING: Idle -> ONLINE, Busy, Lost -> OFFLINE, CreateJob ! SourceServerRelatedUnFinishedJob, StartJob ! SourceServerStatusNotSupport, Modify, Delete ! SourceServerStatusNotSupport
+DELETING: Idle, Busy, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! SourceServerStatusNotSupport, Modify, Delete -> DELETED
+DELETED: Idle ! InvalidLiveMigrateSourceServerId, Busy ! InvalidLiveMigrateSourceServerId, Lost, CreateJob ! InvalidLiveMigrateOnlineSourceServerId, StartJob ! InvalidLiveMigrateSourceServerId, Modify ! InvalidLiveMigrateSourceServerId, Delete ! InvalidLiveMigrateSourceServerId
 ";
     assert_eq!(picture, wanted);
 }

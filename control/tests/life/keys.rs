@@ -279,6 +279,14 @@ fn the_administrators_commands_show_tables_and_json() {
         .as_str()
         .unwrap()
         .to_owned();
+    let soon = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 60)
+        .unwrap()
+        .to_string();
+    let base = ["job", "create", "--source", &source, "--instance", &instance];
+    let early = plane.command(&[&base[..], &["--start-time", &soon]].concat());
+    assert_eq!(early.status.code(), Some(1), "{early:?}");
+    let fast = plane.command(&[&base[..], &["--bandwidth-limit", "25601"]].concat());
+    assert_eq!(fast.status.code(), Some(2), "{fast:?}");
     let create = [
         "job",
         "create",
