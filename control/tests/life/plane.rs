@@ -40,10 +40,29 @@ pub(crate) struct Plane {
 }
 
 impl Drop for Plane {
+    /// In order, so that local receivers end with it; by force if it does not listen.
     fn drop(&mut self) {
+        // One that has ended already has given its number back.
+        if !matches!(self.process.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = signal(&self.process);
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < deadline {
+            if !matches!(self.process.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Asks a process to end.
+fn signal(process: &Child) -> nix::Result<()> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
 }
 
 fn program() -> Command {
@@ -157,8 +176,7 @@ impl Plane {
 
     /// Asks the program to end, and waits until it has.
     pub(crate) fn end(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        signal(&self.process).unwrap();
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.log());
     }
