@@ -129,6 +129,9 @@ impl Machine {
     fn finish(mut self) {
         let mut console = UnixStream::connect(self.folder.join("console")).unwrap();
         console.write_all(b"finish\n").unwrap();
+        // A reader that does not read would stop the machine's console: only the log listens from here on.
+        std::thread::sleep(Duration::from_secs(2));
+        drop(console);
         let deadline = Instant::now() + Duration::from_secs(2400);
         while self.child.try_wait().unwrap().is_none() {
             let said = self.said();

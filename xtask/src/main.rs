@@ -16,6 +16,7 @@ Commands:
   layers     Check that the crates depend on each other only as docs/ARCHITECTURE.md draws it
   packages   Install the Debian packages that the tests need (as root, where apt-get exists)
   test       Install packages, build the programs, run every test; further arguments go to the test runner
+  vm-test    Convert and boot whole systems on loop devices and in virtual machines (as root, takes minutes)
   migration-image [--output DIR] [--receiver PROGRAM] [--settings FILE] [--level 1..19]
              Build kernel, initial RAM file system and disk image of the migration mode (needs no root)
   help       Print this
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         "layers" => layers::check(),
         "packages" => packages::install(),
         "test" => tests_run::run(arguments),
+        "vm-test" => tests_run::run_machines(),
         "migration-image" => migration_image::chore(arguments).map(|message| say(&message)),
         "help" | "--help" | "-h" => {
             say(HELP);

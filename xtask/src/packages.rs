@@ -30,10 +30,16 @@ const PACKAGES: [&str; 22] = [
     "zstd",
 ];
 
-/// Installs what is missing. Where that is not possible the tests say themselves what they lack.
+/// Installs what is missing for the ordinary tests.
 pub(crate) fn install() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES
-        .into_iter()
+    install_these(&PACKAGES)
+}
+
+/// Installs what is missing. Where that is not possible the tests say themselves what they lack.
+pub(crate) fn install_these(packages: &[&'static str]) -> Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
         .filter(|package| !is_installed(package))
         .collect();
     if missing.is_empty() {
