@@ -4,7 +4,7 @@ use super::api::Api;
 use super::plan::{Control, Plan};
 use crate::exit::Exit;
 use crate::inventory::{Inventory, Machine};
-use crate::output::{Style, complain};
+use crate::output::complain;
 use crate::preflight::{self, Status, Subject};
 
 /// `--check`: looks, prints, migrates nothing.
@@ -39,7 +39,7 @@ pub(super) fn is_fit(plan: &Plan, inventory: &Inventory, api: Option<&Api>) -> b
         tracing::warn!(id = finding.id, status = ?finding.status, "{}: {}; {}", finding.name, finding.observed, finding.remedy);
     }
     if !findings.is_empty() {
-        preflight::print(Style::People, &findings);
+        preflight::print(plan.run.style, &findings);
     }
     let fit = findings.iter().all(|finding| finding.status < Status::Fail);
     if !fit {

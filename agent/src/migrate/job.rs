@@ -22,7 +22,6 @@ use super::target::{self, Entered, Wanted};
 use super::transit;
 use crate::inventory::{Inventory, Scope};
 use crate::output;
-use crate::sync::plan::never_copied;
 
 /// Data connections of a job.
 pub(super) const CONNECTIONS: usize = 4;
@@ -477,7 +476,7 @@ pub(super) fn tree(plan: &Plan, excludes: Option<&str>, state: &Path) -> Result<
         root: plan.source_root.clone(),
         cross_mounts: plan.source_root == Path::new("/"),
         excludes,
-        never: never_copied(state),
+        never: plan.never(state),
         estimate: true,
     }))
 }

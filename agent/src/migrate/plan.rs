@@ -15,7 +15,8 @@ use crate::inventory::Scope;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::secret_text::SecretText;
-use crate::state::{self, State};
+use crate::state::State;
+use crate::sync::plan::never_copied;
 
 mod check;
 mod keys;
@@ -251,6 +252,13 @@ impl Plan {
         folder::logs(&self.folder)
     }
 
+    /// What is never migrated: everything that the agent itself writes, its keys among it.
+    pub fn never(&self, baseline: &Path) -> Vec<PathBuf> {
+        let mut never = never_copied(baseline);
+        never.extend([self.state_root.clone(), self.logs()]);
+        never
+    }
+
     /// The folder of the baseline of one job, or of one target.
     pub fn state_of(&self, key: &str) -> PathBuf {
         let mut hasher = blake3::Hasher::new();
@@ -277,7 +285,8 @@ impl Plan {
         let network = checker.network(&mut refusals);
         let transfer = checker.transfer(&mut refusals);
         let run = checker.run(&mut refusals);
-        let source_root = checker.source_root(&mut refusals);
+        let state_root = checker.state_root(&mut refusals);
+        let source_root = checker.source_root(&state_root, &mut refusals);
         let source_disks = checker.source_disks(&mut refusals);
         let task = checker.task(&network, &mut refusals);
         let (Some(task), Some(source_root), true) = (task, source_root, refusals.is_empty()) else {
@@ -289,7 +298,7 @@ impl Plan {
             block: args.block || !source_disks.is_empty(),
             source_disks,
             folder: folder.to_owned(),
-            state_root: args.state.clone().unwrap_or_else(|| PathBuf::from(state::ROOT)),
+            state_root,
             network,
             transfer,
             keep: checker.keep(),

@@ -173,6 +173,13 @@ fn check_root(args: &SyncArgs, refusals: &mut Refusals) -> Option<PathBuf> {
         }
     };
     match std::fs::canonicalize(directory) {
+        Ok(root) if crate::folder::own().is_some_and(|own| root.starts_with(own)) => {
+            refusals.add(format!(
+                "`{}` lies in the tool's own folder, which is never migrated: copy it elsewhere first",
+                root.display()
+            ));
+            None
+        }
         Ok(root) if root.is_dir() => Some(root),
         Ok(_) => {
             refusals.add(format!("`{}` is not a directory", directory.display()));

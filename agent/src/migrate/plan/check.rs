@@ -13,6 +13,7 @@ use crate::config::Files;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::resolve::PORT_DEFAULT;
+use crate::state;
 use crate::sync::plan::number;
 
 /// Bounds of the console, in KB/s.
@@ -117,11 +118,34 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn source_root(&self, refusals: &mut Refusals) -> Option<PathBuf> {
+    /// The folder of what is kept between runs, absolute.
+    pub(super) fn state_root(&self, refusals: &mut Refusals) -> PathBuf {
+        let folder = self
+            .args
+            .state
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(state::ROOT));
+        let absolute = std::path::absolute(&folder);
+        let absolute = absolute.map_err(|error| format!("`--state {}`: {error}", folder.display()));
+        let absolute = refusals.take(absolute).unwrap_or(folder);
+        std::fs::canonicalize(&absolute).unwrap_or(absolute)
+    }
+
+    pub(super) fn source_root(&self, state_root: &Path, refusals: &mut Refusals) -> Option<PathBuf> {
         let Some(root) = &self.args.source_root else {
             return Some(PathBuf::from("/"));
         };
         match std::fs::canonicalize(root) {
+            Ok(root)
+                if root.starts_with(state_root)
+                    || crate::folder::own().is_some_and(|own| root.starts_with(own)) =>
+            {
+                refusals.add(format!(
+                    "`--source-root {}` lies in a folder of the agent itself, which is never migrated",
+                    root.display()
+                ));
+                None
+            }
             Ok(root) if root.is_dir() => Some(root),
             Ok(_) => {
                 refusals.add(format!("`--source-root {}` is not a directory", root.display()));

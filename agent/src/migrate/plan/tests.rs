@@ -158,3 +158,24 @@ fn a_plan_shows_no_secret() {
     let shown = format!("{plan:?}");
     assert!(!shown.contains("hunter2") && !shown.contains("AKID1"), "{shown}");
 }
+
+#[test]
+fn the_agent_never_migrates_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("state/inner");
+    std::fs::create_dir_all(&inside).unwrap();
+    let line = format!(
+        "--check --state {} --source-root {}",
+        folder.path().join("state").display(),
+        inside.display()
+    );
+    assert!(plan(&line, &[]).unwrap_err()[0].contains("never migrated"));
+    let line = format!("--check --state {}", folder.path().join("state").display());
+    let plan = plan(&line, &[]).unwrap();
+    let never = plan.never(&plan.state_of("job"));
+    assert!(
+        never.contains(&folder.path().join("state").canonicalize().unwrap()),
+        "{never:?}"
+    );
+    assert!(never.contains(&plan.logs()));
+}
