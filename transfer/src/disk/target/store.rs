@@ -25,8 +25,10 @@ use crate::disk::target::{DiskTarget, gpt};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
-/// Regions opened ahead of the one written to: a sequential round pays for one journal write in 256 MiB.
+/// Regions opened ahead of the one written to: a sequential round pays for one journal write in 256 MiB. Doubled with
+/// every journal write until the next checkpoint: a round of changes scattered over a large disk pays for a few.
 const REGIONS_AHEAD: u64 = 4;
+const DOUBLINGS_MAX: u32 = 8;
 /// Written bytes after which a checkpoint is due.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Chunks after which a checkpoint is due: zeros weigh nothing, but their digests wait in memory (32 bytes each).
@@ -61,6 +63,8 @@ struct Ledger {
     applied: u64,
     touched: BTreeSet<Region>,
     under_way: BTreeMap<Region, u32>,
+    /// Journal writes for regions that were not open, since the last checkpoint.
+    misses: u32,
 }
 
 /// All disks of a target.
@@ -234,17 +238,22 @@ impl DiskStore {
         if !journal.record.sealed && regions.is_subset(&journal.record.open_regions) {
             return Ok(());
         }
+        let ahead = {
+            let mut ledger = self.lock_ledger();
+            ledger.misses += 1;
+            REGIONS_AHEAD << (ledger.misses - 1).min(DOUBLINGS_MAX)
+        };
         let mut record = journal.record.clone();
         if std::mem::take(&mut record.sealed) {
             move_on(&mut record.position)?;
         }
         for region in regions {
             let last = self.disks[usize::from(region.disk)].digests.region_count().max(1) - 1;
-            let ahead = (region.number..=(region.number + REGIONS_AHEAD).min(last)).map(|number| Region {
+            let opened = (region.number..=(region.number + ahead).min(last)).map(|number| Region {
                 disk: region.disk,
                 number,
             });
-            record.open_regions.extend(ahead);
+            record.open_regions.extend(opened);
         }
         journal.save(record)
     }
@@ -258,6 +267,7 @@ impl DiskStore {
         let (mut pending, applied) = {
             let mut ledger = self.lock_ledger();
             ledger.bytes = 0;
+            ledger.misses = 0;
             ledger.touched = ledger.under_way.keys().copied().collect();
             (std::mem::take(&mut ledger.pending), ledger.applied)
         };
