@@ -10,7 +10,7 @@ mod workload;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -179,7 +179,17 @@ fn a_killed_source_goes_on_where_it_was() {
         ("G2C_BLOCK_LISTEN", listen.as_ref()),
     ];
     let child = ChildProcess::start("send_as_a_child", &variables);
-    std::thread::sleep(Duration::from_millis(2500));
+    let image = bed.path("target.img");
+    let written = || std::fs::metadata(&image).map_or(0, |metadata| metadata.blocks() * 512);
+    let since = std::time::Instant::now();
+    while written() < 40 * MIB {
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "{} bytes in a minute",
+            written()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
     drop(child); // SIGKILL
     let mut child = ChildProcess::start("send_as_a_child", &variables);
     let sent: u64 = child.line("summary").parse().unwrap();
