@@ -122,11 +122,13 @@ impl Migration {
         let job_id = self.job(cloud, &source, limit)?;
         loop {
             pause(cloud)?;
+            // In this order: an agent that has ended has told the control plane before.
+            let ended = agent.ended()?;
             let job = cloud.ask(&["job", "show", &job_id])?;
             if matches!(job["Status"].as_str(), Some("SUCCESS" | "FAILED")) {
                 return self.wait_for_agent(cloud, agent, job);
             }
-            if let Some(status) = agent.ended()? {
+            if let Some(status) = ended {
                 bail!("the agent ended early ({status})");
             }
         }
@@ -137,16 +139,17 @@ impl Migration {
         loop {
             pause(cloud)?;
             let sources = cloud.ask(&["source", "list"])?;
-            let online = sources
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|source| source["Status"] == "ONLINE");
-            if let Some(id) = online.and_then(|source| source["SourceServerId"].as_str()) {
+            let ended = agent.ended()?;
+            // An agent that takes up a job is migrating at once, and may be through before anybody looks.
+            let there = sources.as_array().into_iter().flatten().find(|source| {
+                ended.is_some_and(|status| status.success())
+                    || matches!(source["Status"].as_str(), Some("ONLINE" | "MIGRATING"))
+            });
+            if let Some(id) = there.and_then(|source| source["SourceServerId"].as_str()) {
                 say(&format!("source         {id} registered and online"));
                 return Ok(id.to_owned());
             }
-            if let Some(status) = agent.ended()? {
+            if let Some(status) = ended {
                 bail!("the agent ended before it registered ({status})");
             }
             if begin.elapsed() > REGISTER_PATIENCE {
@@ -158,17 +161,18 @@ impl Migration {
         }
     }
 
-    /// The unfinished job of an interrupted run, or a new one; started.
+    /// The job of an interrupted run, or a new one; started. The instance is this demo's alone, and so is its job.
     fn job(&self, cloud: &Cloud<'_>, source: &str, limit: Option<u64>) -> Result<String> {
         let jobs = cloud.ask(&["job", "list", "--source", source])?;
-        let unfinished = jobs.as_array().into_iter().flatten().find(|job| {
-            job["InstanceId"] == self.instance.as_str()
-                && !matches!(job["Status"].as_str(), Some("SUCCESS" | "DELETED"))
-        });
-        if let Some(job) = unfinished {
+        let known = jobs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|job| job["InstanceId"] == self.instance.as_str() && job["Status"] != "DELETED");
+        if let Some(job) = known {
             let id = job["JobId"].as_str().unwrap_or_default().to_owned();
             say(&format!("job            {id} goes on"));
-            if job["Status"] != "RUNNING" {
+            if matches!(job["Status"].as_str(), Some("PENDING" | "STOPPED" | "FAILED")) {
                 cloud.ask(&["job", "start", &id])?;
             }
             return Ok(id);
