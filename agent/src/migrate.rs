@@ -29,6 +29,7 @@ pub mod staged;
 pub mod supervisor;
 pub mod target;
 pub mod transit;
+pub mod volume;
 
 use api::chain;
 use plan::{Plan, Task};

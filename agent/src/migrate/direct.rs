@@ -118,7 +118,7 @@ fn copy(
             disks: disks.to_vec(),
             freeze: None,
         }),
-        _ => super::job::tree(plan, None, &state)
+        _ => super::volume::tree(plan, None, &state)
             .map_err(|failure| Error::new(Kind::Usage, "read what is left out").because(failure.message))?,
     };
     let sync = SyncPlan {

@@ -1,26 +1,24 @@
 //! One migration from beginning to end: the story, and the one branch that puts the world back.
 
 use std::net::Ipv6Addr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use csm::types::job::{MigrateResult, MigrationJob, ModifyMigrationJob};
 use transfer::progress::{StopFlag, Summary};
-use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
+use transfer::source::{Compression, Retry, Rounds, SyncPlan};
 use transfer::throttle::Throttle;
 use transfer::{Error, Kind};
 
 use super::api::{Api, chain};
-use super::excludes;
 use super::failure::{Code, Ended, Failure};
 use super::finish;
 use super::plan::{Mode, Plan};
 use super::report::Reporter;
 use super::supervisor::{Orders, Supervised, Supervisor};
 use super::target::{self, Entered, Wanted};
-use super::transit;
-use crate::inventory::{Inventory, Scope};
+use super::{transit, volume};
+use crate::inventory::Inventory;
 use crate::output;
 
 /// Data connections of a job.
@@ -29,8 +27,6 @@ pub(super) const CONNECTIONS: usize = 4;
 pub(super) const ROUNDS: u32 = 2;
 /// Reconnections in a row without progress. With pauses of up to 30 s an outage of an hour is sat out.
 pub(super) const RETRIES: u32 = 120;
-/// Longest freeze of a block-level cutover: short enough for clients to wait through.
-const FREEZE_MAX: Duration = Duration::from_secs(30);
 /// Pause between two rounds of an incremental phase.
 const ROUND_PAUSE: Duration = Duration::from_secs(10);
 
@@ -378,7 +374,7 @@ impl Running<'_> {
             target: vec![entered.address],
             secret: entered.secret,
             connections: CONNECTIONS,
-            volume: self.volume(&state)?,
+            volume: volume::of_job(self.context.plan, self.job, self.context.inventory, &state)?,
             state,
             throttle: Arc::clone(&self.throttle),
             compression: Compression::Auto,
@@ -386,68 +382,6 @@ impl Running<'_> {
             rounds: Rounds::Count(ROUNDS),
             retry: Retry::Times(RETRIES),
         })
-    }
-
-    /// What the job moves: disks if it says so, else files.
-    fn volume(&self, state: &Path) -> Result<SourceVolume, Ended> {
-        let refuse = |text: String| Err(Failure::new(Code::Transmission, "Prepare", text).into());
-        let system = self
-            .job
-            .system_disk_info
-            .as_ref()
-            .and_then(|disk| disk.block.as_ref());
-        let blocks = system.and_then(|block| block.enabled).unwrap_or(false);
-        let excludes = self
-            .job
-            .exclude_path_list
-            .as_deref()
-            .filter(|list| !list.trim().is_empty());
-        match (blocks, self.context.plan.scope()) {
-            (true, Scope::Directory(root)) => refuse(format!(
-                "the job goes block by block, but this agent was told to migrate {}",
-                root.display()
-            )),
-            (false, Scope::Disks(_)) => {
-                refuse("the job goes file by file, but this agent was told to migrate disks".to_owned())
-            }
-            (true, _) if excludes.is_some() => {
-                refuse("the job excludes paths and goes block by block: a disk is copied whole".to_owned())
-            }
-            (true, _) => self.disks(),
-            (false, _) => tree(self.context.plan, excludes, state).map_err(Ended::from),
-        }
-    }
-
-    /// The disks that the job names, in its order.
-    fn disks(&self) -> Result<SourceVolume, Ended> {
-        let system = self.job.system_disk_info.iter().map(|disk| disk.device.as_str());
-        let data = self.job.data_disks_info.iter().map(|disk| disk.device.as_str());
-        let mut disks = Vec::new();
-        for device in system.chain(data) {
-            let Some(disk) = self
-                .context
-                .inventory
-                .disks
-                .iter()
-                .find(|disk| disk.device == device)
-            else {
-                let text = format!("the job names the disk {device}, which this machine does not have");
-                return Err(Failure::new(Code::Transmission, "Prepare", text).into());
-            };
-            if let Some(obstacle) = disk.block_obstacles.first() {
-                let text = format!("{device} cannot be migrated block by block: {obstacle}");
-                return Err(Failure::new(Code::Transmission, "Prepare", text).into());
-            }
-            disks.push(device.into());
-        }
-        Ok(SourceVolume::Disks(DisksSource {
-            disks,
-            freeze: Some(Freeze {
-                max: FREEZE_MAX,
-                before: None,
-                after: None,
-            }),
-        }))
     }
 
     /// What stopped a phase: an order, if there was one.
@@ -461,24 +395,6 @@ impl Running<'_> {
             other => other,
         }
     }
-}
-
-/// The tree that `plan` names, without what `excludes` and the file beside the program say.
-pub(super) fn tree(plan: &Plan, excludes: Option<&str>, state: &Path) -> Result<SourceVolume, Failure> {
-    let excludes = excludes::of(&plan.folder, &plan.source_root, excludes).map_err(|error| {
-        Failure::new(
-            Code::Transmission,
-            "Prepare",
-            format!("{}: {error}", excludes::FILE),
-        )
-    })?;
-    Ok(SourceVolume::Tree(TreeSource {
-        root: plan.source_root.clone(),
-        cross_mounts: plan.source_root == Path::new("/"),
-        excludes,
-        never: plan.never(state),
-        estimate: true,
-    }))
 }
 
 /// What the target's side needs to know for the conversion, as JSON.
