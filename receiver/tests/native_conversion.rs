@@ -334,6 +334,25 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
     assert!(names.to_uppercase().contains("BOOTX64.EFI"), "{names}");
     drop(attached);
     assert!(is_nothing_to_do(&report(&image, &[])));
+
+    // Firmware without any memory of this disk starts it.
+    let output = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
+        .args([
+            "boot-check",
+            "--no-convert",
+            "--json",
+            "--timeout",
+            "900",
+            "--disk",
+        ])
+        .arg(&image.path)
+        .arg("--output")
+        .arg(folder.path().join("boot-check"))
+        .output()
+        .unwrap();
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["ok"], true, "{verdict:#}");
+    assert_eq!(verdict["inside"]["hostname"], "oldhost");
 }
 
 #[test]
