@@ -322,7 +322,7 @@ fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
     let mount = mount(&disk.path, "noatime");
     Workload::fill(&mount.point, 5, 6 * MIB);
     let bed = Bed::new();
-    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_millis(150));
+    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_millis(101));
     plan.compression = transfer::source::Compression::Off;
     plan.throttle = std::sync::Arc::new(transfer::throttle::Throttle::new(3_000_000));
     let stop = AtomicBool::new(false);
