@@ -237,9 +237,10 @@ impl Program {
         self.lead(jump, self.here());
     }
 
-    /// Returns 0.
+    /// Returns 1. A program on a tracepoint that returns 0 would keep the event from everybody else who listens there
+    /// with perf (`perf_trace_run_bpf_submit` in the kernel).
     pub(crate) fn end(&mut self) {
-        self.set(Register(0), 0);
+        self.set(Register(0), 1);
         self.emit(0x95, 0, 0, 0, 0);
     }
 }
@@ -261,7 +262,7 @@ mod tests {
             [
                 0x15, 0x01, 1, 0, 82, 0, 0, 0, // if r1 == 82 skip one
                 0x61, 0x68, 24, 0, 0, 0, 0, 0, // r8 = *(u32 *)(r6 + 24)
-                0xb7, 0, 0, 0, 0, 0, 0, 0, // r0 = 0
+                0xb7, 0, 0, 0, 1, 0, 0, 0, // r0 = 1
                 0x95, 0, 0, 0, 0, 0, 0, 0, // exit
             ]
         );

@@ -327,17 +327,20 @@ fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
     plan.throttle = std::sync::Arc::new(transfer::throttle::Throttle::new(3_000_000));
     let stop = AtomicBool::new(false);
     let error = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut dice = workload::Dice::new(9);
-            let file = std::fs::File::create(mount.point.join("churn")).unwrap();
-            while !stop.load(Ordering::Acquire) {
-                // Ten times what the link can take; even a moment's worth is too much for the freeze.
-                let at = dice.below(8) * MIB;
-                std::os::unix::fs::FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
-                file.sync_data().unwrap();
-                std::thread::sleep(Duration::from_millis(30));
-            }
-        });
+        // Several writers, so that a busy machine does not let the disk come to rest for a moment.
+        for writer in 0..3u64 {
+            let (mount, stop) = (&mount, &stop);
+            scope.spawn(move || {
+                let mut dice = workload::Dice::new(9 + writer);
+                let file = std::fs::File::create(mount.point.join(format!("churn{writer}"))).unwrap();
+                while !stop.load(Ordering::Acquire) {
+                    // Ten times what the link can take; even a moment's worth is too much for the freeze.
+                    let at = dice.below(8) * MIB;
+                    std::os::unix::fs::FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
+                    file.sync_data().unwrap();
+                }
+            });
+        }
         let result = bed.sync(&[&bed.path("target.img")], plan);
         stop.store(true, Ordering::Release);
         result.unwrap_err().describe()
