@@ -1,6 +1,7 @@
 //! The disk engine end to end: loop devices with real file systems, both sides in one process over loopback.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(dead_code, reason = "the test bed is shared with other tests")]
 
 #[path = "disk/bed.rs"]
 mod bed;

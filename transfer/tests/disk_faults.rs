@@ -16,44 +16,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bed::{Bed, MIB, make_file_system, mount, partition};
-use sys::loop_device::LoopDevice;
+use bed::{Bed, MIB, assert_equal, make_file_system, mount, partition, random_disk};
+use sys::loop_device::{LoopDevice, run as run_program};
 use transfer::progress::{Silent, StopFlag, Summary};
 use transfer::secret::Secret;
 use transfer::source::{Compression, Retry, Rounds, sync};
 use transfer::target::{DiskTarget, Receiver, ServePlan, TargetVolume};
 use transfer::throttle::Throttle;
-use workload::Dice;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-/// A device of random content.
-fn random_disk(len: u64, sector_len: u32, seed: u64) -> LoopDevice {
-    let disk = LoopDevice::new("g2c-block-faults", len, sector_len).unwrap();
-    let file = std::fs::File::options().write(true).open(&disk.backing).unwrap();
-    let mut dice = Dice::new(seed);
-    let mut at = 0;
-    while at < len {
-        let part = (len - at).min(MIB);
-        file.write_all_at(&dice.bytes(part as usize), at).unwrap();
-        at += part;
-    }
-    file.sync_all().unwrap();
-    disk
-}
-
-fn assert_equal(disk: &LoopDevice, image: &Path) {
-    let (ours, theirs) = (
-        std::fs::read(&disk.backing).unwrap(),
-        std::fs::read(image).unwrap(),
-    );
-    assert_eq!(ours.len(), theirs.len());
-    let differing = ours
-        .chunks(4096)
-        .zip(theirs.chunks(4096))
-        .position(|(a, b)| a != b);
-    assert_eq!(differing, None, "first block that differs");
-}
 
 /// Not a test by itself: a receiver in a process that can be killed.
 #[test]
@@ -165,6 +136,77 @@ fn a_killed_receiver_loses_nothing_and_gets_nothing_twice() {
         "{} bytes",
         summary.bytes_data
     );
+}
+
+/// Notes how much the target has called durable.
+#[derive(Default)]
+struct Durable(std::sync::atomic::AtomicU64);
+
+impl transfer::progress::Observer for Durable {
+    fn event(&self, event: &transfer::progress::Event) {
+        if let transfer::progress::Event::Progress(progress) = event {
+            self.0
+                .fetch_max(progress.bytes_durable, std::sync::atomic::Ordering::AcqRel);
+        }
+    }
+}
+
+/// Copies until the target has called `enough` bytes durable and then has written on for a while; then its power fails:
+/// nothing more reaches its medium, and what was only in memory is lost. Returns how much was durable.
+fn sync_until_power_cut(bed: &Bed, disk: &LoopDevice, target: &Bed, enough: u64) -> u64 {
+    let (receiver, address) = start_receiver(target, "127.0.0.1:0");
+    let mut plan = bed.plan(&[&disk.path]);
+    plan.target = vec![address];
+    plan.compression = Compression::Off;
+    plan.throttle = Arc::new(Throttle::new(14_000_000));
+    let (durable, since) = (Durable::default(), std::time::Instant::now());
+    let seen = || durable.0.load(std::sync::atomic::Ordering::Acquire);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| sync(&plan, &durable, &StopFlag::default()));
+        while seen() < enough && !run.is_finished() && since.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(700));
+        // Without -f: the journal of the file system is not written out first.
+        let shutdown = ["-x", "-c", "shutdown"].map(std::ffi::OsStr::new);
+        run_program("xfs_io", shutdown.into_iter().chain([target.folder.as_os_str()])).unwrap();
+        let at_the_cut = seen();
+        drop(receiver);
+        assert!(run.join().unwrap().is_err(), "the copy was not through yet");
+        assert!(at_the_cut >= enough, "{at_the_cut} bytes in a minute");
+        at_the_cut
+    })
+}
+
+#[test]
+fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
+    let disk = random_disk(96 * MIB, 512, 21);
+    for kind in ["ext4", "xfs"] {
+        let medium = LoopDevice::new("g2c-block-power", 400 * MIB, 512).unwrap();
+        make_file_system(kind, &medium.path);
+        let mounted = mount(&medium.path, "noatime");
+        let remount = || {
+            run_program("umount", [mounted.point.as_os_str()]).unwrap();
+            run_program("mount", [medium.path.as_os_str(), mounted.point.as_os_str()]).unwrap();
+        };
+        let (bed, target) = (Bed::with_secret(SECRET), Bed::at(&mounted.point, SECRET));
+        let mut durable = 0;
+        for enough in [16 * MIB, 20 * MIB] {
+            durable += sync_until_power_cut(&bed, &disk, &target, enough);
+            remount();
+        }
+        let (_receiver, address) = start_receiver(&target, "127.0.0.1:0");
+        let mut plan = bed.plan(&[&disk.path]);
+        plan.target = vec![address];
+        plan.verify = true;
+        let summary = sync(&plan, &Silent, &StopFlag::default()).unwrap();
+        assert!(
+            summary.bytes_data <= 96 * MIB - durable,
+            "{kind}: {} bytes sent, {durable} were durable",
+            summary.bytes_data
+        );
+        assert_equal(&disk, &mounted.point.join("target.img"));
+    }
 }
 
 #[test]

@@ -163,6 +163,14 @@ pub enum DiskReport {
         /// For people: what failed and what to do.
         message: String,
     },
+    /// A chunk was not written: this side holds something else than the source expected. It is wanted whole, whatever
+    /// is here now.
+    Wanted {
+        /// Which disk.
+        disk: u16,
+        /// Its number.
+        chunk: u64,
+    },
 }
 
 /// Builds the payload of a frame of chunks.

@@ -26,7 +26,7 @@ use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, Urgency, copy};
 use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::reconcile::{RoundEnd, end_round, reconcile};
+use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Survey, survey};
 use crate::error::{Error, Kind, Result};
@@ -107,6 +107,14 @@ pub fn run(
             return Err(Error::new(Kind::Stopped, "connect again: asked to stop"));
         }
     }
+}
+
+/// How a round ended.
+struct Sealed {
+    /// Chunks sent.
+    sent: u64,
+    /// Times that the target turned out to hold something else than was thought, so that chunks were read again.
+    corrections: u32,
 }
 
 /// A run with everything that outlives a session.
@@ -281,7 +289,7 @@ impl<'a> Run<'a> {
     fn next_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
         self.begin_round()?;
         self.copy(session, wire)?;
-        self.end_round(session, wire)
+        Ok(self.end_round(session, wire)?.sent)
     }
 
     /// Reads everything again, whatever the trackers say.
@@ -348,7 +356,8 @@ impl<'a> Run<'a> {
     }
 
     /// Seals the round; differences that the target finds in its digests are sent again.
-    fn end_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
+    fn end_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<Sealed> {
+        let mut corrections = 0;
         for _ in 0..RECONCILE_MAX {
             if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
                 self.position = position;
@@ -358,9 +367,22 @@ impl<'a> Run<'a> {
                     round: self.round,
                     progress,
                 });
-                return Ok(self.counters.sent.load(Ordering::Relaxed) - self.sent_before_round);
+                return Ok(Sealed {
+                    sent: self.counters.sent.load(Ordering::Relaxed) - self.sent_before_round,
+                    corrections,
+                });
             }
-            reconcile(&self.disks, session)?;
+            corrections += 1;
+            let wanted = look_again_at_wanted(&self.disks, session)?;
+            let other = reconcile(&self.disks, session)?;
+            if wanted + other > 0 {
+                self.say(&Event::Warning {
+                    message: format!(
+                        "the target held something else than expected in {} places of 64 KiB: they are copied again",
+                        wanted + other
+                    ),
+                });
+            }
             self.copy(session, wire)?;
         }
         Err(Error::new(Kind::Corrupt, "bring source and target into step")

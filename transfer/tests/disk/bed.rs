@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sys::loop_device::{LoopDevice, TestMount, run, scan};
-use transfer::progress::{Observer, Silent, StopFlag, Summary};
+use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
 use transfer::secret::Secret;
 use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, sync};
 use transfer::target::{DiskTarget, Receiver, ServePlan, TargetVolume};
@@ -222,4 +223,54 @@ pub(crate) fn assert_trees_equal(source: &Path, target: &Path) {
 
 pub(crate) fn mount(device: &Path, options: &str) -> TestMount {
     TestMount::new("g2c-block-test", device, options).unwrap()
+}
+
+/// A device of random content.
+pub(crate) fn random_disk(len: u64, sector_len: u32, seed: u64) -> LoopDevice {
+    let disk = LoopDevice::new("g2c-block-faults", len, sector_len).unwrap();
+    let file = std::fs::File::options().write(true).open(&disk.backing).unwrap();
+    let mut dice = crate::workload::Dice::new(seed);
+    let mut at = 0;
+    while at < len {
+        let part = (len - at).min(MIB);
+        file.write_all_at(&dice.bytes(part as usize), at).unwrap();
+        at += part;
+    }
+    file.sync_all().unwrap();
+    disk
+}
+
+/// Compares a device with an image, byte by byte.
+pub(crate) fn assert_equal(disk: &LoopDevice, image: &Path) {
+    let (ours, theirs) = (
+        std::fs::read(&disk.backing).unwrap(),
+        std::fs::read(image).unwrap(),
+    );
+    assert_eq!(ours.len(), theirs.len());
+    let differing = ours
+        .chunks(4096)
+        .zip(theirs.chunks(4096))
+        .position(|(a, b)| a != b);
+    assert_eq!(differing, None, "first block that differs");
+}
+
+/// An observer that keeps every event.
+#[derive(Default)]
+pub(crate) struct Recorded(std::sync::Mutex<Vec<Event>>);
+
+impl Recorded {
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        let warnings = events.iter().filter_map(|event| match event {
+            Event::Warning { message } => Some(message.clone()),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+impl Observer for Recorded {
+    fn event(&self, event: &Event) {
+        self.0.lock().unwrap().push(event.clone());
+    }
 }

@@ -131,7 +131,10 @@ impl Run<'_> {
                     .to_owned(),
             });
         }
-        self.end_round(session, wire)?;
+        if self.end_round(session, wire)?.corrections > 0 {
+            // What was sent again was read after the thaw.
+            return Ok(false);
+        }
         if !thawed.thawed_early.is_empty() {
             self.say(&Event::Warning {
                 message: format!(

@@ -3,7 +3,7 @@
 //! The target is right about what it holds. Only regions whose digests differ are fetched chunk by chunk: three
 //! exchanges, whatever the size of the disk.
 
-use crate::disk::digest::{REGION_CHUNKS, root};
+use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::message::{DiskOrder, DiskReport};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::session::{Session, out_of_turn};
@@ -54,6 +54,25 @@ pub fn reconcile(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
         }
     }
     Ok(wrong)
+}
+
+/// Schedules chunks that the target refused to replace: they are sent again, whatever it holds. Returns how many.
+///
+/// # Errors
+/// The digests cannot be written, or the target asks for what is not there.
+pub fn look_again_at_wanted(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
+    let wanted = session.take_wanted();
+    for (number, chunk) in &wanted {
+        let disk = disks.get(usize::from(*number)).ok_or_else(out_of_turn)?;
+        if *chunk >= disk.digests.chunk_count() {
+            return Err(out_of_turn());
+        }
+        disk.digests
+            .set(*chunk, &[Digest::UNKNOWN])
+            .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+        disk.look_again([*chunk]);
+    }
+    Ok(wanted.len() as u64)
 }
 
 /// Asks the target to make everything sent durable and to compare its digests with ours.

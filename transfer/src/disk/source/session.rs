@@ -39,6 +39,8 @@ pub struct Session<'a> {
     /// Numbers and content bytes of frames that are not durable yet: no more than fit between two checkpoints.
     unacknowledged: Mutex<VecDeque<(u64, u64)>>,
     durable: Arc<AtomicU64>,
+    /// Chunks, by disk and number, that the target wants whole: it held something else than was thought here.
+    wanted: Mutex<Vec<(u16, u64)>>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     ended: AtomicBool,
@@ -67,6 +69,7 @@ pub fn with_session<R>(
         next_frame: AtomicU64::new(0),
         unacknowledged: Mutex::default(),
         durable,
+        wanted: Mutex::default(),
         failure: Mutex::new(None),
         failed: AtomicBool::new(false),
         ended: AtomicBool::new(false),
@@ -168,6 +171,10 @@ impl Session<'_> {
                     DiskReport::KeepAlive => continue,
                     DiskReport::Durable { frames } => {
                         self.acknowledge(frames);
+                        continue;
+                    }
+                    DiskReport::Wanted { disk, chunk } => {
+                        self.lock_wanted().push((disk, chunk));
                         continue;
                     }
                     DiskReport::Failed { why, message } => {
@@ -284,6 +291,17 @@ impl Session<'_> {
         self.unacknowledged
             .lock()
             .expect("no thread panics while it counts frames")
+    }
+
+    fn lock_wanted(&self) -> MutexGuard<'_, Vec<(u16, u64)>> {
+        self.wanted
+            .lock()
+            .expect("no thread panics while it notes a chunk")
+    }
+
+    /// Chunks that the target wants whole, by disk and number, since the last call.
+    pub fn take_wanted(&self) -> Vec<(u16, u64)> {
+        std::mem::take(&mut *self.lock_wanted())
     }
 
     /// Frames with a number below `frames` are durable.

@@ -67,8 +67,16 @@ fn make_image(path: &Path) -> Result<bool> {
             .on(path)
             .remedy("check the name: lsblk lists the disks"));
     }
-    std::fs::File::create_new(path)
-        .map(|_| true)
+    // Its name must be durable before anything in it is called so.
+    let make = || {
+        std::fs::File::create_new(path)?.sync_all()?;
+        match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            Some(folder) => std::fs::File::open(folder)?.sync_all(),
+            None => std::fs::File::open(".")?.sync_all(),
+        }
+    };
+    make()
+        .map(|()| true)
         .map_err(|error| Error::io("make the image file", path, error))
 }
 

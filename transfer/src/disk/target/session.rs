@@ -49,7 +49,12 @@ pub fn serve(
         ..
     } = accepted;
     let reports = Reports(Mutex::new(report));
-    let opened = open(&mut control, targets, journal);
+    // After a crash the digests of what was under way are computed anew: that may take longer than silence is borne.
+    let opened = alive_while(
+        KEEP_ALIVE,
+        || reports.send(&DiskReport::KeepAlive),
+        || open(&mut control, targets, journal),
+    );
     let store = match opened {
         Ok(store) => store,
         Err(error) => {
@@ -90,6 +95,23 @@ fn open(control: &mut FrameReader, targets: &[DiskTarget], journal: &std::path::
     }
     let facts: Vec<DiskFacts> = disks;
     DiskStore::open(targets, &facts, journal)
+}
+
+/// Does `work`, and calls `sign` after every `pause` meanwhile.
+fn alive_while<R>(pause: Duration, sign: impl Fn() -> Result<()> + Send, work: impl FnOnce() -> R) -> R {
+    let (done, is_done) = crossbeam_channel::bounded::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while is_done.recv_timeout(pause) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                if sign().is_err() {
+                    return; // the next word after the work fails, too
+                }
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// The report connection, shared by all threads of a session.
@@ -202,7 +224,12 @@ impl Session<'_> {
             let number = frame.number;
             let payload = frame.decode()?;
             let batch = VerifiedBatch::open(&payload, &disk_lens)?;
-            if self.store.apply(number, &batch)? {
+            let applied = self.store.apply(number, &batch)?;
+            for chunk in applied.refused {
+                let disk = batch.disk;
+                self.reports.send(&DiskReport::Wanted { disk, chunk })?;
+            }
+            if applied.is_checkpoint_due {
                 // Full means that one is due already.
                 let _ = due.try_send(());
             }
@@ -315,5 +342,31 @@ impl Session<'_> {
             frame.payload = packed;
         }
         self.reports.send_frame(&frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn long_work_gives_signs_of_life_and_ends_them() {
+        let signs = AtomicU32::new(0);
+        let sign = || {
+            signs.fetch_add(1, Ordering::AcqRel);
+            Ok(())
+        };
+        let pause = Duration::from_millis(5);
+        let result = alive_while(pause, sign, || {
+            while signs.load(Ordering::Acquire) < 3 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            "done"
+        });
+        assert_eq!(result, "done");
+        let after = signs.load(Ordering::Acquire);
+        std::thread::sleep(pause * 4);
+        assert_eq!(signs.load(Ordering::Acquire), after, "none after the end");
     }
 }

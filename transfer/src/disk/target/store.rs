@@ -10,20 +10,23 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sys::aligned::AlignedBuffer;
-use sys::block_device::Access;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::digest_file::DigestFile;
-use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::message::{BLOCK_LEN, DiskFacts};
-use crate::disk::source::read::bytes_of;
+use crate::disk::medium::Medium;
+use crate::disk::message::DiskFacts;
 use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
+use crate::disk::target::store::known::is_our_copy;
+use crate::disk::target::store::write::write_batch;
 use crate::disk::target::{DiskTarget, gpt};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
+
+mod known;
+mod write;
 
 /// Regions opened ahead of the one written to: a sequential round pays for one journal write in 256 MiB. Doubled with
 /// every journal write until the next checkpoint: a round of changes scattered over a large disk pays for a few.
@@ -33,10 +36,6 @@ const DOUBLINGS_MAX: u32 = 8;
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Chunks after which a checkpoint is due: zeros weigh nothing, but their digests wait in memory (32 bytes each).
 const CHECKPOINT_CHUNKS: usize = 256 * 1024;
-
-/// Chunks looked at, at most, to know a copy again; in every region each so manieth.
-const LOOKS_MAX: usize = 64;
-const LOOKS_STEP: usize = 37;
 
 /// A disk with its digests.
 pub struct StoredDisk {
@@ -50,6 +49,15 @@ pub struct StoredDisk {
     pub source_len: u64,
     /// Whether chunks without a digest read as zeros.
     blank: AtomicBool,
+}
+
+/// What became of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether enough was written for a checkpoint.
+    pub is_checkpoint_due: bool,
+    /// Numbers of the chunks that were not written, because this side holds something else than the source expected.
+    pub refused: Vec<u64>,
 }
 
 /// What was written since the last checkpoint.
@@ -174,11 +182,12 @@ impl DiskStore {
         self.lock_journal().record.position
     }
 
-    /// Writes a batch that came with frame `number`. Returns whether a checkpoint is due.
+    /// Writes a batch that came with frame `number`; not its chunks that were meant to replace something else than is
+    /// held here ([`Applied::refused`]).
     ///
     /// # Errors
     /// A medium or the journal refuses.
-    pub fn apply(&self, number: u64, batch: &VerifiedBatch) -> Result<bool> {
+    pub fn apply(&self, number: u64, batch: &VerifiedBatch) -> Result<Applied> {
         let regions: BTreeSet<Region> = batch
             .chunks
             .iter()
@@ -200,18 +209,26 @@ impl DiskStore {
                 }
             }
         }
-        ledger.bytes += written?;
-        let pending = batch
-            .chunks
-            .iter()
-            .map(|chunk| (batch.disk, chunk.number, chunk.digest));
-        ledger.pending.extend(pending);
+        let written = written?;
+        ledger.bytes += written.bytes;
+        let (mut refused, mut accepted) = (Vec::new(), Vec::with_capacity(batch.chunks.len()));
+        for (at, chunk) in batch.chunks.iter().enumerate() {
+            if written.refused.binary_search(&at).is_ok() {
+                refused.push(chunk.number);
+            } else {
+                accepted.push((batch.disk, chunk.number, chunk.digest));
+            }
+        }
+        ledger.pending.extend(accepted);
         ledger.frames.insert(number);
         while let Some(applied) = Some(ledger.applied).filter(|next| ledger.frames.contains(next)) {
             ledger.frames.remove(&applied);
             ledger.applied += 1;
         }
-        Ok(ledger.bytes >= CHECKPOINT_BYTES || ledger.pending.len() >= CHECKPOINT_CHUNKS)
+        Ok(Applied {
+            is_checkpoint_due: ledger.bytes >= CHECKPOINT_BYTES || ledger.pending.len() >= CHECKPOINT_CHUNKS,
+            refused,
+        })
     }
 
     /// Frames with a number below this one have been written.
@@ -384,39 +401,6 @@ fn regions_of(record: &Record, disk: usize) -> BTreeSet<u64> {
     own.map(|region| region.number).collect()
 }
 
-/// Whether a disk of this name holds what the journal says: names of devices change with the next boot. Looks at some
-/// known chunks outside of the open regions; one that is as it should be is enough, for others may be damaged.
-fn is_our_copy(path: &Path, source_len: u64, digests: &Path, open: &BTreeSet<u64>) -> bool {
-    let Ok(medium) = DiskMedium::open(path, Access::Read) else {
-        return false;
-    };
-    let chunk_count = source_len.div_ceil(CHUNK_LEN);
-    let Ok(digests) = DigestFile::open(digests, chunk_count) else {
-        return false;
-    };
-    let mut looked = 0;
-    for region in (0..digests.region_count()).filter(|region| !open.contains(region)) {
-        let first = region * REGION_CHUNKS;
-        let Ok(known) = digests.get(first, REGION_CHUNKS) else {
-            return false;
-        };
-        let known = known.iter().enumerate().filter(|(_, digest)| digest.is_known());
-        for (at, digest) in known.step_by(LOOKS_STEP) {
-            let bytes = bytes_of(&(first + at as u64..first + at as u64 + 1), source_len);
-            let mut content = AlignedBuffer::zeroed((bytes.end - bytes.start) as usize);
-            looked += 1;
-            if medium.read(&mut content, bytes.start).is_ok() && Digest::of(&content) == *digest {
-                return true;
-            }
-            if looked >= LOOKS_MAX {
-                return false;
-            }
-        }
-    }
-    // Nothing was durable outside of the open regions: a copy that was interrupted at its very beginning.
-    looked == 0
-}
-
 /// Writes digests of ascending chunks, neighbours together.
 fn set_all(digests: &DigestFile, changed: &[(u64, Digest)]) -> std::io::Result<()> {
     for run in changed.chunk_by(|a, b| a.0 + 1 == b.0) {
@@ -445,70 +429,4 @@ pub fn read_digests(disk: &StoredDisk, first: u64, count: u64) -> std::io::Resul
         at += part;
     }
     Ok(digests)
-}
-
-/// Writes the chunks of a batch, neighbours together. Returns the bytes written.
-fn write_batch(disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::Result<u64> {
-    let mut written = 0;
-    let mut at = 0;
-    while at < batch.chunks.len() {
-        let chunk = &batch.chunks[at];
-        let neighbours = batch.chunks[at..]
-            .iter()
-            .enumerate()
-            .take_while(|(n, next)| {
-                next.number == chunk.number + *n as u64 && (next.blocks == 0) == (chunk.blocks == 0)
-            })
-            .count();
-        let range = at..at + neighbours;
-        at = range.end;
-        let content = batch.content(range.clone());
-        let offset = chunk.number * CHUNK_LEN;
-        let blank = disk.blank.load(Ordering::Acquire)
-            && disk
-                .digests
-                .get(chunk.number, neighbours as u64)?
-                .iter()
-                .all(|digest| !digest.is_known());
-        if chunk.blocks == 0 {
-            if !blank {
-                disk.medium.zero(offset, content.len() as u64)?;
-            }
-        } else if blank {
-            written += write_sparse(disk, &batch.chunks[range], content, offset)?;
-        } else {
-            disk.medium.write(content, offset)?;
-            written += content.len() as u64;
-        }
-    }
-    Ok(written)
-}
-
-/// Leaves zero blocks out: the medium reads as zeros there already.
-fn write_sparse(
-    disk: &StoredDisk,
-    chunks: &[super::batch::VerifiedChunk],
-    content: &[u8],
-    offset: u64,
-) -> std::io::Result<u64> {
-    let blocks_per_chunk = CHUNK_LEN as usize / BLOCK_LEN;
-    let is_used = |block: usize| {
-        let chunk = &chunks[block / blocks_per_chunk];
-        chunk.blocks >> (block % blocks_per_chunk) & 1 == 1
-    };
-    let blocks = content.len().div_ceil(BLOCK_LEN);
-    let mut written = 0;
-    let mut block = 0;
-    while block < blocks {
-        if !is_used(block) {
-            block += 1;
-            continue;
-        }
-        let end = (block..blocks).find(|next| !is_used(*next)).unwrap_or(blocks);
-        let bytes = &content[block * BLOCK_LEN..(end * BLOCK_LEN).min(content.len())];
-        disk.medium.write(bytes, offset + (block * BLOCK_LEN) as u64)?;
-        written += bytes.len() as u64;
-        block = end;
-    }
-    Ok(written)
 }
