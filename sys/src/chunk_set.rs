@@ -95,6 +95,11 @@ impl ChunkSet {
         Some(index as u64 * 64 + u64::from(word.trailing_zeros()))
     }
 
+    /// The members that are not below `chunk`, in ascending order.
+    pub fn iter_from(&self, chunk: u64) -> impl Iterator<Item = u64> + '_ {
+        std::iter::successors(self.next_from(chunk), |last| self.next_from(last + 1))
+    }
+
     /// Removes all members of `other`, which must be of the same length.
     pub fn subtract(&mut self, other: &Self) {
         assert_eq!(self.len, other.len, "sets of one disk have one length");

@@ -8,6 +8,7 @@ pub mod copy;
 pub mod cutover;
 pub mod disk;
 pub mod freeze_points;
+pub mod jobs;
 pub mod read;
 pub mod receipt;
 pub mod reconcile;
@@ -24,8 +25,9 @@ use crate::compress::Governor;
 use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
-use crate::disk::source::copy::{Counters, Urgency, copy};
+use crate::disk::source::copy::{Counters, copy};
 use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::jobs::Urgency;
 use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Survey, survey};
@@ -146,6 +148,8 @@ struct Run<'a> {
     frozen: Option<Duration>,
     verified: Option<Verified>,
     repaired: u64,
+    /// How each disk was read again for the verification.
+    readings: Vec<receipt::Reading>,
     position: Position,
     /// Whether the target changed its copy after the last seal.
     adapted: bool,
@@ -206,6 +210,7 @@ impl<'a> Run<'a> {
             frozen: None,
             verified: None,
             repaired: 0,
+            readings: Vec::new(),
             position: Position::default(),
             adapted: false,
         })
@@ -357,8 +362,7 @@ impl<'a> Run<'a> {
 
     /// Seals the round; differences that the target finds in its digests are sent again.
     fn end_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<Sealed> {
-        let mut corrections = 0;
-        for _ in 0..RECONCILE_MAX {
+        for corrections in 0..RECONCILE_MAX {
             if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
                 self.position = position;
                 self.round_open = false;
@@ -372,7 +376,6 @@ impl<'a> Run<'a> {
                     corrections,
                 });
             }
-            corrections += 1;
             let wanted = look_again_at_wanted(&self.disks, session)?;
             let other = reconcile(&self.disks, session)?;
             if wanted + other > 0 {
@@ -446,7 +449,12 @@ impl<'a> Run<'a> {
                 &Baseline::new(self.position, identity(&self.disks)),
             )?;
         }
-        receipt::write(&self.plan.state, &self.disks, self.frozen)?;
+        let proof = receipt::Proof {
+            frozen: self.frozen,
+            verified: self.verified.as_ref(),
+            readings: &self.readings,
+        };
+        receipt::write(&self.plan.state, &self.disks, &proof)?;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let skipped: Vec<Skipped> = self.disks.iter().flat_map(unreadable).collect();
         Ok(Summary {

@@ -4,9 +4,9 @@
 //! round every chunk is sent at most once, so frames may overtake each other.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
@@ -17,15 +17,11 @@ use crate::disk::message::{
     BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch,
 };
 use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::jobs::{Cursor, Job, Urgency, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
-
-/// Reading threads at most: each holds 6 MiB (content, payload, compressed payload), 48 MiB in all.
-const READERS_MAX: usize = 8;
-/// How often the thread that watches a round wakes up.
-const WATCH_TICK: Duration = Duration::from_millis(50);
 
 /// What was done, summed over all rounds.
 #[derive(Debug, Default)]
@@ -46,21 +42,6 @@ pub struct Counters {
     pub bytes_durable: Arc<AtomicU64>,
 }
 
-/// How reading behaves towards others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// At the lowest I/O priority: the source is in use.
-    GiveWay,
-    /// At normal priority: everybody waits for the thaw.
-    Frozen,
-}
-
-/// Where the next job begins.
-struct Cursor {
-    disk: usize,
-    chunk: u64,
-}
-
 /// Copies every chunk that has to be looked at; `watch` is called about every 50 ms meanwhile.
 ///
 /// # Errors
@@ -73,75 +54,16 @@ pub fn copy(
     urgency: Urgency,
     watch: &dyn Fn(),
 ) -> Result<()> {
-    let cursor = Mutex::new(Cursor { disk: 0, chunk: 0 });
-    let first_error = Mutex::new(None);
-    let stopped = AtomicBool::new(false);
-    let readers = std::thread::available_parallelism()
-        .map_or(2, |cores| cores.get() * 2)
-        .clamp(2, READERS_MAX);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..readers)
-            .map(|_| {
-                scope.spawn(|| {
-                    if urgency == Urgency::GiveWay {
-                        sys::io_priority::lower();
-                    }
-                    let work = || {
-                        let mut reader = Reader::new(session, counters, governor)?;
-                        while !stopped.load(Ordering::Acquire) {
-                            let Some((disk, job)) = next_job(disks, &cursor) else {
-                                return Ok(());
-                            };
-                            reader.process(disk, &disks[disk], &job)?;
-                        }
-                        Ok(())
-                    };
-                    let result: Result<()> = work();
-                    if let Err(error) = result {
-                        stopped.store(true, Ordering::Release);
-                        first_error
-                            .lock()
-                            .expect("nothing panics here")
-                            .get_or_insert(error);
-                    }
-                })
-            })
-            .collect();
-        while !threads.iter().all(|thread| thread.is_finished()) {
-            watch();
-            // Short rounds end without the delay of a tick.
-            for _ in 0..WATCH_TICK.as_millis() {
-                if threads.iter().all(|thread| thread.is_finished()) {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    });
-    match first_error.into_inner().expect("nothing panics here") {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-fn next_job(disks: &[SourceDisk], cursor: &Mutex<Cursor>) -> Option<(usize, Vec<u64>)> {
-    let mut cursor = cursor.lock().expect("taking a job does not panic");
-    while cursor.disk < disks.len() {
-        let job = disks[cursor.disk].next_job(cursor.chunk, BATCH_CHUNKS_MAX);
-        match job.last() {
-            Some(last) => {
-                cursor.chunk = last + 1;
-                return Some((cursor.disk, job));
-            }
-            None => {
-                *cursor = Cursor {
-                    disk: cursor.disk + 1,
-                    chunk: 0,
-                };
-            }
-        }
-    }
-    None
+    let cursor = Cursor::default();
+    let next = || {
+        cursor.next(disks.len(), |disk, chunk| {
+            disks[disk].next_job(chunk, BATCH_CHUNKS_MAX)
+        })
+    };
+    in_parallel(urgency, watch, &next, || {
+        let mut reader = Reader::new(session, counters, governor)?;
+        Ok(move |job: Job| reader.process(job.disk, &disks[job.disk], &job.chunks))
+    })
 }
 
 /// One reading thread with its buffers.
@@ -182,10 +104,7 @@ impl<'a> Reader<'a> {
             if digest == expected {
                 continue;
             }
-            let mask = block_mask(content);
-            for block in (0..u16::BITS as usize).filter(|block| mask >> block & 1 == 1) {
-                blocks.extend_from_slice(&content[block * BLOCK_LEN..][..block_len(len, block)]);
-            }
+            let mask = append_blocks(content, &mut blocks);
             disk.digests.set(chunk, &[digest]).map_err(failed)?;
             batch.pieces.push(Piece {
                 chunk,
@@ -204,7 +123,9 @@ impl<'a> Reader<'a> {
             self.counters
                 .bytes_data
                 .fetch_add(blocks.len() as u64, Ordering::Relaxed);
-            self.pack_and_send(encode_batch(&batch, &blocks)?, blocks.len() as u64)?;
+            let payload = encode_batch(&batch, &blocks)?;
+            let len = blocks.len() as u64;
+            pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
         }
         disk.done(job, &bad);
         Ok(())
@@ -225,15 +146,74 @@ impl<'a> Reader<'a> {
         }
         bad
     }
+}
 
-    fn pack_and_send(&mut self, payload: Vec<u8>, content_len: u64) -> Result<()> {
-        let mut frame = Frame::message(KIND_DISK, Vec::new());
-        frame.raw_len = payload.len() as u32;
-        let began = Instant::now();
-        (frame.codec, frame.payload) = self.compressor.compress(payload, self.governor)?;
-        let compressed = Instant::now();
-        self.session.send(frame, content_len)?;
-        self.governor.learn(compressed - began, compressed.elapsed());
-        Ok(())
+/// Sends a chunk once more if it still is what was sent before. Returns whether it is.
+///
+/// # Errors
+/// The session ended, or the digests cannot be read.
+pub fn send_again(
+    number: u16,
+    disk: &SourceDisk,
+    chunk: u64,
+    session: &Session<'_>,
+    governor: &Governor,
+) -> Result<bool> {
+    let chunks = chunk..chunk + 1;
+    let range = bytes_of(&chunks, disk.facts.len);
+    let mut buffer = AlignedBuffer::zeroed((range.end - range.start) as usize);
+    read_parts(&disk.medium, &mut buffer, range.start, &disk.parts(&chunks));
+    let digest = Digest::of(&buffer);
+    let known = disk.digests.get(chunk, 1);
+    let known = known.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+    if known.first() != Some(&digest) {
+        return Ok(false);
     }
+    let mut blocks = Vec::new();
+    let mask = append_blocks(&buffer, &mut blocks);
+    let piece = Piece {
+        chunk,
+        expected: Digest::UNKNOWN,
+        digest,
+        blocks: mask,
+    };
+    let batch = Batch {
+        disk: number,
+        pieces: vec![piece],
+    };
+    let payload = encode_batch(&batch, &blocks)?;
+    pack_and_send(
+        &mut Compressor::new()?,
+        payload,
+        blocks.len() as u64,
+        session,
+        governor,
+    )?;
+    Ok(true)
+}
+
+/// Appends the blocks of a chunk that are not zero, and says which they are.
+fn append_blocks(content: &[u8], blocks: &mut Vec<u8>) -> u16 {
+    let mask = block_mask(content);
+    for block in (0..u16::BITS as usize).filter(|block| mask >> block & 1 == 1) {
+        blocks.extend_from_slice(&content[block * BLOCK_LEN..][..block_len(content.len(), block)]);
+    }
+    mask
+}
+
+fn pack_and_send(
+    compressor: &mut Compressor,
+    payload: Vec<u8>,
+    content_len: u64,
+    session: &Session<'_>,
+    governor: &Governor,
+) -> Result<()> {
+    let mut frame = Frame::message(KIND_DISK, Vec::new());
+    frame.raw_len = payload.len() as u32;
+    let began = Instant::now();
+    (frame.codec, frame.payload) = compressor.compress(payload, governor)?;
+    let compressed = Instant::now();
+    session.send(frame, content_len)?;
+    governor.learn(compressed - began, compressed.elapsed());
+    Ok(())
 }

@@ -247,6 +247,16 @@ impl SourceDisk {
         state.tracker.is_some() && state.take_marks().is_none() && !state.chunks.todo.is_empty()
     }
 
+    /// Chunks written since the last round looked at everything that was marked. `None` when nobody watched, or something
+    /// was lost.
+    pub fn moved_on(&self) -> Option<ChunkSet> {
+        let mut state = self.lock();
+        match state.take_marks() {
+            None => Some(state.chunks.todo.clone()),
+            Some(_) => None,
+        }
+    }
+
     /// What would be looked at in the next round; the marks are kept.
     pub fn peek(&self) -> u64 {
         let mut state = self.lock();

@@ -11,10 +11,48 @@ use sys::block_tracker::CHUNK_LEN;
 use crate::disk::digest::{hex, root};
 use crate::disk::source::disk::SourceDisk;
 use crate::error::{Error, Result};
+use crate::progress::Verified;
+
+/// How a source disk was read for the verification.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reading {
+    /// When, and what.
+    pub how: String,
+    /// Chunks whose content was found to be what the target holds.
+    pub compared: u64,
+    /// Chunks that were written meanwhile, so that they cannot be compared.
+    pub written_since: u64,
+    /// Bytes read for this.
+    pub bytes: u64,
+}
+
+impl Reading {
+    /// A disk of which everything was read anyway.
+    pub fn whole(when: &str, chunks: u64) -> Self {
+        Self {
+            how: format!("whole, {when}"),
+            compared: chunks,
+            written_since: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// What is known of a run.
+pub struct Proof<'a> {
+    /// How long the file systems were frozen.
+    pub frozen: Option<Duration>,
+    /// What the comparison of the media found.
+    pub verified: Option<&'a Verified>,
+    /// How each disk was read for it; nothing without a comparison.
+    pub readings: &'a [Reading],
+}
 
 #[derive(Serialize)]
-struct Receipt {
+struct Receipt<'a> {
     frozen_ms: Option<u64>,
+    /// The target's side of the comparison.
+    verified: Option<&'a Verified>,
     disks: Vec<DiskReceipt>,
 }
 
@@ -24,6 +62,8 @@ struct DiskReceipt {
     bytes: u64,
     tracking: String,
     root: String,
+    /// The source's side of the comparison.
+    source_read: Option<Reading>,
     areas: Vec<AreaReceipt>,
 }
 
@@ -42,12 +82,17 @@ struct AreaReceipt {
 ///
 /// # Errors
 /// The state folder cannot be written to, or a digest file cannot be read.
-pub fn write(folder: &Path, disks: &[SourceDisk], frozen: Option<Duration>) -> Result<()> {
+pub fn write(folder: &Path, disks: &[SourceDisk], proof: &Proof<'_>) -> Result<()> {
     let path = folder.join("receipt.json");
     let build = || {
         let receipt = Receipt {
-            frozen_ms: frozen.map(|frozen| frozen.as_millis() as u64),
-            disks: disks.iter().map(of_disk).collect::<std::io::Result<_>>()?,
+            frozen_ms: proof.frozen.map(|frozen| frozen.as_millis() as u64),
+            verified: proof.verified,
+            disks: disks
+                .iter()
+                .enumerate()
+                .map(|(number, disk)| of_disk(disk, proof.readings.get(number).cloned()))
+                .collect::<std::io::Result<_>>()?,
         };
         let text = serde_json::to_vec_pretty(&receipt).map_err(std::io::Error::other)?;
         std::fs::write(&path, text)
@@ -55,7 +100,7 @@ pub fn write(folder: &Path, disks: &[SourceDisk], frozen: Option<Duration>) -> R
     build().map_err(|error| Error::io("write the receipt", &path, error))
 }
 
-fn of_disk(disk: &SourceDisk) -> std::io::Result<DiskReceipt> {
+fn of_disk(disk: &SourceDisk, source_read: Option<Reading>) -> std::io::Result<DiskReceipt> {
     let areas = disk.survey().areas.into_iter().map(|area| {
         // A chunk that straddles two partitions belongs to both.
         let (first, end) = (area.range.start / CHUNK_LEN, area.range.end.div_ceil(CHUNK_LEN));
@@ -74,6 +119,7 @@ fn of_disk(disk: &SourceDisk) -> std::io::Result<DiskReceipt> {
         bytes: disk.facts.len,
         tracking: disk.tracking(),
         root: hex(&root(disk.facts.len, &disk.digests.regions()?)),
+        source_read,
         areas: areas.collect::<std::io::Result<_>>()?,
     })
 }

@@ -1,10 +1,24 @@
-//! Verification: the target re-reads its medium; differences are repaired and looked at again.
+//! Verification: both sides read their media again; differences are repaired and looked at again.
+//!
+//! The target compares what it reads with its digests. The source does the same, either in a round that reads everything
+//! or, after a cutover, against the frozen moment: a chunk that the tracker did not mark since must still be what was
+//! sent. That proves the tracker, too.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sys::aligned::AlignedBuffer;
+use sys::block_tracker::CHUNK_LEN;
+use sys::chunk_set::ChunkSet;
 
 use crate::disk::digest::{Digest, hex, root};
-use crate::disk::message::{DiskOrder, DiskReport};
+use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::Run;
+use crate::disk::source::copy::send_again;
+use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::jobs::{Cursor, Job, Urgency, in_parallel};
+use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::receipt::Reading;
 use crate::disk::source::session::{Session, out_of_turn};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Verified};
@@ -12,7 +26,7 @@ use crate::progress::{Event, Verified};
 /// Times the medium is re-read before it counts as broken.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// What one re-reading found.
+/// What one re-reading of the target found.
 struct Finding {
     roots: Vec<[u8; 32]>,
     compared: u64,
@@ -21,30 +35,25 @@ struct Finding {
 }
 
 impl Run<'_> {
-    /// Lets the target re-read its medium until it is equal, and keeps the result.
+    /// Lets both sides re-read their media until they are equal, and keeps the result.
     pub(super) fn verify(&mut self, session: &Session<'_>, wire: &AtomicU64) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
-            let finding = self.re_read(session)?;
+            // Both sides read at the same time.
+            session.order(&DiskOrder::Verify)?;
+            if self.readings.is_empty() {
+                self.readings = self.re_read_source(wire)?;
+            }
+            let finding = self.follow_target(session)?;
             if finding.differing.is_empty() {
                 return self.accept(finding);
             }
-            if self.frozen.is_some() {
-                // What was read while frozen is gone; the source has moved on.
-                return Err(Error::new(Kind::Medium, "trust the target's medium")
-                    .because(format!("{} chunks read back wrong", finding.differing.len()))
-                    .remedy(
-                        "check the target's disk, then run again: the copy of the frozen moment is not whole",
-                    ));
-            }
             self.repaired += finding.differing.len() as u64;
-            for (disk, chunk) in finding.differing {
-                let digests = &self.disks[disk].digests;
-                digests
-                    .set(chunk, &[Digest::UNKNOWN])
-                    .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
-                self.disks[disk].look_again([chunk]);
+            if self.frozen.is_some() {
+                self.repair_frozen(&finding.differing, session)?;
+            } else {
+                self.repair(&finding.differing)?;
+                self.copy(session, wire)?;
             }
-            self.copy(session, wire)?;
             self.end_round(session, wire)?;
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
@@ -52,9 +61,97 @@ impl Run<'_> {
             .remedy("replace the target's disk"))
     }
 
-    fn re_read(&self, session: &Session<'_>) -> Result<Finding> {
+    /// Schedules what the target's medium lost.
+    fn repair(&self, differing: &[(usize, u64)]) -> Result<()> {
+        for (disk, chunk) in differing {
+            let disk = &self.disks[*disk];
+            disk.digests
+                .set(*chunk, &[Digest::UNKNOWN])
+                .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+            disk.look_again([*chunk]);
+        }
+        Ok(())
+    }
+
+    /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
+    fn repair_frozen(&self, differing: &[(usize, u64)], session: &Session<'_>) -> Result<()> {
+        let mut gone = 0;
+        for (disk, chunk) in differing {
+            let still_there = send_again(*disk as u16, &self.disks[*disk], *chunk, session, &self.governor)?;
+            gone += u64::from(!still_there);
+        }
+        if gone == 0 {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Medium, "trust the target's medium")
+            .because(format!(
+                "{} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
+                differing.len()
+            ))
+            .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"))
+    }
+
+    /// Reads the source again after a cutover.
+    fn re_read_source(&self, wire: &AtomicU64) -> Result<Vec<Reading>> {
+        if self.frozen.is_none() {
+            let whole = |disk: &SourceDisk| Reading::whole("in the last round", disk.present().count());
+            return Ok(self.disks.iter().map(whole).collect());
+        }
+        // Without a tracker the round in the freeze read everything.
+        let unchanged: Vec<Option<ChunkSet>> = self.disks.iter().map(unchanged_since_frozen).collect();
+        let cursor = Cursor::default();
+        let next = || {
+            cursor.next(self.disks.len(), |disk, from| match &unchanged[disk] {
+                Some(chunks) => chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect(),
+                None => Vec::new(),
+            })
+        };
+        let differing = Mutex::new(Vec::new());
+        let bytes: Vec<AtomicU64> = self.disks.iter().map(|_| AtomicU64::new(0)).collect();
+        in_parallel(Urgency::GiveWay, &|| self.report_progress(wire), &next, || {
+            let mut buffer = AlignedBuffer::zeroed(CHUNK_LEN as usize);
+            let (differing, bytes) = (&differing, &bytes);
+            Ok(move |job: Job| {
+                for chunk in job.chunks {
+                    let (digest, read) = read_again(&self.disks[job.disk], chunk, &mut buffer);
+                    bytes[job.disk].fetch_add(read, Ordering::Relaxed);
+                    if digest != known(&self.disks[job.disk], chunk)? {
+                        let mut differing = differing.lock().expect("noting a chunk does not panic");
+                        differing.push((job.disk, chunk));
+                    }
+                }
+                Ok(())
+            })
+        })?;
+        let differing = differing.into_inner().expect("noting a chunk does not panic");
+        let mut readings = Vec::new();
+        for (number, (disk, unchanged)) in self.disks.iter().zip(&unchanged).enumerate() {
+            let Some(unchanged) = unchanged else {
+                readings.push(Reading::whole("while frozen", disk.present().count()));
+                continue;
+            };
+            // What was written while it was read is marked by now.
+            let still = unchanged_since_frozen(disk).unwrap_or_else(|| ChunkSet::empty(0));
+            let own = differing.iter().filter(|(of, _)| *of == number);
+            let unseen = own.filter(|(_, chunk)| still.contains(*chunk)).count();
+            if unseen > 0 {
+                return Err(unseen_writes(disk, unseen));
+            }
+            let compared =
+                unchanged.count() - differing.iter().filter(|(of, _)| *of == number).count() as u64;
+            readings.push(Reading {
+                how: "again after the freeze, where nothing was written since".to_owned(),
+                compared,
+                written_since: disk.present().count() - compared,
+                bytes: bytes[number].load(Ordering::Relaxed),
+            });
+        }
+        Ok(readings)
+    }
+
+    /// Takes what the target says while it re-reads.
+    fn follow_target(&self, session: &Session<'_>) -> Result<Finding> {
         let mut differing = Vec::new();
-        session.order(&DiskOrder::Verify)?;
         loop {
             match session.report()? {
                 DiskReport::VerifyProgress { bytes, bytes_total } => {
@@ -111,4 +208,37 @@ impl Run<'_> {
         });
         Ok(())
     }
+}
+
+/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched.
+fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
+    let moved_on = disk.moved_on()?;
+    let mut chunks = disk.present();
+    chunks.subtract(&moved_on);
+    Some(chunks)
+}
+
+fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
+    let digests = disk.digests.get(chunk, 1);
+    let digests = digests.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+    Ok(digests.first().copied().unwrap_or_default())
+}
+
+/// Digest of a chunk as it is on the medium now, and how much of it was read.
+fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> (Digest, u64) {
+    let chunks = chunk..chunk + 1;
+    let range = bytes_of(&chunks, disk.facts.len);
+    let content = &mut buffer[..(range.end - range.start) as usize];
+    let (bytes, _) = read_parts(&disk.medium, content, range.start, &disk.parts(&chunks));
+    (Digest::of(content), bytes)
+}
+
+fn unseen_writes(disk: &SourceDisk, count: usize) -> Error {
+    Error::new(Kind::Medium, "trust the copy of the frozen moment")
+        .on(&disk.medium.path)
+        .because(format!(
+            "{count} chunks read differently now although nothing was seen to write to them ({})",
+            disk.tracking()
+        ))
+        .remedy("check the disk and what writes to it past the kernel's block layer, then run again")
 }
