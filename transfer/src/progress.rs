@@ -137,12 +137,24 @@ pub struct Summary {
     pub frozen_ms: Option<u64>,
     /// Result of re-reading the target's medium; `None` when it was not asked for.
     pub verified: Option<Verified>,
+    /// What the target's journal has sealed at the end; `None` when nothing was sealed.
+    pub sealed: Option<Sealed>,
     /// What was not copied as it is.
     pub skipped: Vec<Skipped>,
 }
 
+/// Which contents a journal has sealed. Equal on both sides: they hold the same.
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize, PartialEq, Eq)]
+pub struct Sealed {
+    /// Number of sealed generations.
+    pub generation: u64,
+    /// What tells this generation from others of the same number, hexadecimal: a digest of a tree's history, a random
+    /// mark of disks.
+    pub state: String,
+}
+
 /// Result of a verification that re-read the medium.
-#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize, PartialEq, Eq)]
 pub struct Verified {
     /// Root digest over the whole volume, hexadecimal; equal on both sides.
     pub root: String,

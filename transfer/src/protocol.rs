@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
+use crate::progress::Sealed;
+use crate::signature::hex;
 use crate::tree::entry::EntryPath;
 use crate::tree::replica::Version;
 
@@ -29,6 +31,15 @@ pub struct Position {
     pub generation: u64,
     /// Random mark of this generation, drawn by the target when it sealed it.
     pub mark: crate::link::auth::Id,
+}
+
+impl From<Position> for Sealed {
+    fn from(position: Position) -> Self {
+        Self {
+            generation: position.generation,
+            state: hex(&position.mark),
+        }
+    }
 }
 
 /// Source to target, on the control connection.

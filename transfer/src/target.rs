@@ -2,21 +2,29 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 pub use crate::disk::target::DiskTarget;
 use crate::error::{Kind, Result};
 use crate::link::auth::{Id, VolumeKind};
-use crate::link::tls::Breaker;
+use crate::link::errand::{self, Answer, Errand};
+use crate::link::tls::{Breaker, TlsStream};
 use crate::link::{Accepted, Acceptor};
 use crate::progress::{Event, Observer, StopFlag};
 use crate::protocol::{self, Failure, KIND_REPORT, Report};
+use crate::receipt::Holdings;
 use crate::secret::Secret;
+use crate::signature::SigningKey;
 use crate::tree::receive::TreeTarget;
 
 /// How often the receiver looks for a request to stop.
 const WATCH: Duration = Duration::from_millis(50);
+/// Connections for errands at once.
+const ERRANDS_MAX: usize = 16;
+/// File in the journal's folder with the key that signs receipts.
+const KEY_FILE: &str = "receipt.key";
 
 /// What a receiver serves. Built after all checks; everything in it is valid.
 pub struct ServePlan {
@@ -45,6 +53,9 @@ pub enum TargetVolume {
 pub struct Receiver {
     acceptor: Acceptor,
     target: Target,
+    holdings: Arc<Holdings>,
+    /// Signs receipts.
+    key: SigningKey,
 }
 
 /// The volume, ready to be written.
@@ -64,11 +75,11 @@ impl Target {
         }
     }
 
-    fn serve(&self, accepted: Accepted, stop: &StopFlag) -> Result<()> {
+    fn serve(&self, accepted: Accepted, holdings: &Holdings, stop: &StopFlag) -> Result<()> {
         match self {
             Self::Tree(tree) => tree.serve(accepted, stop),
             Self::Disks { disks, journal } => {
-                crate::disk::target::session::serve(accepted, disks, journal, stop)
+                crate::disk::target::session::serve(accepted, disks, journal, holdings, stop)
             }
         }
     }
@@ -87,8 +98,13 @@ impl Receiver {
     /// # Errors
     /// The target directory cannot be opened, the address is not local, or its port is in use.
     pub fn bind(plan: ServePlan) -> Result<Self> {
+        let holdings = Arc::new(Holdings::default());
+        let key = SigningKey::of(&plan.journal.join(KEY_FILE))?;
         let target = match plan.volume {
-            TargetVolume::Tree { root } => Target::Tree(Box::new(TreeTarget::open(&root, &plan.journal)?)),
+            TargetVolume::Tree { root } => {
+                let tree = TreeTarget::open(&root, &plan.journal, Arc::clone(&holdings))?;
+                Target::Tree(Box::new(tree))
+            }
             TargetVolume::Disks(disks) => Target::Disks {
                 disks,
                 journal: plan.journal,
@@ -97,12 +113,19 @@ impl Receiver {
         Ok(Self {
             acceptor: Acceptor::bind(plan.listen, plan.secret)?,
             target,
+            holdings,
+            key,
         })
     }
 
     /// The address listened on, with the port that was given for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.acceptor.local_addr()
+    }
+
+    /// The public key that signs receipts, hexadecimal.
+    pub fn receipt_key(&self) -> String {
+        self.key.public_key()
     }
 
     /// Serves one session after the other until asked to stop. A second source meanwhile is told that it is busy here;
@@ -112,8 +135,22 @@ impl Receiver {
     /// TLS cannot be set up. Failures of sessions are told to the source and the observer; the receiver stays up.
     pub fn run(&self, observer: &dyn Observer, stop: &StopFlag) -> Result<()> {
         let (sender, sessions) = crossbeam_channel::bounded(1);
+        let (asking, errands) = crossbeam_channel::bounded(ERRANDS_MAX);
         std::thread::scope(|scope| {
-            let accepting = scope.spawn(move || self.acceptor.run(&sender, stop));
+            let accepting = scope.spawn(move || self.acceptor.run(&sender, &asking, stop));
+            scope.spawn(move || {
+                let active = Arc::new(());
+                for stream in errands {
+                    // One too many is dropped: its peer finds the connection closed and may come again.
+                    if Arc::strong_count(&active) <= ERRANDS_MAX {
+                        let active = Arc::clone(&active);
+                        scope.spawn(move || {
+                            self.run_errands(stream);
+                            drop(active);
+                        });
+                    }
+                }
+            });
             let mut active: Option<Active<'_>> = None;
             while !stop.is_stopped() && !accepting.is_finished() {
                 if let Ok(accepted) = sessions.recv_timeout(WATCH) {
@@ -170,10 +207,26 @@ impl Receiver {
         })
     }
 
+    /// Answers the questions of one connection.
+    fn run_errands(&self, stream: TlsStream) {
+        let answered = errand::serve(stream, |errand| match errand {
+            Errand::Countersign { receipt } => {
+                let answer = self.holdings.countersign(receipt, &self.key);
+                answer.unwrap_or_else(|error| Answer::Refused {
+                    message: error.describe(),
+                })
+            }
+            Errand::Probe { .. } => Answer::Received,
+        });
+        if let Err(error) = answered {
+            tracing::info!(%error, "an errand failed");
+        }
+    }
+
     fn serve(&self, accepted: Accepted, observer: &dyn Observer, stop: &StopFlag) {
         let (target, connections) = (accepted.source.to_string(), accepted.data.len());
         observer.event(&Event::Connected { target, connections });
-        match self.target.serve(accepted, stop) {
+        match self.target.serve(accepted, &self.holdings, stop) {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::Stopped => {}
             Err(error) => observer.event(&Event::Warning {

@@ -43,7 +43,10 @@ pub fn root(len: u64, regions: &[Digest]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// One root for all disks of a volume: that of the only one, or the digest of all roots, one after the other.
+pub fn root_of_all(roots: &[[u8; 32]]) -> [u8; 32] {
+    match roots {
+        [one] => *one,
+        several => *blake3::hash(several.as_flattened()).as_bytes(),
+    }
 }

@@ -241,7 +241,7 @@ mod tests {
             }],
         };
         let payload = encode_batch(&batch, b"xyz").unwrap();
-        let text = crate::disk::digest::hex(&payload);
+        let text = crate::signature::hex(&payload);
         assert_eq!(
             text,
             format!(

@@ -470,6 +470,7 @@ impl<'a> Run<'a> {
             resumes: self.resumes,
             frozen_ms: self.frozen.map(|frozen| frozen.as_millis() as u64),
             verified: self.verified,
+            sealed: Some(self.position.into()),
             skipped,
             ..Summary::default()
         })

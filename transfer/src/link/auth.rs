@@ -35,6 +35,8 @@ pub enum Role {
     Report,
     /// Frames, source to target.
     Data,
+    /// Single questions outside of any session.
+    Errand,
 }
 
 /// What the volume is; both sides must agree.

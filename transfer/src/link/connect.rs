@@ -158,18 +158,23 @@ impl Acceptor {
         self.address
     }
 
-    /// Accepts until `stop`, handing complete sessions to `sessions`. Failures of single peers are logged only: they
+    /// Accepts until `stop`, handing complete sessions to `sessions` and connections for errands to `errands`. Failures of single peers are logged only: they
     /// are strangers until they have proven the secret.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn run(&self, sessions: &Sender<Accepted>, stop: &StopFlag) -> Result<()> {
+    pub(crate) fn run(
+        &self,
+        sessions: &Sender<Accepted>,
+        errands: &Sender<TlsStream>,
+        stop: &StopFlag,
+    ) -> Result<()> {
         let config = tls::server_config()?;
         let (admitted_sender, admitted) =
             crossbeam_channel::bounded::<(TlsStream, Hello, SocketAddr)>(HANDSHAKES_MAX);
         let handshakes = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            scope.spawn(|| gather(&admitted, sessions));
+            scope.spawn(|| gather(&admitted, sessions, errands));
             while !stop.is_stopped() {
                 let Ok((socket, source)) = self.listener.accept() else {
                     std::thread::sleep(ACCEPT_NAP);
@@ -250,10 +255,19 @@ impl Gathering {
 }
 
 /// Puts admitted connections together; those of a session that stays incomplete are dropped.
-fn gather(admitted: &Receiver<(TlsStream, Hello, SocketAddr)>, sessions: &Sender<Accepted>) {
+fn gather(
+    admitted: &Receiver<(TlsStream, Hello, SocketAddr)>,
+    sessions: &Sender<Accepted>,
+    errands: &Sender<TlsStream>,
+) {
     let mut gatherings: HashMap<Id, Gathering> = HashMap::new();
     while let Ok((stream, hello, source)) = admitted.recv() {
         gatherings.retain(|_, gathering| gathering.since.elapsed() < HANDSHAKE_MAX);
+        if hello.role == Role::Errand {
+            // Too many at once: the peer finds the connection closed and may come again.
+            drop(errands.try_send(stream));
+            continue;
+        }
         let session = hello.session;
         let gathering = gatherings.entry(session).or_insert_with(|| Gathering {
             since: Instant::now(),
@@ -267,6 +281,7 @@ fn gather(admitted: &Receiver<(TlsStream, Hello, SocketAddr)>, sessions: &Sender
             Role::Control => gathering.control = Some(stream),
             Role::Report => gathering.report = Some(stream),
             Role::Data => gathering.data.push(stream),
+            Role::Errand => {}
         }
         if gathering.is_complete() {
             match gatherings.remove(&session).and_then(Gathering::finish) {
@@ -300,8 +315,9 @@ mod tests {
         let acceptor = Acceptor::bind("127.0.0.1:0".parse().unwrap(), secret.clone()).unwrap();
         let stop = StopFlag::default();
         let (sender, sessions) = crossbeam_channel::bounded(4);
+        let (errands, _) = crossbeam_channel::bounded(1);
         std::thread::scope(|scope| {
-            scope.spawn(|| acceptor.run(&sender, &stop).unwrap());
+            scope.spawn(|| acceptor.run(&sender, &errands, &stop).unwrap());
             check(acceptor.local_addr(), &sessions);
             stop.stop();
         });

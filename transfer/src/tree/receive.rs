@@ -5,8 +5,8 @@
 //! been applied by then is still made durable.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -16,7 +16,9 @@ use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
 use crate::progress::StopFlag;
 use crate::protocol::{self, Failure, KIND_ORDER, KIND_REPLICA, KIND_REPORT, KIND_TREE, Order, Report};
+use crate::receipt::Holdings;
 use crate::sequence::Sequence;
+use crate::signature::hex;
 use crate::tree::apply::{Applier, LongFiles};
 use crate::tree::journal::{Applied, Entering, Journal};
 use crate::tree::operation;
@@ -36,18 +38,20 @@ pub struct TreeTarget {
     root: PathBuf,
     writer: TreeWriter,
     journal: Journal,
+    holdings: Arc<Holdings>,
 }
 
 impl TreeTarget {
-    /// The tree at `root` with its journal in `journal`.
+    /// The tree at `root` with its journal in `journal`; what is known about it goes to `holdings`.
     ///
     /// # Errors
     /// The directory cannot be opened.
-    pub fn open(root: &Path, journal: &Path) -> Result<Self> {
+    pub fn open(root: &Path, journal: &Path, holdings: Arc<Holdings>) -> Result<Self> {
         Ok(Self {
             root: root.to_owned(),
             writer: TreeWriter::open(root)?,
             journal: Journal::new(journal),
+            holdings,
         })
     }
 
@@ -74,9 +78,10 @@ impl TreeTarget {
             over: AtomicBool::new(false),
             round: AtomicU64::new(0),
         };
-        let opened = self
-            .open_journal(hello.migration)
-            .and_then(|version| session.say(&Report::Opened { version }));
+        let opened = self.open_journal(hello.migration).and_then(|version| {
+            self.holdings.seal(version.into());
+            session.say(&Report::Opened { version })
+        });
         if let Err(error) = opened {
             session.fail(error);
             return session.verdict();
@@ -245,6 +250,7 @@ impl Session<'_> {
                     self.sequence.wait_below(frames)?;
                     self.flush(entering)?;
                     let version = self.target.journal.seal()?;
+                    self.target.holdings.seal(version.into());
                     self.round.fetch_add(1, Ordering::AcqRel);
                     self.say(&Report::RoundDone { version })?;
                 }
@@ -291,6 +297,15 @@ impl Session<'_> {
         };
         self.round.fetch_add(1, Ordering::AcqRel);
         let (root, compared, bytes) = (findings.root, findings.compared, findings.bytes);
+        self.target.holdings.seal(version.into());
+        if differences == 0 {
+            self.target.holdings.verify(crate::progress::Verified {
+                root: hex(&root),
+                compared,
+                bytes,
+                repaired: 0,
+            });
+        }
         self.say(&Report::Verified {
             root,
             compared,

@@ -57,6 +57,15 @@ pub struct Version {
     pub digest: Digest,
 }
 
+impl From<Version> for crate::progress::Sealed {
+    fn from(version: Version) -> Self {
+        Self {
+            generation: version.generation,
+            state: crate::signature::hex(&version.digest.0),
+        }
+    }
+}
+
 /// A replica open for reading and appending. One owner: a second one is refused.
 pub struct Replica {
     folder: PathBuf,

@@ -12,6 +12,7 @@ use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
 use crate::link::{self, FrameWriter};
 use crate::progress::{Event, Observer, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::{Order, Report};
+use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
 use crate::source::{Retry, Rounds, SyncPlan, TreeSource};
@@ -333,7 +334,7 @@ impl Run<'_> {
                             "verify: the root digests of source and target differ",
                         ));
                     }
-                    let root = root.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let root = hex(&root);
                     self.summary.verified = Some(Verified {
                         root,
                         compared,
@@ -348,7 +349,9 @@ impl Run<'_> {
     }
 
     fn finish(self) -> Summary {
+        let sealed = self.baseline.with(|replica| Ok(replica.version()));
         let mut summary = self.summary;
+        summary.sealed = sealed.ok().map(Into::into);
         summary.skipped = self.skipped;
         let refused = std::mem::take(&mut *self.ground.findings.skipped.lock().expect("not poisoned"));
         for skipped in refused {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use serde::Serialize;
 use sys::block_tracker::CHUNK_LEN;
 
-use crate::disk::digest::{hex, root};
+use crate::disk::digest::root;
 use crate::disk::source::disk::SourceDisk;
 use crate::error::{Error, Result};
 use crate::progress::Verified;
+use crate::signature::hex;
 
 /// How a source disk was read for the verification.
 #[derive(Clone, Debug, Serialize)]

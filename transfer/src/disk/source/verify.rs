@@ -11,7 +11,7 @@ use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
-use crate::disk::digest::{Digest, hex, root};
+use crate::disk::digest::{Digest, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::Run;
 use crate::disk::source::copy::send_again;
@@ -22,6 +22,7 @@ use crate::disk::source::receipt::Reading;
 use crate::disk::source::session::{Session, out_of_turn};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Verified};
+use crate::signature::hex;
 
 /// Times the medium is re-read before it counts as broken.
 const ATTEMPTS_MAX: u32 = 3;
@@ -196,12 +197,8 @@ impl Run<'_> {
                 "compare source and target: their roots differ",
             ));
         }
-        let root = match ours.as_slice() {
-            [one] => *one,
-            several => *blake3::hash(several.as_flattened()).as_bytes(),
-        };
         self.verified = Some(Verified {
-            root: hex(&root),
+            root: hex(&root_of_all(&ours)),
             compared: finding.compared,
             bytes: finding.bytes,
             repaired: self.repaired,

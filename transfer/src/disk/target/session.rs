@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::disk::digest::root_of_all;
 use crate::disk::message::{
     DIGESTS_MAX, DISKS_MAX, DiskFacts, DiskOrder, DiskReport, KIND_DISK, KIND_DISK_DIGESTS, KIND_DISK_ORDER,
     KIND_DISK_REPORT,
@@ -21,8 +22,10 @@ use crate::error::{Error, Kind, Result};
 use crate::link::frame::Codec;
 use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
-use crate::progress::StopFlag;
+use crate::progress::{StopFlag, Verified};
 use crate::protocol::{Failure, decode, encode};
+use crate::receipt::Holdings;
+use crate::signature::hex;
 
 /// Longest time between two checkpoints while data flow.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
@@ -39,6 +42,7 @@ pub fn serve(
     accepted: Accepted,
     targets: &[DiskTarget],
     journal: &std::path::Path,
+    holdings: &Holdings,
     stop: &StopFlag,
 ) -> Result<()> {
     let Accepted {
@@ -66,6 +70,7 @@ pub fn serve(
     };
     let session = Session {
         store: &store,
+        holdings,
         reports: &reports,
         failure: Mutex::new(None),
         ended: AtomicBool::new(false),
@@ -143,6 +148,8 @@ impl Reports {
 
 struct Session<'a> {
     store: &'a DiskStore,
+    /// What may be attested.
+    holdings: &'a Holdings,
     reports: &'a Reports,
     /// The first failure of any thread.
     failure: Mutex<Option<Error>>,
@@ -153,6 +160,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(&self, control: &mut FrameReader, data: Vec<FrameReader>, stop: &StopFlag) -> Result<()> {
         self.store.restart_numbering();
+        self.holdings.seal(self.store.position().into());
         let (due, checkpoints) = crossbeam_channel::bounded(1);
         let result = std::thread::scope(|scope| {
             for mut connection in data {
@@ -267,7 +275,10 @@ impl Session<'_> {
                 DiskOrder::EndRound { frames, roots } => self.end_round(frames, &roots)?,
                 DiskOrder::Verify => {
                     self.store.checkpoint()?;
-                    verify(self.store, |report| self.reports.send(report))?;
+                    verify(self.store, |report| {
+                        self.attest(report);
+                        self.reports.send(report)
+                    })?;
                 }
                 DiskOrder::Finish => {
                     self.store.checkpoint()?;
@@ -293,7 +304,26 @@ impl Session<'_> {
             return self.reports.send(&DiskReport::RootsDiffer);
         }
         let position = self.store.seal()?;
+        self.holdings.seal(position.into());
         self.reports.send(&DiskReport::RoundDone { position })
+    }
+
+    /// Notes a verification that found no difference.
+    fn attest(&self, report: &DiskReport) {
+        if let DiskReport::Verified {
+            roots,
+            compared,
+            bytes,
+            differences: 0,
+        } = report
+        {
+            self.holdings.verify(Verified {
+                root: hex(&root_of_all(roots)),
+                compared: *compared,
+                bytes: *bytes,
+                repaired: 0,
+            });
+        }
     }
 
     fn disk(&self, disk: u16) -> Result<&crate::disk::target::store::StoredDisk> {
