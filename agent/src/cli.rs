@@ -13,7 +13,7 @@ mod tool_args;
 
 pub use job_args::JobArgs;
 pub use sync_args::SyncArgs;
-pub use tool_args::{BundleArgs, CompletionArgs, FinishArgs, ManArgs, StatusArgs, VerifyArgs};
+pub use tool_args::{BandwidthArgs, BundleArgs, CompletionArgs, FinishArgs, ManArgs, StatusArgs, VerifyArgs};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Command {
     Sync(Box<SyncArgs>),
     /// Show what a running agent does.
     Status(StatusArgs),
+    /// Change the bandwidth limit of what runs.
+    Bandwidth(BandwidthArgs),
     /// End the incremental phase of the running job.
     Finish(FinishArgs),
     /// Check a receipt.
@@ -86,6 +88,8 @@ enum Sub {
     Sync(Box<SyncArgs>),
     /// Show what a running agent is doing
     Status(StatusArgs),
+    /// Change the bandwidth limit of the running migration
+    Bandwidth(BandwidthArgs),
     /// End the incremental phase of the running job now, with one last round
     Finish(FinishArgs),
     /// Check the receipt of a migration, offline
@@ -120,6 +124,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
             None => Command::Job(Box::new(cli.job)),
             Some(Sub::Sync(args)) => Command::Sync(args),
             Some(Sub::Status(args)) => Command::Status(args),
+            Some(Sub::Bandwidth(args)) => Command::Bandwidth(args),
             Some(Sub::Finish(args)) => Command::Finish(args),
             Some(Sub::Verify(args)) => Command::Verify(args),
             Some(Sub::SupportBundle(args)) => Command::SupportBundle(args),

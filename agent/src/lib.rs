@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub mod bandwidth;
 pub mod bundle;
 pub mod cli;
 pub mod config;
@@ -47,6 +48,7 @@ fn run(command: Command) -> ExitCode {
         Command::Job(args) => migrate::run(&args).into(),
         Command::Sync(args) => sync::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Bandwidth(args) => bandwidth::run(&args).into(),
         Command::Finish(args) => migrate::finish::run(&args).into(),
         Command::Verify(args) => receipt::run(&args).into(),
         Command::SupportBundle(args) => bundle::run(&args).into(),

@@ -11,6 +11,7 @@ use crate::output::complain;
 use crate::preflight::block_test;
 use crate::{log, signals};
 
+pub mod account;
 pub mod api;
 mod check;
 mod clean;

@@ -1,14 +1,16 @@
 //! `go2cloud sync`: one volume straight to a receiver, without a control plane.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use transfer::progress::{StopFlag, Summary};
 use transfer::{Error, Kind};
 
+use crate::bandwidth::{Limit, Watch};
 use crate::cli::SyncArgs;
 use crate::exit::{self, Exit};
 use crate::output::{self, Style, complain};
-use crate::signals;
+use crate::{signals, state};
 
 pub mod plan;
 
@@ -25,6 +27,10 @@ pub fn run(args: &SyncArgs) -> Exit {
         complain(&format!("go2cloud: cannot watch for Ctrl-C: {error}"));
         return exit::FAILED;
     }
+    let limit = Arc::new(Limit::new(Arc::clone(&plan.sync.throttle)));
+    let default_root = args.state.is_none().then(|| PathBuf::from(state::ROOT));
+    let roots = [plan.sync.state.clone()].into_iter().chain(default_root);
+    let _requests = Watch::start(roots.collect(), limit);
     let observer = output::observer(plan.style);
     let result = transfer::source::sync(&plan.sync, observer.as_ref(), &stop);
     drop(observer);
@@ -73,7 +79,8 @@ pub(crate) fn chain(error: &Error) -> String {
     text
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+/// The word for a kind of error, for programs.
+pub(crate) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Retry => "retry",
         Kind::Refused => "refused",

@@ -21,7 +21,7 @@ use crate::plan::Plan;
 pub fn serve(plan: Plan, output: &Output) -> Result<()> {
     let stop = stop_on_signals()?;
     let receiver = Receiver::bind(plan.serve)?;
-    output.listening(receiver.local_addr());
+    output.listening(receiver.local_addr(), receiver.receipt_key());
     receiver.run(output, &stop)
 }
 
@@ -58,7 +58,7 @@ pub struct Output {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line {
-    Listening { address: String },
+    Listening { address: String, receipt_key: String },
     Failed { error: String },
 }
 
@@ -68,14 +68,16 @@ impl Output {
         Self { json }
     }
 
-    fn listening(&self, address: std::net::SocketAddr) {
+    fn listening(&self, address: std::net::SocketAddr, receipt_key: String) {
         if self.json {
             write_line(&Line::Listening {
                 address: address.to_string(),
+                receipt_key,
             });
         } else {
             let mut stdout = anstream::stdout().lock();
             let _ = writeln!(stdout, "listening on {address}");
+            let _ = writeln!(stdout, "receipts are signed by {receipt_key}");
             let _ = stdout.flush();
         }
     }

@@ -19,6 +19,18 @@ pub struct StatusArgs {
     pub state: Option<PathBuf>,
 }
 
+/// Changes the bandwidth limit of what runs.
+#[derive(Args, Debug, Default)]
+#[command(after_help = "Exit codes: 0 taken; 1 nothing runs there; 2 refused.")]
+pub struct BandwidthArgs {
+    /// Upper limit in KB/s (1 KB = 1024 bytes), 0 to 25600; 0: none
+    #[arg(value_name = "KB/s", required = true)]
+    pub limit: String,
+    /// The folder that the running agent or `sync` was given as --state (default /var/lib/go2cloud)
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
 /// Ends the incremental phase.
 #[derive(Args, Debug, Default)]
 pub struct FinishArgs {
@@ -30,15 +42,19 @@ pub struct FinishArgs {
 /// Checks a receipt.
 #[derive(Args, Debug, Default)]
 #[command(
-    after_help = "Exit codes: 0 whole and complete; 1 not to be trusted; 23 whole, but some entries were not copied."
+    after_help = "Exit codes: 0 whole, complete, signed by both sides; 1 not to be trusted; 23 whole, but it \
+                        tells of a failure or of entries that were not copied, or the target has not signed."
 )]
 pub struct VerifyArgs {
     /// The receipt, receipt-….json
     #[arg(value_name = "RECEIPT", required = true)]
     pub receipt: PathBuf,
-    /// Public key that must have signed it, hexadecimal
+    /// Public key of the source that must have signed it, hexadecimal
     #[arg(long, value_name = "HEX")]
     pub key: Option<String>,
+    /// Public key of the target that must have signed it, as the receiver shows it when it starts
+    #[arg(long, value_name = "HEX")]
+    pub target_key: Option<String>,
 }
 
 /// Packs what support needs.

@@ -9,14 +9,17 @@ use transfer::source::{Compression, DisksSource, Retry, Rounds, SourceVolume, Sy
 use transfer::throttle::Throttle;
 use transfer::{Error, Kind};
 
+use super::account::Account;
 use super::api::Api;
 use super::check::is_fit;
 use super::failure::Ended;
 use super::plan::{Control, Plan};
 use super::target::{self, Wanted};
+use crate::bandwidth::{Limit, Watch};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine, Scope};
 use crate::output::{self, complain, remark};
+use crate::sync::{chain, kind_name};
 
 /// Migrates to an instance: it enters migration mode, takes the data, and leaves it.
 pub(super) fn by_instance(
@@ -37,6 +40,7 @@ pub(super) fn by_instance(
         minify: plan.transfer.minify,
     };
     let mut entered = false;
+    let mut account = Account::open(plan, &inventory, None, instance, instance);
     let result = (|| {
         let ipv6 = target::judge(&api, instance, &wanted, stop)?;
         remark(plan.run.style, "Stage 1: the target enters migration mode.");
@@ -44,11 +48,13 @@ pub(super) fn by_instance(
         target::remember(&plan.state(), instance);
         let found = target::enter(&api, instance, &wanted, ipv6, super::job::extra_info(plan), stop)?;
         target::reach(found.address, stop)?;
+        account.reached(found.address, &found.secret);
         remark(plan.run.style, "Stage 2: data.");
         copy(plan, found.address, &found.secret, instance, stop).map_err(|error| super::job::ended_by(&error))
     })();
     match result {
         Ok(summary) => {
+            account.done(&summary);
             remark(plan.run.style, "Stage 3: the target leaves migration mode.");
             target::exit(&api, instance, &inventory, true, stop)?;
             target::forget(&plan.state());
@@ -56,6 +62,7 @@ pub(super) fn by_instance(
         }
         Err(Ended::Failed(failure)) => {
             complain(&format!("go2cloud: {failure}"));
+            account.failed(failure.code.name(), &failure.step, &failure.message);
             if entered && target::exit(&api, instance, &inventory, false, stop).is_err() {
                 complain("Please execute '--clean' option manually.");
             }
@@ -82,14 +89,21 @@ pub(super) fn by_address(
     if !is_fit(plan, &inventory, None) {
         return Ok(exit::CHECK_FAILED);
     }
-    match copy(plan, address, secret, &address.to_string(), stop) {
-        Ok(summary) => Ok(finish(plan, &summary)),
+    let target = address.to_string();
+    let mut account = Account::open(plan, &inventory, None, &target, &target);
+    account.reached(address, secret);
+    match copy(plan, address, secret, &target, stop) {
+        Ok(summary) => {
+            account.done(&summary);
+            Ok(finish(plan, &summary))
+        }
         Err(error) if error.kind() == Kind::Stopped => {
             remark(plan.run.style, "Stopped. The same command goes on.");
             Ok(exit::INTERRUPTED)
         }
         Err(error) => {
             output::print_error(&error);
+            account.failed(kind_name(error.kind()), "File Transmission", &chain(&error));
             Ok(exit::FAILED)
         }
     }
@@ -121,13 +135,16 @@ fn copy(
         _ => super::volume::tree(plan, None, &state)
             .map_err(|failure| Error::new(Kind::Usage, "read what is left out").because(failure.message))?,
     };
+    let throttle = Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024));
+    let limit = Arc::new(Limit::new(Arc::clone(&throttle)));
+    let _requests = Watch::start(vec![plan.state_root.clone()], limit);
     let sync = SyncPlan {
         target: vec![address],
         secret: secret.clone(),
         connections: super::job::CONNECTIONS,
         volume,
         state,
-        throttle: Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024)),
+        throttle: Arc::clone(&throttle),
         compression: Compression::Auto,
         verify: plan.transfer.checksum,
         rounds: Rounds::Count(super::job::ROUNDS),

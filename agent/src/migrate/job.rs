@@ -10,6 +10,7 @@ use transfer::source::{Compression, Retry, Rounds, SyncPlan};
 use transfer::throttle::Throttle;
 use transfer::{Error, Kind};
 
+use super::account::Account;
 use super::api::{Api, chain};
 use super::failure::{Code, Ended, Failure};
 use super::finish;
@@ -18,6 +19,7 @@ use super::report::Reporter;
 use super::supervisor::{Orders, Supervised, Supervisor};
 use super::target::{self, Entered, Wanted};
 use super::{transit, volume};
+use crate::bandwidth::{Limit, Watch};
 use crate::inventory::Inventory;
 use crate::output;
 
@@ -54,6 +56,14 @@ struct Running<'a> {
     orders: Arc<Orders>,
 }
 
+/// How far a job has come, for its end.
+struct Way<'a> {
+    /// What must leave migration mode when something fails.
+    instance: Option<String>,
+    /// What the receipt is made of.
+    account: Account<'a>,
+}
+
 /// Migrates by `job`, and reports how it ended.
 ///
 /// # Errors
@@ -62,12 +72,14 @@ pub fn migrate(context: &Context<'_>, job: &MigrationJob) -> Result<Summary, End
     let id = job.job_id.clone().unwrap_or_default();
     let reporter = Arc::new(Reporter::new(output::observer(context.plan.run.style)));
     let throttle = Arc::new(Throttle::new(0));
+    let limit = Arc::new(Limit::new(Arc::clone(&throttle)));
+    let _requests = Watch::start(vec![context.plan.state_root.clone()], Arc::clone(&limit));
     let supervised = Supervised {
         api: Arc::clone(context.api),
         job_id: id.clone(),
         reporter: Arc::clone(&reporter),
-        throttle: Arc::clone(&throttle),
-        limit: context.plan.transfer.bandwidth_limit,
+        limit,
+        wanted_limit: context.plan.transfer.bandwidth_limit,
         program: Arc::clone(context.stop),
         state: context.plan.state(),
         source: context.source.to_owned(),
@@ -82,12 +94,15 @@ pub fn migrate(context: &Context<'_>, job: &MigrationJob) -> Result<Summary, End
         throttle,
         orders: Arc::clone(&supervisor.orders),
     };
-    let mut instance = None;
-    let result = running.phases(&mut instance);
+    let mut way = Way {
+        instance: None,
+        account: running.account(),
+    };
+    let result = running.phases(&mut way);
     // Its last report must not come after ours.
     drop(supervisor);
     if let Err(ended) = &result {
-        running.put_back(ended, instance.as_deref());
+        running.put_back(ended, &way);
     }
     result
 }
@@ -115,16 +130,18 @@ fn stopped(id: &str) -> ModifyMigrationJob {
     }
 }
 
-impl Running<'_> {
-    /// The story. `instance` is what must leave migration mode when something fails.
-    fn phases(&self, instance: &mut Option<String>) -> Result<Summary, Ended> {
+impl<'a> Running<'a> {
+    /// The story.
+    fn phases(&self, way: &mut Way<'_>) -> Result<Summary, Ended> {
         let (target, ipv6) = self.find_target()?;
-        let entered = self.enter_migration_mode(&target, ipv6, instance)?;
+        let entered = self.enter_migration_mode(&target, ipv6, way)?;
         self.reach(&entered)?;
+        way.account.reached(entered.address, &entered.secret);
         let mut summary = self.rounds(entered)?;
         summary = self.complete(summary)?;
+        way.account.done(&summary);
         self.leave_migration_mode(&target)?;
-        *instance = None;
+        way.instance = None;
         target::forget(&self.context.plan.state());
         let image = self.make_image()?;
         self.succeed(&summary, image)?;
@@ -162,10 +179,10 @@ impl Running<'_> {
         &self,
         target: &str,
         ipv6: Option<Ipv6Addr>,
-        instance: &mut Option<String>,
+        way: &mut Way<'_>,
     ) -> Result<Entered, Ended> {
         self.reporter.say("the target enters migration mode");
-        *instance = Some(target.to_owned());
+        way.instance = Some(target.to_owned());
         target::remember(&self.context.plan.state(), target);
         let extra = extra_info(self.context.plan);
         target::enter(
@@ -307,15 +324,17 @@ impl Running<'_> {
     }
 
     /// The error branch: the target leaves migration mode unless the job goes on, and the control plane is told.
-    fn put_back(&self, ended: &Ended, instance: Option<&str>) {
+    fn put_back(&self, ended: &Ended, way: &Way<'_>) {
         let context = self.context;
         match ended {
             Ended::Interrupted | Ended::Deleted => {}
             Ended::Paused => self.tell(&stopped(self.id)),
             Ended::Failed(failure) => {
                 tracing::error!(step = failure.step, "{failure}");
+                way.account
+                    .failed(failure.code.name(), &failure.step, &failure.message);
                 let mut result = "normalFailed";
-                if let Some(instance) = instance
+                if let Some(instance) = way.instance.as_deref()
                     && let Err(error) =
                         target::exit(context.api, instance, context.inventory, false, context.stop)
                 {
@@ -344,6 +363,13 @@ impl Running<'_> {
         if let Err(error) = self.context.api.insist(request, self.context.stop) {
             tracing::error!("the control plane does not take the result: {}", chain(&error));
         }
+    }
+
+    fn account(&self) -> Account<'a> {
+        let target = self.job.instance_id.as_deref().filter(|id| !id.is_empty());
+        let target = target.or(self.job.image_name.as_deref()).unwrap_or("-");
+        let Context { plan, inventory, .. } = self.context;
+        Account::open(plan, inventory, Some(self.job), target, self.id)
     }
 
     fn wanted(&self) -> Wanted<'_> {
@@ -428,5 +454,6 @@ fn add(total: &mut Summary, later: Summary) {
         seconds: total.seconds + later.seconds,
         rounds: total.rounds + later.rounds,
         resumes: total.resumes + later.resumes,
+        sealed: later.sealed,
     };
 }

@@ -20,7 +20,6 @@ use crate::exit::{self, Exit};
 use crate::inventory::wire::enable_block;
 use crate::inventory::{Inventory, Machine};
 use crate::output::{complain, remark};
-use crate::receipt::{self, Receipt};
 use crate::status::Status;
 
 /// Pause between two looks for a job.
@@ -209,13 +208,11 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
     let style = context.plan.run.style;
     let id = job.job_id.as_deref().unwrap_or_default();
     remark(style, &format!("Job {id}: migrating."));
-    let began = utc_now();
     let result = job::migrate(context, job);
     leave_status(context, id, &result);
     match result {
         Ok(summary) => {
             crate::output::print_summary(style, &summary);
-            keep_receipt(context, job, &summary, began);
             forget_baseline(context, id);
             remark(style, "Migrate successfully.");
             Some(exit::DONE)
@@ -265,41 +262,6 @@ fn forget_baseline(context: &Context<'_>, id: &str) {
     {
         tracing::warn!("cannot remove {}: {error}", folder.display());
     }
-}
-
-/// Writes the receipt beside the log. The migration has succeeded whether that works or not.
-fn keep_receipt(
-    context: &Context<'_>,
-    job: &MigrationJob,
-    summary: &transfer::progress::Summary,
-    began: String,
-) {
-    let plan = context.plan;
-    let id = job.job_id.as_deref().unwrap_or("job");
-    let receipt = Receipt {
-        version: 1,
-        agent: env!("CARGO_PKG_VERSION"),
-        source: &context.inventory.identifier,
-        root: &plan.source_root,
-        system: &context.inventory.os.name,
-        job: Some(id),
-        target: job
-            .instance_id
-            .as_deref()
-            .or(job.image_name.as_deref())
-            .unwrap_or("-"),
-        began,
-        ended: utc_now(),
-        summary,
-    };
-    match receipt::write(&receipt, &plan.logs(), id, &plan.state()) {
-        Ok(path) => remark(plan.run.style, &format!("Receipt: {}", path.display())),
-        Err(error) => tracing::error!("cannot write the receipt of {id}: {error}"),
-    }
-}
-
-fn utc_now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Tells systemd, if it started this program, that the source is registered.

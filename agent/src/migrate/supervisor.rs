@@ -7,11 +7,11 @@ use std::time::Duration;
 use csm::types::filter::Filter;
 use csm::types::job::{DescribeMigrationJobs, MigrationJob, ModifyMigrationJob};
 use transfer::progress::StopFlag;
-use transfer::throttle::Throttle;
 
 use super::api::{Api, chain};
 use super::failure::Ended;
 use super::report::{Report, Reporter};
+use crate::bandwidth::Limit;
 use crate::state::State;
 use crate::status::Status;
 
@@ -24,6 +24,7 @@ pub struct Orders {
     /// Set when the run is to come to rest.
     pub stop: StopFlag,
     why: Mutex<Option<Ended>>,
+    first_limit: Mutex<Option<u64>>,
     incremental: Mutex<Option<Incremental>>,
 }
 
@@ -55,7 +56,7 @@ impl Orders {
     }
 
     /// Takes over what a job says now.
-    fn follow(&self, job: &MigrationJob, throttle: &Throttle, limit: Option<u64>) {
+    fn follow(&self, job: &MigrationJob, limit: &Limit, wanted: Option<u64>) {
         match job.status.as_deref() {
             Some("STOPPING" | "STOPPED") => self.give(Ended::Paused),
             Some("DELETING" | "DELETED") => self.give(Ended::Deleted),
@@ -65,11 +66,14 @@ impl Orders {
             .incremental
             .lock()
             .expect("no thread panics while it holds the phase") = incremental(job);
-        let limit = limit.or_else(|| bandwidth_limit(job)).unwrap_or(0) * 1024;
-        if throttle.limit() != limit {
-            tracing::info!(bytes_per_second = limit, "new bandwidth limit");
-            throttle.set(limit);
-        }
+        let now = bandwidth_limit(job).unwrap_or(0);
+        let mut first = self
+            .first_limit
+            .lock()
+            .expect("no thread panics while it holds the limit");
+        // The flags win over the limit that the job began with, not over one that somebody sets later.
+        let began_with = *first.get_or_insert(now);
+        limit.order(wanted.filter(|_| now == began_with).unwrap_or(now));
     }
 }
 
@@ -120,9 +124,9 @@ pub struct Supervised {
     /// Where the report comes from.
     pub reporter: Arc<Reporter>,
     /// The limit that the run obeys.
-    pub throttle: Arc<Throttle>,
-    /// A limit in KB/s that the flags ask for; it wins over the job's.
-    pub limit: Option<u64>,
+    pub limit: Arc<Limit>,
+    /// A limit in KB/s that the flags ask for; it wins over the one that the job begins with.
+    pub wanted_limit: Option<u64>,
     /// Asks the whole program to stop.
     pub program: Arc<StopFlag>,
     /// Where readers of the status look.
@@ -161,7 +165,7 @@ impl Supervisor {
     pub fn start(supervised: Supervised, job: &MigrationJob) -> std::io::Result<Self> {
         let orders = Arc::new(Orders::default());
         let end = Arc::new(StopFlag::default());
-        orders.follow(job, &supervised.throttle, supervised.limit);
+        orders.follow(job, &supervised.limit, supervised.wanted_limit);
         let thread = {
             let (orders, end) = (Arc::clone(&orders), Arc::clone(&end));
             std::thread::Builder::new()
@@ -242,7 +246,7 @@ fn tell(supervised: &Supervised, report: &Report, last: &mut Report) -> Result<(
 
 fn ask(supervised: &Supervised, orders: &Orders) -> Result<(), csm::client::Error> {
     match find_job(&supervised.api, "job-id", &supervised.job_id)? {
-        Some(job) => orders.follow(&job, &supervised.throttle, supervised.limit),
+        Some(job) => orders.follow(&job, &supervised.limit, supervised.wanted_limit),
         None => orders.give(Ended::Deleted),
     }
     Ok(())
@@ -266,6 +270,7 @@ pub fn find_job(api: &Api, filter: &str, value: &str) -> Result<Option<Migration
 #[cfg(test)]
 mod tests {
     use csm::types::job::MigrationConfigInfo;
+    use transfer::throttle::Throttle;
 
     use super::*;
 
@@ -282,17 +287,40 @@ mod tests {
 
     #[test]
     fn the_first_order_counts() {
-        let throttle = Throttle::new(0);
+        let limit = Limit::new(Arc::new(Throttle::new(0)));
         let orders = Orders::default();
-        orders.follow(&job("RUNNING", "512"), &throttle, None);
+        orders.follow(&job("RUNNING", ""), &limit, None);
         assert!(!orders.stop.is_stopped());
-        assert_eq!(throttle.limit(), 512 * 1024);
-        orders.follow(&job("STOPPING", ""), &throttle, Some(3));
-        assert_eq!(throttle.limit(), 3 * 1024);
-        orders.follow(&job("DELETING", "0"), &throttle, None);
-        assert_eq!(throttle.limit(), 0);
+        orders.follow(&job("STOPPING", ""), &limit, None);
+        orders.follow(&job("DELETING", ""), &limit, None);
         assert!(orders.stop.is_stopped());
         assert_eq!(orders.why(), Ended::Paused);
+    }
+
+    #[test]
+    fn flags_win_over_the_job_until_somebody_changes_the_job() {
+        let throttle = Arc::new(Throttle::new(0));
+        let limit = Limit::new(Arc::clone(&throttle));
+        let orders = Orders::default();
+        for (job_says, flags_say, expected) in [
+            ("512", Some(3), 3),
+            ("512", Some(3), 3),
+            ("1024", Some(3), 1024),
+            ("", Some(3), 0),
+        ] {
+            orders.follow(&job("RUNNING", job_says), &limit, flags_say);
+            assert_eq!(throttle.limit(), expected * 1024, "{job_says}");
+        }
+        let orders = Orders::default();
+        orders.follow(&job("RUNNING", "512"), &limit, None);
+        assert_eq!(throttle.limit(), 512 * 1024);
+        limit.set(7);
+        orders.follow(&job("RUNNING", "512"), &limit, None);
+        assert_eq!(
+            throttle.limit(),
+            7 * 1024,
+            "what was said on the machine since then holds"
+        );
     }
 
     #[test]

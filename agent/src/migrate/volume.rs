@@ -25,8 +25,7 @@ pub fn of_job(
     state: &Path,
 ) -> Result<SourceVolume, Failure> {
     let refuse = |text: String| Err(Failure::new(Code::Transmission, "Prepare", text));
-    let system = job.system_disk_info.as_ref().and_then(|disk| disk.block.as_ref());
-    let blocks = system.and_then(|block| block.enabled).unwrap_or(false);
+    let blocks = goes_by_block(job);
     let excludes = job
         .exclude_path_list
         .as_deref()
@@ -47,12 +46,29 @@ pub fn of_job(
     }
 }
 
+/// What is moved, for people: a directory, or disks.
+pub fn names(plan: &Plan, job: Option<&MigrationJob>) -> Vec<String> {
+    match (job.filter(|job| goes_by_block(job)), plan.scope()) {
+        (Some(job), _) => devices(job).map(str::to_owned).collect(),
+        (None, Scope::Disks(disks)) => disks.iter().map(|disk| disk.display().to_string()).collect(),
+        (None, _) => vec![plan.source_root.display().to_string()],
+    }
+}
+
+fn goes_by_block(job: &MigrationJob) -> bool {
+    let system = job.system_disk_info.as_ref().and_then(|disk| disk.block.as_ref());
+    system.and_then(|block| block.enabled).unwrap_or(false)
+}
+
+fn devices(job: &MigrationJob) -> impl Iterator<Item = &str> {
+    let system = job.system_disk_info.iter().map(|disk| disk.device.as_str());
+    system.chain(job.data_disks_info.iter().map(|disk| disk.device.as_str()))
+}
+
 /// The disks that the job names, in its order.
 fn disks(job: &MigrationJob, inventory: &Inventory) -> Result<SourceVolume, Failure> {
-    let system = job.system_disk_info.iter().map(|disk| disk.device.as_str());
-    let data = job.data_disks_info.iter().map(|disk| disk.device.as_str());
     let mut disks = Vec::new();
-    for device in system.chain(data) {
+    for device in devices(job) {
         let Some(disk) = inventory.disks.iter().find(|disk| disk.device == device) else {
             let text = format!("the job names the disk {device}, which this machine does not have");
             return Err(Failure::new(Code::Transmission, "Prepare", text));

@@ -8,6 +8,7 @@ use transfer::secret::Secret;
 
 use super::super::staged::{self, Stage};
 use super::{Control, Keep, Mode, Network, Proxy, Run, Target, Task, Transfer, Trust, keys};
+use crate::bandwidth::LIMIT_MAX;
 use crate::cli::JobArgs;
 use crate::config::Files;
 use crate::output::Style;
@@ -16,8 +17,6 @@ use crate::resolve::PORT_DEFAULT;
 use crate::state;
 use crate::sync::plan::number;
 
-/// Bounds of the console, in KB/s.
-const BANDWIDTH_MAX: u64 = 25_600;
 /// Bounds of the incremental phase, in minutes: one hour to seven days.
 const INCREMENTAL_MINUTES: std::ops::RangeInclusive<u32> = 60..=10_080;
 
@@ -69,7 +68,7 @@ impl Checker<'_> {
         let limit = self.args.bandwidth_limit.clone();
         let limit = limit.or_else(|| self.files.client.bandwidth_limit.clone());
         Transfer {
-            bandwidth_limit: number(&limit, "-bandwidth-limit", 0..=BANDWIDTH_MAX, refusals),
+            bandwidth_limit: number(&limit, "-bandwidth-limit", 0..=LIMIT_MAX, refusals),
             checksum: self.switch(self.args.checksum, "checksum", self.files.client.checksum),
             incremental_minutes: number(
                 &self.args.incremental_time,
