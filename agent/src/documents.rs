@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn every_command_has_a_page_and_every_flag_is_on_it() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(pages(folder.path()).unwrap(), 8);
+        assert_eq!(pages(folder.path()).unwrap(), 9);
         let page = fs::read_to_string(folder.path().join("go2cloud.1"))
             .unwrap()
             .replace('\\', "");
