@@ -76,6 +76,16 @@ impl ChunkSet {
         }
     }
 
+    /// Removes every chunk from `end` on; the length of the set stays.
+    pub fn truncate(&mut self, end: u64) {
+        if end >= self.len {
+            return;
+        }
+        let word = (end / 64) as usize;
+        self.words[word] &= (1 << (end % 64)) - 1;
+        self.words[word + 1..].fill(0);
+    }
+
     /// Adds all members of `other`, which must be of the same length.
     pub fn union_with(&mut self, other: &Self) {
         assert_eq!(self.len, other.len, "sets of one disk have one length");
@@ -147,6 +157,13 @@ mod tests {
             (start..end).for_each(|chunk| one_by_one.insert(chunk));
             assert_eq!(by_range, one_by_one);
             assert_eq!(by_range.count(), end.min(200) - start.min(200));
+            let mut whole = ChunkSet::full(200);
+            whole.truncate(end);
+            assert_eq!(whole.count(), end.min(200));
+            assert_eq!(
+                whole.iter_from(start).count() as u64,
+                end.min(200) - start.min(200)
+            );
         }
     }
 

@@ -7,6 +7,8 @@
 
 pub mod digest;
 pub mod digest_file;
+pub mod gpt;
+pub mod identity;
 pub mod medium;
 pub mod message;
 pub mod source;

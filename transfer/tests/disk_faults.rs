@@ -166,7 +166,7 @@ fn sync_until_power_cut(bed: &Bed, disk: &LoopDevice, target: &Bed, enough: u64)
         while seen() < enough && !run.is_finished() && since.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(500));
         // Without -f: the journal of the file system is not written out first.
         let shutdown = ["-x", "-c", "shutdown"].map(std::ffi::OsStr::new);
         run_program("xfs_io", shutdown.into_iter().chain([target.folder.as_os_str()])).unwrap();
@@ -180,7 +180,7 @@ fn sync_until_power_cut(bed: &Bed, disk: &LoopDevice, target: &Bed, enough: u64)
 
 #[test]
 fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
-    let disk = random_disk(96 * MIB, 512, 21);
+    let disk = random_disk(160 * MIB, 512, 21);
     for kind in ["ext4", "xfs"] {
         let medium = LoopDevice::new("g2c-block-power", 400 * MIB, 512).unwrap();
         make_file_system(kind, &medium.path);
@@ -191,7 +191,7 @@ fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
         };
         let (bed, target) = (Bed::with_secret(SECRET), Bed::at(&mounted.point, SECRET));
         let mut durable = 0;
-        for enough in [16 * MIB, 20 * MIB] {
+        for enough in [12 * MIB, 12 * MIB] {
             durable += sync_until_power_cut(&bed, &disk, &target, enough);
             remount();
         }
@@ -201,7 +201,7 @@ fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
         plan.verify = true;
         let summary = sync(&plan, &Silent, &StopFlag::default()).unwrap();
         assert!(
-            summary.bytes_data <= 96 * MIB - durable,
+            summary.bytes_data <= 160 * MIB - durable,
             "{kind}: {} bytes sent, {durable} were durable",
             summary.bytes_data
         );

@@ -11,7 +11,11 @@ mod workload;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use bed::{Bed, MIB, Recorded, assert_equal, random_disk};
+use bed::{
+    Bed, Image, MIB, Recorded, assert_equal, assert_trees_equal, fsck, make_file_system, mount, partition,
+    random_disk,
+};
+use sys::loop_device::LoopDevice;
 
 /// Changes one byte of a file.
 fn flip(path: &Path, at: u64) {
@@ -55,4 +59,105 @@ fn a_change_is_not_written_over_something_unexpected() {
     assert_ne!(std::fs::read(bed.path("state/disks.baseline")).unwrap(), baseline);
     let again = bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
     assert_eq!(again.sent, 0);
+}
+
+/// What sfdisk says of a table: its complaints, and the partitions.
+fn table(device: &Path) -> (bool, String) {
+    let ask = |flag: &str| {
+        let output = std::process::Command::new("sfdisk")
+            .arg(flag)
+            .arg(device)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    (ask("--verify").contains("No errors detected"), ask("-d"))
+}
+
+/// A disk of 96 MiB whose partitions end at 61 MiB, with a file system.
+fn roomy_disk(label: &str) -> LoopDevice {
+    let disk = LoopDevice::new("g2c-block-roomy", 96 * MIB, 512).unwrap();
+    partition(&disk, &format!("label: {label}\nsize=40M\nsize=20M\n"));
+    make_file_system("ext4", &disk.partition(1));
+    let mounted = mount(&disk.partition(1), "noatime");
+    workload::Workload::fill(&mounted.point, 3, 4 * MIB);
+    drop(mounted);
+    // Something that a smaller target has no place for.
+    let file = std::fs::File::options().write(true).open(&disk.path).unwrap();
+    file.write_all_at(&[7; 8192], 80 * MIB).unwrap();
+    file.sync_all().unwrap();
+    disk
+}
+
+fn assert_file_system_copied(disk: &LoopDevice, target: &Path) {
+    let attached = Image::attach(target);
+    let copy = mount(&attached.partition(1), "ro,noload");
+    let source = mount(&disk.partition(1), "ro,noload");
+    assert_trees_equal(&source.point, &copy.point);
+    drop(copy);
+    fsck("ext4", &attached.partition(1));
+}
+
+#[test]
+fn a_smaller_disk_that_holds_all_partitions_is_accepted() {
+    for label in ["gpt", "dos"] {
+        let disk = roomy_disk(label);
+        let smaller = LoopDevice::new("g2c-block-smaller", 64 * MIB, 512).unwrap();
+        let bed = Bed::new();
+        let mut plan = bed.plan(&[&disk.path]);
+        plan.verify = true;
+        let summary = bed.sync(&[&smaller.path], plan).unwrap();
+        assert!(summary.ok, "{summary:?}");
+        let receipt = std::fs::read_to_string(bed.path("state/receipt.json")).unwrap();
+        let copied = format!("\"bytes_copied\": {}", 64 * MIB);
+        assert!(receipt.contains(&copied), "{receipt}");
+        let (is_sound, dump) = table(&smaller.path);
+        assert!(is_sound && dump.contains("size="), "{label}: {dump}");
+        if label == "gpt" {
+            assert!(dump.contains(&format!("last-lba: {}", 64 * 2048 - 34)), "{dump}");
+        }
+        assert_file_system_copied(&disk, &smaller.backing);
+        // The next run knows what it has, although the end of the table is not the source's.
+        let again = bed.sync(&[&smaller.path], bed.plan(&[&disk.path])).unwrap();
+        assert!(again.sent <= 2, "{again:?}");
+        assert!(table(&smaller.path).0);
+    }
+}
+
+#[test]
+fn a_disk_that_ends_before_the_last_partition_is_refused_with_numbers() {
+    let disk = roomy_disk("gpt");
+    let too_small = LoopDevice::new("g2c-block-toosmall", 60 * MIB, 512).unwrap();
+    let bed = Bed::new();
+    let error = bed.sync(&[&too_small.path], bed.plan(&[&disk.path])).unwrap_err();
+    let (error, needed) = (error.describe(), 61 * MIB + 33 * 512);
+    for number in [60 * MIB, 96 * MIB, needed, needed - 60 * MIB] {
+        assert!(error.contains(&number.to_string()), "{number}: {error}");
+    }
+    let content = std::fs::read(&too_small.backing).unwrap();
+    assert!(content.iter().all(|byte| *byte == 0), "nothing was written");
+}
+
+#[test]
+fn the_copy_of_another_disk_is_not_written_over() {
+    let disks = ["gpt", "dos"].map(|label| {
+        let disk = LoopDevice::new("g2c-block-order", 8 * MIB, 512).unwrap();
+        partition(&disk, &format!("label: {label}\nsize=4M\n"));
+        disk
+    });
+    let bed = Bed::new();
+    let images = [bed.path("one.img"), bed.path("two.img")];
+    let targets = images.each_ref().map(|path| path.as_path());
+    let [one, two] = disks.each_ref().map(|disk| disk.path.as_path());
+    bed.sync(&targets, bed.plan(&[one, two])).unwrap();
+    let error = bed.sync(&targets, bed.plan(&[two, one])).unwrap_err().describe();
+    assert!(
+        error.contains("in the order of the first run") && error.contains("--overwrite"),
+        "{error}"
+    );
+    for (disk, image) in disks.iter().zip(&images) {
+        assert_equal(disk, image);
+    }
+    let again = bed.sync(&targets, bed.plan(&[one, two])).unwrap();
+    assert_eq!(again.sent, 0, "the refusal changed nothing");
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::digest::{DIGEST_LEN, Digest, REGION_CHUNKS};
 
@@ -17,7 +18,7 @@ use crate::disk::digest::{DIGEST_LEN, Digest, REGION_CHUNKS};
 #[derive(Debug)]
 pub struct DigestFile {
     file: File,
-    chunk_count: u64,
+    chunk_count: AtomicU64,
     /// Changes made while held; `None` when not held.
     held: Mutex<Option<BTreeMap<u64, Digest>>>,
     /// Digests of regions computed before and still true.
@@ -39,7 +40,7 @@ impl DigestFile {
         file.set_len(chunk_count * DIGEST_LEN as u64)?;
         Ok(Self {
             file,
-            chunk_count,
+            chunk_count: AtomicU64::new(chunk_count),
             held: Mutex::new(None),
             regions: Mutex::new(vec![None; chunk_count.div_ceil(REGION_CHUNKS) as usize]),
         })
@@ -47,12 +48,32 @@ impl DigestFile {
 
     /// Number of chunks.
     pub fn chunk_count(&self) -> u64 {
-        self.chunk_count
+        self.chunk_count.load(Ordering::Acquire)
     }
 
     /// Number of regions.
     pub fn region_count(&self) -> u64 {
-        self.chunk_count.div_ceil(REGION_CHUNKS)
+        self.chunk_count().div_ceil(REGION_CHUNKS)
+    }
+
+    /// Forgets the chunks from `chunk_count` on.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn shrink(&self, chunk_count: u64) -> io::Result<()> {
+        assert!(
+            chunk_count <= self.chunk_count(),
+            "a disk does not grow while it is copied"
+        );
+        self.file.set_len(chunk_count * DIGEST_LEN as u64)?;
+        self.chunk_count.store(chunk_count, Ordering::Release);
+        let mut regions = self.lock_regions();
+        regions.truncate(self.region_count() as usize);
+        // The last one covers less than before.
+        if let Some(last) = regions.last_mut() {
+            *last = None;
+        }
+        Ok(())
     }
 
     /// Forgets everything.
@@ -61,7 +82,7 @@ impl DigestFile {
     /// The file system refuses.
     pub fn clear(&self) -> io::Result<()> {
         self.file.set_len(0)?;
-        self.file.set_len(self.chunk_count * DIGEST_LEN as u64)?;
+        self.file.set_len(self.chunk_count() * DIGEST_LEN as u64)?;
         self.lock_regions().fill(None);
         Ok(())
     }
@@ -71,7 +92,7 @@ impl DigestFile {
     /// # Errors
     /// The file cannot be read.
     pub fn get(&self, first: u64, count: u64) -> io::Result<Vec<Digest>> {
-        let count = count.min(self.chunk_count.saturating_sub(first));
+        let count = count.min(self.chunk_count().saturating_sub(first));
         let mut bytes = vec![0u8; count as usize * DIGEST_LEN];
         self.file.read_exact_at(&mut bytes, first * DIGEST_LEN as u64)?;
         let mut digests: Vec<Digest> = bytes
@@ -94,7 +115,7 @@ impl DigestFile {
     /// The file cannot be written.
     pub fn set(&self, first: u64, digests: &[Digest]) -> io::Result<()> {
         assert!(
-            first + digests.len() as u64 <= self.chunk_count,
+            first + digests.len() as u64 <= self.chunk_count(),
             "chunk numbers are checked before"
         );
         if let Some(held) = &mut *self.lock_held() {
@@ -223,6 +244,11 @@ mod tests {
         assert!(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
         digests.release().unwrap();
         assert_eq!(DigestFile::open(&path, 3000).unwrap().regions().unwrap(), after);
+        digests.shrink(1025).unwrap();
+        assert_eq!((digests.chunk_count(), digests.region_count()), (1025, 2));
+        assert_ne!(digests.regions().unwrap()[1], after[1]);
+        assert_eq!(digests.get(1024, 4).unwrap(), [two]);
+        let digests = DigestFile::open(&path, 3000).unwrap();
         digests.clear().unwrap();
         assert_eq!(digests.get(0, 9000).unwrap(), vec![Digest::UNKNOWN; 3000]);
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::Digest;
+use crate::disk::identity::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
@@ -37,8 +38,13 @@ const _: () = assert!(BATCH_CHUNKS_MAX * CHUNK_LEN as usize * 2 < crate::limits:
 pub struct DiskFacts {
     /// Its length in bytes.
     pub len: u64,
+    /// Length in bytes that a target must have at least: up to the end of the last partition, and what the partition table
+    /// needs at the end of the disk.
+    pub needed_len: u64,
     /// Its logical sector length in bytes.
     pub sector_len: u32,
+    /// What tells it from other disks.
+    pub identity: Identity,
 }
 
 /// One chunk in a frame.
@@ -111,6 +117,8 @@ pub enum DiskReport {
     Opened {
         /// What the target durably holds.
         position: Position,
+        /// How much of each disk is copied, in bytes: all of it, or less onto a smaller disk.
+        lens: Vec<u64>,
     },
     /// Frames became durable.
     Durable {

@@ -236,9 +236,15 @@ impl<'a> Run<'a> {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;
-            let DiskReport::Opened { position } = session.report()? else {
+            let DiskReport::Opened { position, lens } = session.report()? else {
                 return Err(out_of_turn());
             };
+            if lens.len() != self.disks.len() {
+                return Err(out_of_turn());
+            }
+            for (disk, len) in self.disks.iter().zip(lens) {
+                disk.copy_only(len)?;
+            }
             self.observer.event(&Event::Connected {
                 target,
                 connections: self.plan.connections,

@@ -5,7 +5,6 @@
 
 pub mod admit;
 pub mod batch;
-pub mod gpt;
 pub mod journal;
 pub mod session;
 pub mod store;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::protocol::Position;
 
 const MAGIC: &[u8; 4] = b"G2DB";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// What the digest files beside it speak of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let facts = DiskFacts {
             len: 1 << 20,
+            needed_len: 1 << 20,
             sector_len: 512,
+            identity: [3; 16],
         };
         let position = Position {
             generation: 3,

@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
         let mut blocks = Vec::new();
         let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
         for (slot, &chunk) in job.iter().enumerate() {
-            let range = bytes_of(&(chunk..chunk + 1), disk.facts.len);
+            let range = bytes_of(&(chunk..chunk + 1), disk.len());
             let len = (range.end - range.start) as usize;
             let content = &self.content[slot * CHUNK_LEN as usize..][..len];
             self.counters.bytes_done.fetch_add(len as u64, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
         let mut slot = 0;
         for run in job.chunk_by(|a, b| a + 1 == *b) {
             let chunks = run[0]..run[run.len() - 1] + 1;
-            let range = bytes_of(&chunks, disk.facts.len);
+            let range = bytes_of(&chunks, disk.len());
             let buffer = &mut self.content[slot * CHUNK_LEN as usize..][..(range.end - range.start) as usize];
             let (bytes, unreadable) = read_parts(&disk.medium, buffer, range.start, &disk.parts(&chunks));
             self.counters.bytes_read.fetch_add(bytes, Ordering::Relaxed);
@@ -160,7 +160,7 @@ pub fn send_again(
     governor: &Governor,
 ) -> Result<bool> {
     let chunks = chunk..chunk + 1;
-    let range = bytes_of(&chunks, disk.facts.len);
+    let range = bytes_of(&chunks, disk.len());
     let mut buffer = AlignedBuffer::zeroed((range.end - range.start) as usize);
     read_parts(&disk.medium, &mut buffer, range.start, &disk.parts(&chunks));
     let digest = Digest::of(&buffer);

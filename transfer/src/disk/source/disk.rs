@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use sys::block_device::Access;
@@ -14,11 +15,13 @@ use sys::block_tracker::{BlockTracker, CHUNK_LEN};
 use sys::chunk_set::ChunkSet;
 
 use crate::disk::digest_file::DigestFile;
+use crate::disk::gpt;
+use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::DiskFacts;
 use crate::disk::source::read::bytes_of;
 use crate::disk::used_map::{Survey, survey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// A disk being copied.
 pub struct SourceDisk {
@@ -28,6 +31,8 @@ pub struct SourceDisk {
     pub facts: DiskFacts,
     /// Digests of what the target holds, as far as known.
     pub digests: DigestFile,
+    /// How much of it is copied, in bytes.
+    len: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -37,6 +42,8 @@ struct State {
     tracking: String,
     survey: Survey,
     chunks: Chunks,
+    /// Chunks from this one on are not copied.
+    chunk_limit: u64,
     unreadable: BTreeMap<u64, Vec<Range<u64>>>,
     /// Whether the disk was read since the last look at the tracker.
     was_read: bool,
@@ -66,10 +73,14 @@ impl SourceDisk {
             .map_err(|error| Error::io("open the digests", digests, error))?;
         let facts = DiskFacts {
             len: medium.length(),
+            needed_len: needed_len(&medium, &survey),
             sector_len: medium.sector_len() as u32,
+            // A disk whose first sectors cannot be read has no identity; its bytes are reported by the round.
+            identity: identity(&medium).unwrap_or_default(),
         };
         let disk = Self {
             medium,
+            len: AtomicU64::new(facts.len),
             facts,
             digests,
             state: Mutex::new(State {
@@ -82,6 +93,7 @@ impl SourceDisk {
                     carried: ChunkSet::empty(chunk_count),
                 },
                 survey,
+                chunk_limit: chunk_count,
                 unreadable: BTreeMap::new(),
                 was_read: false,
             }),
@@ -93,6 +105,40 @@ impl SourceDisk {
         self.state
             .lock()
             .expect("no thread panics while it holds a disk's state")
+    }
+
+    /// How much of the disk is copied, in bytes.
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is copied: never, for no disk is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the first `len` bytes only: the target ends there. Nothing but the rest of a partition table is behind.
+    ///
+    /// # Errors
+    /// The target wants less than is needed, or something else than in an earlier session.
+    pub fn copy_only(&self, len: u64) -> Result<()> {
+        if len == self.len() {
+            return Ok(());
+        }
+        if len < self.facts.needed_len || len > self.len() {
+            return Err(Error::new(Kind::Corrupt, "copy a part of the disk")
+                .on(&self.medium.path)
+                .remedy("the target's disk has changed its size: start again"));
+        }
+        let chunk_count = len.div_ceil(CHUNK_LEN);
+        self.digests
+            .shrink(chunk_count)
+            .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+        self.len.store(len, Ordering::Release);
+        let mut state = self.lock();
+        state.chunk_limit = chunk_count;
+        state.truncate();
+        Ok(())
     }
 
     /// Whether changes are tracked.
@@ -115,6 +161,7 @@ impl SourceDisk {
         let state = self.lock();
         let mut chunks = state.survey.map.chunks();
         chunks.union_with(&state.chunks.whole);
+        chunks.truncate(state.chunk_limit);
         chunks
     }
 
@@ -149,7 +196,7 @@ impl SourceDisk {
         let state = self.lock();
         let mut parts: Vec<Range<u64>> = Vec::new();
         for chunk in chunks.clone() {
-            let bytes = bytes_of(&(chunk..chunk + 1), self.facts.len);
+            let bytes = bytes_of(&(chunk..chunk + 1), self.len());
             let map = &state.survey.map;
             let own = if state.chunks.whole.contains(chunk) {
                 map.without_scratch(bytes)
@@ -172,7 +219,7 @@ impl SourceDisk {
         state.was_read = true;
         for &chunk in chunks {
             state.chunks.todo.remove(chunk);
-            let bytes = bytes_of(&(chunk..chunk + 1), self.facts.len);
+            let bytes = bytes_of(&(chunk..chunk + 1), self.len());
             let own: Vec<Range<u64>> = bad
                 .iter()
                 .filter(|range| range.start < bytes.end && bytes.start < range.end)
@@ -238,6 +285,7 @@ impl SourceDisk {
         let whole = state.chunks.whole.clone();
         state.chunks.todo.union_with(&whole);
         state.survey = survey;
+        state.truncate();
         Ok(())
     }
 
@@ -266,12 +314,29 @@ impl SourceDisk {
                 chunks.union_with(&state.chunks.carried);
                 chunks.count()
             }
-            Some(_) => state.survey.map.chunks().count(),
+            Some(_) => {
+                let mut chunks = state.survey.map.chunks();
+                chunks.truncate(state.chunk_limit);
+                chunks.count()
+            }
         }
     }
 }
 
 impl State {
+    /// Forgets chunks that are not copied.
+    fn truncate(&mut self) {
+        let Chunks {
+            todo,
+            whole,
+            fresh,
+            carried,
+        } = &mut self.chunks;
+        for set in [todo, whole, fresh, carried] {
+            set.truncate(self.chunk_limit);
+        }
+    }
+
     /// Moves the tracker's marks to what has to be looked at. Returns a doubt that calls for a rescan.
     fn take_marks(&mut self) -> Option<String> {
         let Some(tracker) = &self.tracker else {
@@ -288,10 +353,24 @@ impl State {
         }
         let mut dirty = harvest.dirty;
         dirty.subtract(&self.survey.map.scratch_chunks());
+        dirty.truncate(self.chunk_limit);
         self.chunks.whole.union_with(&dirty);
         self.chunks.fresh.union_with(&dirty);
         self.chunks.todo.union_with(&dirty);
         None
+    }
+}
+
+/// What a target needs at least: the partitions, and room for the backup of a GUID partition table. A file system counts
+/// to its end: with less it would not be mounted.
+fn needed_len(medium: &DiskMedium, survey: &Survey) -> u64 {
+    let partitions = survey.areas.iter().filter(|area| area.partition > 0);
+    let Some(end) = partitions.map(|area| area.range.end).max() else {
+        return medium.length();
+    };
+    match gpt::backup_len(medium) {
+        Ok(backup_len) => (end + backup_len).min(medium.length()),
+        Err(_) => medium.length(),
     }
 }
 

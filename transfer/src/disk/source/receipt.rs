@@ -61,6 +61,8 @@ struct Receipt<'a> {
 struct DiskReceipt {
     path: String,
     bytes: u64,
+    /// Less than all onto a smaller disk.
+    bytes_copied: u64,
     tracking: String,
     root: String,
     /// The source's side of the comparison.
@@ -118,8 +120,9 @@ fn of_disk(disk: &SourceDisk, source_read: Option<Reading>) -> std::io::Result<D
     Ok(DiskReceipt {
         path: disk.medium.path.display().to_string(),
         bytes: disk.facts.len,
+        bytes_copied: disk.len(),
         tracking: disk.tracking(),
-        root: hex(&root(disk.facts.len, &disk.digests.regions()?)),
+        root: hex(&root(disk.len(), &disk.digests.regions()?)),
         source_read,
         areas: areas.collect::<std::io::Result<_>>()?,
     })

@@ -82,7 +82,7 @@ pub fn look_again_at_wanted(disks: &[SourceDisk], session: &Session<'_>) -> Resu
 pub fn end_round(disks: &[SourceDisk], session: &Session<'_>) -> Result<RoundEnd> {
     let roots = disks
         .iter()
-        .map(|disk| Ok(root(disk.facts.len, &disk.digests.regions()?)))
+        .map(|disk| Ok(root(disk.len(), &disk.digests.regions()?)))
         .collect::<std::io::Result<_>>()
         .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
     session.order(&DiskOrder::EndRound {

@@ -188,7 +188,7 @@ impl Run<'_> {
         let ours = self
             .disks
             .iter()
-            .map(|disk| Ok(root(disk.facts.len, &disk.digests.regions()?)))
+            .map(|disk| Ok(root(disk.len(), &disk.digests.regions()?)))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
         if ours != finding.roots {
@@ -224,7 +224,7 @@ fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
 /// Digest of a chunk as it is on the medium now, and how much of it was read.
 fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> (Digest, u64) {
     let chunks = chunk..chunk + 1;
-    let range = bytes_of(&chunks, disk.facts.len);
+    let range = bytes_of(&chunks, disk.len());
     let content = &mut buffer[..(range.end - range.start) as usize];
     let (bytes, _) = read_parts(&disk.medium, content, range.start, &disk.parts(&chunks));
     (Digest::of(content), bytes)

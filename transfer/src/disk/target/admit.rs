@@ -34,18 +34,22 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
     check_sectors(&medium, source)?;
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
-    if medium.device.is_none() && medium.length() < source.len && (is_empty_file || is_ours) {
+    let may_grow = is_empty_file || is_ours || target.overwrite;
+    if medium.device.is_none() && medium.length() < source.len && may_grow {
         medium
             .set_len(source.len)
             .map_err(|error| Error::io("give the image file its length", path, error))?;
     }
-    if medium.length() < source.len {
-        return Err(Error::new(Kind::Usage, "copy onto a smaller disk")
+    if medium.length() < source.needed_len {
+        return Err(Error::new(Kind::Usage, "copy onto a disk that is too small")
             .on(path)
             .remedy(format!(
-                "the source has {} bytes and this disk {}; use a disk at least as large",
+                "this disk has {} bytes, the source {}, of which the first {} are needed (to the end of the last \
+                 partition); use a disk that is larger by {} bytes at least, or make the last partition smaller",
+                medium.length(),
                 source.len,
-                medium.length()
+                source.needed_len,
+                source.needed_len - medium.length()
             )));
     }
     if !is_ours && !target.overwrite && !is_new && !is_empty_file {
@@ -94,7 +98,8 @@ fn busy(path: &Path, error: Error) -> Error {
 
 fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
     let plausible = source.sector_len.is_power_of_two() && (512..=65_536).contains(&source.sector_len);
-    if !plausible || !source.len.is_multiple_of(512) || source.len == 0 {
+    let fits = source.len.is_multiple_of(512) && (1..=source.len).contains(&source.needed_len);
+    if !plausible || !fits {
         return Err(Error::new(
             Kind::Corrupt,
             "believe the source's description of its disk",

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::identity::Identity;
 use crate::disk::message::DISKS_MAX;
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::random_id;
@@ -22,15 +23,17 @@ use crate::protocol::Position;
 const MAGIC: &[u8; 4] = b"G2DJ";
 const NAME: &str = "disks.journal";
 /// Version of the record and of the digest files.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A disk as the journal knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskRecord {
     /// Where the copy lies.
     pub path: PathBuf,
-    /// Length of the source disk in bytes.
+    /// How much of the source disk is copied, in bytes.
     pub source_len: u64,
+    /// What tells the source disk from others; zeros when nothing does.
+    pub identity: Identity,
     /// Whether chunks without a digest read as zeros.
     pub blank: bool,
 }
@@ -161,6 +164,7 @@ mod tests {
         record.disks.push(DiskRecord {
             path: "/dev/vdb".into(),
             source_len: 1 << 30,
+            identity: [5; 16],
             blank: true,
         });
         record.open_regions.insert(Region { disk: 0, number: 7 });

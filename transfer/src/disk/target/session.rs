@@ -171,6 +171,7 @@ impl Session<'_> {
             scope.spawn(|| self.guard(self.watch(stop)));
             let result = self.reports.send(&DiskReport::Opened {
                 position: self.store.position(),
+                lens: self.store.disk_lens(),
             });
             let result = result.and_then(|()| self.follow_orders(control));
             self.ended.store(true, Ordering::Release);

@@ -14,14 +14,15 @@ use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::digest_file::DigestFile;
+use crate::disk::gpt;
 use crate::disk::medium::Medium;
 use crate::disk::message::DiskFacts;
+use crate::disk::target::DiskTarget;
 use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
 use crate::disk::target::store::known::is_our_copy;
 use crate::disk::target::store::write::write_batch;
-use crate::disk::target::{DiskTarget, gpt};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
@@ -45,8 +46,10 @@ pub struct StoredDisk {
     pub medium: Box<dyn Medium>,
     /// What is durably on it.
     pub digests: DigestFile,
-    /// Length of the source disk in bytes.
+    /// How much of the source disk is copied, in bytes.
     pub source_len: u64,
+    /// Length of the whole source disk in bytes.
+    disk_len: u64,
     /// Whether chunks without a digest read as zeros.
     blank: AtomicBool,
 }
@@ -110,10 +113,16 @@ impl DiskStore {
                 .get(number)
                 .filter(|disk| disk.path == path && path.exists())
                 .filter(|disk| is_our_copy(&path, disk.source_len, &digests_path, &open));
+            let ours = ours.filter(|_| !target.overwrite || !is_other_source(ours, source));
+            if is_other_source(ours, source) {
+                return Err(other_source(&path));
+            }
             let admitted = admit(target, source, ours.is_some())?;
+            // Onto a smaller disk goes what fits; that it suffices is admitted.
+            let source_len = source.len.min(admitted.medium.length());
             let failed = |error| Error::io("open the digests", &digests_path, error);
-            let digests = DigestFile::open(&digests_path, source.len.div_ceil(CHUNK_LEN)).map_err(failed)?;
-            let same = ours.filter(|disk| disk.source_len == source.len && !admitted.is_blank);
+            let digests = DigestFile::open(&digests_path, source_len.div_ceil(CHUNK_LEN)).map_err(failed)?;
+            let same = ours.filter(|disk| disk.source_len == source_len && !admitted.is_blank);
             if same.is_none() {
                 move_on(&mut record.position)?;
                 digests.clear().map_err(failed)?;
@@ -124,14 +133,16 @@ impl DiskStore {
             let blank = same.map_or(admitted.is_blank, |disk| disk.blank);
             record.disks.push(DiskRecord {
                 path: path.clone(),
-                source_len: source.len,
+                source_len,
+                identity: source.identity,
                 blank,
             });
             disks.push(StoredDisk {
                 path,
                 medium: Box::new(admitted.medium),
                 digests,
-                source_len: source.len,
+                source_len,
+                disk_len: source.len,
                 blank: AtomicBool::new(blank),
             });
         }
@@ -365,12 +376,17 @@ impl DiskStore {
         let mut changes = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {
             let failed = |error| Error::io("move the backup of the partition table", &disk.path, error);
-            let Some(change) = gpt::plan_move(disk.medium.as_ref(), disk.source_len).map_err(failed)? else {
+            let Some(change) = gpt::plan_move(disk.medium.as_ref(), disk.disk_len).map_err(failed)? else {
                 continue;
             };
             // Forgotten before it is changed: the next session sends these chunks again.
-            let range = change.range();
-            self.forget(number, range.start / CHUNK_LEN, range.end.div_ceil(CHUNK_LEN))?;
+            for range in change.ranges() {
+                let first = range.start / CHUNK_LEN;
+                let end = range.end.min(disk.source_len).div_ceil(CHUNK_LEN);
+                if first < end {
+                    self.forget(number, first, end - first)?;
+                }
+            }
             change.apply(disk.medium.as_ref()).map_err(failed)?;
             changes.push(format!(
                 "{}: backup of the partition table moved to the end of the larger disk",
@@ -391,6 +407,23 @@ impl DiskStore {
             .lock()
             .expect("no thread panics while it holds the ledger")
     }
+}
+
+/// Whether the journal knows the disk as the copy of another source disk.
+fn is_other_source(ours: Option<&DiskRecord>, source: &DiskFacts) -> bool {
+    let nobody = [0; 16];
+    ours.is_some_and(|disk| {
+        disk.identity != source.identity && disk.identity != nobody && source.identity != nobody
+    })
+}
+
+fn other_source(path: &Path) -> Error {
+    Error::new(Kind::Usage, "write over the copy of another disk")
+        .on(path)
+        .remedy(
+            "name the source's disks in the order of the first run; if the source's disk was replaced or partitioned anew, \
+             allow it with --overwrite",
+        )
 }
 
 fn regions_of(record: &Record, disk: usize) -> BTreeSet<u64> {

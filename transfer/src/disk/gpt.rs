@@ -1,4 +1,4 @@
-//! A GUID partition table on a disk larger than its source: the backup belongs to the end of the disk.
+//! A GUID partition table on a disk larger or smaller than its source: the backup belongs to the end of the disk.
 //!
 //! The backup is written at the new end first, then the primary header points to it, so that one valid table is there
 //! at every moment. Layout from the UEFI specification, section 5.3.
@@ -24,7 +24,25 @@ pub struct Move {
     last_sector: u64,
 }
 
-/// Looks whether the medium, larger than its source of `source_len` bytes, has a table whose backup must move.
+/// Bytes that the backup of the medium's table takes at its end; 0 without a table.
+///
+/// # Errors
+/// The medium cannot be read.
+pub fn backup_len(medium: &dyn Medium) -> io::Result<u64> {
+    let sector = medium.sector_len();
+    if medium.length() < 8192 {
+        return Ok(0);
+    }
+    let mut head = AlignedBuffer::zeroed(8192);
+    medium.read(&mut head, 0)?;
+    let at = sector.min(4096) as usize;
+    Ok(match Header::parse(&head[at..at + at]) {
+        Some(header) => header.entries_len().next_multiple_of(sector) + sector,
+        None => 0,
+    })
+}
+
+/// Looks whether the medium, of another length than its source of `source_len` bytes, has a table whose backup must move.
 ///
 /// # Errors
 /// The medium cannot be read.
@@ -59,9 +77,13 @@ pub fn plan_move(medium: &dyn Medium, source_len: u64) -> io::Result<Option<Move
 }
 
 impl Move {
-    /// Where the source's part of the disk is changed, in bytes.
-    pub fn range(&self) -> Range<u64> {
-        0..2 * self.sector
+    /// Where the disk is changed, in bytes: the tables at its beginning and at its end.
+    pub fn ranges(&self) -> [Range<u64>; 2] {
+        let end = (self.last_sector + 1) * self.sector;
+        [
+            0..2 * self.sector,
+            end - self.sector - self.entries.len() as u64..end,
+        ]
     }
 
     /// Moves the backup.
@@ -232,7 +254,7 @@ mod tests {
         );
         let medium = DiskMedium::open(&path, Access::Write).unwrap();
         let change = plan_move(&medium, 64 << 20).unwrap().unwrap();
-        assert_eq!(change.range(), 0..1024);
+        assert_eq!(change.ranges(), [0..1024, (100 << 20) - 33 * 512..100 << 20]);
         change.apply(&medium).unwrap();
         assert!(verify().contains("No errors detected"), "{}", verify());
         let dump = Command::new("sfdisk").arg("-d").arg(&path).output().unwrap();
