@@ -86,8 +86,13 @@ fn sentence(event: &Event) -> Option<String> {
             units::count(progress.deleted),
             units::bytes(progress.bytes_wire),
         ),
-        Event::Retrying { error, delay_ms } => {
-            format!("{error}; trying again in {:.1} s", *delay_ms as f64 / 1000.0)
+        Event::Retrying {
+            error,
+            attempt,
+            delay_ms,
+        } => {
+            let seconds = *delay_ms as f64 / 1000.0;
+            format!("{error}; attempt {attempt} follows in {seconds:.1} s")
         }
         Event::Warning { message } => format!("warning: {message}"),
         Event::Progress(_) | Event::Verifying { .. } => return None,

@@ -56,6 +56,8 @@ pub enum Event {
     Retrying {
         /// What happened.
         error: String,
+        /// How many times in a row this is tried without progress.
+        attempt: u32,
         /// Pause before the next attempt.
         delay_ms: u64,
     },
@@ -119,6 +121,8 @@ pub struct Summary {
     pub sent: u64,
     /// Entries deleted at the target.
     pub deleted: u64,
+    /// Entries renamed at the target; a directory counts once, whatever is in it.
+    pub renamed: u64,
     /// Content bytes of the volume.
     pub bytes_total: u64,
     /// Bytes read from the source's medium.

@@ -101,4 +101,17 @@ pub enum Retry {
     Never,
     /// So many times in a row without progress, with growing pauses.
     Times(u32),
+    /// Until somebody says stop.
+    Always,
+}
+
+impl Retry {
+    /// Whether to try again after so many failures in a row.
+    pub fn allows(self, failures: u32) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Times(times) => failures <= times,
+            Self::Always => true,
+        }
+    }
 }

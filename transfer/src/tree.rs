@@ -9,6 +9,7 @@ pub mod filter;
 pub mod journal;
 pub mod links;
 pub mod long;
+pub mod moves;
 pub mod operation;
 pub mod receive;
 pub mod replica;

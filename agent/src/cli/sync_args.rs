@@ -53,7 +53,7 @@ pub struct SyncArgs {
     /// Further rounds until one finds nothing to send
     #[arg(long, help_heading = "How it is copied")]
     pub until_clean: bool,
-    /// How often in a row a lost connection is taken up again without progress (default 10)
+    /// How often in a row a lost connection is taken up again without progress (default: until Ctrl-C)
     #[arg(long, value_name = "N", help_heading = "How it is copied")]
     pub retry: Option<String>,
     /// End at the first lost connection

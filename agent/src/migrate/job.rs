@@ -448,6 +448,7 @@ fn add(total: &mut Summary, later: Summary) {
         frozen_ms: later.frozen_ms.or(total.frozen_ms),
         sent: total.sent + later.sent,
         deleted: total.deleted + later.deleted,
+        renamed: total.renamed + later.renamed,
         bytes_read: total.bytes_read + later.bytes_read,
         bytes_data: total.bytes_data + later.bytes_data,
         bytes_wire: total.bytes_wire + later.bytes_wire,

@@ -69,7 +69,11 @@ impl Observer for Reporter {
 
 fn log(event: &Event) {
     match event {
-        Event::Retrying { error, delay_ms } => tracing::warn!(delay_ms, "connection lost: {error}"),
+        Event::Retrying {
+            error,
+            attempt,
+            delay_ms,
+        } => tracing::warn!(attempt, delay_ms, "connection lost: {error}"),
         Event::Warning { message } => tracing::warn!("{message}"),
         Event::RoundFinished { round, progress } => tracing::info!(
             round,

@@ -28,8 +28,6 @@ const CONNECTIONS_DEFAULT: usize = 4;
 const ROUNDS_MAX: u32 = 1000;
 /// Rounds of `--until-clean` at most: a tree that changes all the time never gets clean.
 const UNTIL_CLEAN_MAX: u32 = 100;
-/// Reconnections in a row without progress: with pauses growing to 30 s, some minutes of outage.
-const RETRY_DEFAULT: u32 = 10;
 /// Highest limit that can be asked for, in KB/s: 1 TiB/s.
 const BANDWIDTH_MAX: u64 = 1 << 30;
 
@@ -247,7 +245,7 @@ fn check_retry(args: &SyncArgs, refusals: &mut Refusals) -> Retry {
     match number(&args.retry, "--retry", 0..=1_000_000, refusals) {
         _ if args.no_retry => Retry::Never,
         Some(0) => Retry::Never,
-        times => Retry::Times(times.unwrap_or(RETRY_DEFAULT)),
+        times => times.map_or(Retry::Always, Retry::Times),
     }
 }
 

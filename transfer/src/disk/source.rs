@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
-use crate::source::{Retry, Rounds, SyncPlan};
+use crate::source::{Rounds, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
 const RECONCILE_MAX: u32 = 3;
@@ -92,17 +92,14 @@ pub fn run(
             failures + 1
         };
         durable_before = progressed;
-        let allowed = match plan.retry {
-            Retry::Never => 0,
-            Retry::Times(times) => times,
-        };
-        if failures > allowed {
+        if !plan.retry.allows(failures) {
             return Err(error);
         }
         run.resumes += 1;
         let pause = PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(PAUSE_MAX);
         observer.event(&Event::Retrying {
             error: error.describe(),
+            attempt: failures,
             delay_ms: pause.as_millis() as u64,
         });
         if stop.sleep(pause) {

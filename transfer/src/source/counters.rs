@@ -19,6 +19,8 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Entries deleted.
     pub deleted: AtomicU64,
+    /// Entries renamed, directories with everything below counted once.
+    pub renamed: AtomicU64,
     /// Content bytes covered.
     pub bytes_done: AtomicU64,
     /// Bytes read from the medium.

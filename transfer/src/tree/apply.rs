@@ -250,17 +250,15 @@ impl<'a> Applier<'a> {
                 records: vec![Record::Rename { from, to }],
                 refusals: Vec::new(),
             }),
+            // Without the record the journal differs from what the source assumes: it fetches the journal and sends anew.
             RenameOutcome::Missing => {
-                let why = "there is nothing at its old path".to_owned();
-                Ok(Outcome {
-                    records: Vec::new(),
-                    refusals: vec![(to, "rename".to_owned(), why)],
-                })
+                tracing::debug!(from = from.display(), "nothing to rename");
+                Ok(Outcome::default())
             }
-            RenameOutcome::NotPossible(error) => Ok(Outcome {
-                records: Vec::new(),
-                refusals: vec![(to, "rename".to_owned(), error.to_string())],
-            }),
+            RenameOutcome::NotPossible(error) => {
+                tracing::debug!(from = from.display(), %error, "not renamed");
+                Ok(Outcome::default())
+            }
         }
     }
 

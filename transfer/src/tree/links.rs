@@ -135,7 +135,8 @@ impl Groups<'_> {
         self.dispatch(group)
     }
 
-    fn dispatch(&mut self, group: Vec<SeenLink>) -> Result<()> {
+    fn dispatch(&mut self, mut group: Vec<SeenLink>) -> Result<()> {
+        group.dedup_by(|one, other| one.path == other.path);
         if group.iter().all(|seen| seen.unchanged) {
             return self.count_unchanged(&group);
         }

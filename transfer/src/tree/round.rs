@@ -1,4 +1,4 @@
-//! One round: walk, send, links, directories; in this order, each phase behind the one before.
+//! One round: walk, renames, send, links, directories; in this order, each phase behind the one before.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -13,25 +13,32 @@ use crate::compress::Governor;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
 use crate::progress::{Event, Observer, Skipped};
-use crate::source::conversation::{Conversation, Findings};
-use crate::source::counters::{Counters, Meter};
+use crate::protocol::{Order, Report};
+use crate::source::conversation::{Conversation, Findings, unexpected};
+use crate::source::counters::{self, Counters, Meter};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
-use crate::tree::entry::{Entry, Time};
+use crate::tree::entry::{Entry, EntryPath, Time};
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
-use crate::tree::links;
+use crate::tree::links::{self, SeenLink};
+use crate::tree::moves::{self, Deferred, Move};
 use crate::tree::operation::Operation;
 use crate::tree::scan::Scan;
+use crate::tree::scan::again::SetAside;
 use crate::tree::send::{Sender, Shared};
 use crate::tree::spool::Spool;
-use crate::tree::tasks::{Dispatcher, Task, Work};
+use crate::tree::tasks::{Dispatcher, Item, Task, Work};
 use crate::tree::track::{Changes, Tracker};
 
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 /// Threads of the walk: more only fight for the same directories' locks and seeks.
 const WALKERS_MAX: usize = 8;
+/// Passes in search of renames; what is found later is sent anew.
+const PASSES_MAX: u32 = 16;
+/// Renames that one sender takes at a time: a frame's worth with usual paths.
+const RENAMES_PER_BATCH: usize = 4096;
 
 /// What stays the same for all rounds of a run.
 pub struct Ground<'a> {
@@ -62,6 +69,8 @@ pub struct Numbers {
     pub frames: AtomicU64,
     /// Next long file.
     pub long_files: AtomicU64,
+    /// Frames below this one are sealed.
+    pub sealed: AtomicU64,
 }
 
 /// The connections of a session.
@@ -85,82 +94,176 @@ pub struct Tally {
     pub skipped: Mutex<Vec<Skipped>>,
 }
 
-/// Sends everything that differs from the baseline. When this returns, all frames have been sent; nothing is sealed.
+/// What a round knows from its begin.
+struct Round<'a> {
+    ground: &'a Ground<'a>,
+    tally: &'a Tally,
+    meter: Meter,
+    t0: Time,
+    changes: Option<Changes>,
+    busy: HashSet<FileId>,
+}
+
+/// What the walks of a round gather for later.
+struct Found {
+    links: Mutex<Spool<SeenLink>>,
+    directories: Mutex<Spool<Entry>>,
+    entered: Mutex<HashSet<u64>>,
+    deferred: Deferred,
+    /// Renamed directories that were walked under their new names.
+    walked: Mutex<HashSet<EntryPath>>,
+}
+
+/// What the walk of a pass is over.
+enum Walk {
+    /// Everything, or what the tracker named.
+    Everything,
+    /// Directories that were renamed.
+    Renamed(Vec<EntryPath>),
+}
+
+/// Sends everything that differs from the baseline. When this returns, all frames have been sent; what came before and
+/// with renames is sealed, the rest is not.
 ///
 /// # Errors
 /// The session broke: the caller asks the conversation why.
 pub fn run(
     ground: &Ground<'_>,
     session: &mut Session<'_>,
-    baseline: &Baseline,
+    baseline: &mut Baseline,
     tracker: Option<&mut Tracker>,
     tally: &Tally,
 ) -> Result<()> {
-    let Session {
-        conversation,
-        writers,
-        numbers,
-    } = session;
-    let (conversation, numbers) = (*conversation, *numbers);
     let t0 = begin(ground.root)?;
     let changes = tracker.map(|tracker| tracker.take(&[])).transpose()?;
     let busy = match &changes {
         Some(changes) => changes.busy.clone(),
         None => busy_files()?,
     };
-    let (snapshot, totals) =
-        baseline.with(|replica| Ok((replica.snapshot(), (replica.entries(), replica.content_len()))))?;
-    let dispatcher = Dispatcher::new(writers.len());
-    let phase_after = AtomicU64::new(numbers.frames.load(Ordering::Acquire));
-    let links = Mutex::new(Some(Spool::<Operation>::new(ground.state)?));
-    let shared = Shared {
-        dispatcher: &dispatcher,
-        governor: ground.governor,
-        frames: &numbers.frames,
-        long_files: &numbers.long_files,
-        phase_after: &phase_after,
-        baseline,
-        links: &links,
-        counters: &tally.counters,
-        skipped: &tally.skipped,
-        t0,
-        snapshot: &snapshot,
-    };
-    let phases = Phases {
+    let round = Round {
         ground,
-        shared: &shared,
-        changes: changes.as_ref(),
-        busy: &busy,
+        tally,
+        meter: Meter::default(),
+        t0,
+        changes,
+        busy,
     };
-    let over = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for writer in writers.iter_mut() {
+    let found = Found {
+        links: Mutex::new(Spool::new(ground.state)?),
+        directories: Mutex::new(Spool::new(ground.state)?),
+        entered: Mutex::default(),
+        deferred: Deferred::new(ground.state)?,
+        walked: Mutex::default(),
+    };
+    let mut walk = Walk::Everything;
+    for pass in 1.. {
+        let last = pass >= PASSES_MAX;
+        let moves = round.stage(session, baseline, |phases| {
+            phases.walk(&found, std::mem::replace(&mut walk, Walk::Everything), last)
+        })?;
+        if moves.is_empty() {
+            break;
+        }
+        // A generation of their own, for its renames count as before everything else in it.
+        seal(session, baseline)?;
+        let ordered = moves::order(&moves);
+        round.stage(session, baseline, |phases| phases.rename(&found, &ordered))?;
+        seal(session, baseline)?;
+        let moves = moves.into_iter().filter(|one| !moves::is_aside(&one.to));
+        let directories = moves
+            .inspect(|_| counters::add(&tally.counters.renamed, 1))
+            .filter(|one| one.is_directory);
+        walk = Walk::Renamed(directories.map(|one| one.to).collect());
+    }
+    Ok(())
+}
+
+/// Has the target make everything sent so far durable; both sides then agree on what it holds.
+///
+/// # Errors
+/// The session broke, or a disk failed.
+pub fn seal(session: &Session<'_>, baseline: &mut Baseline) -> Result<()> {
+    let Numbers { frames, sealed, .. } = session.numbers;
+    let frames = frames.load(Ordering::Acquire);
+    if sealed.load(Ordering::Acquire) == frames {
+        return Ok(());
+    }
+    session.conversation.order(&Order::EndRound { frames })?;
+    match session.conversation.report()? {
+        Report::RoundDone { version } => baseline.seal(version, session.conversation)?,
+        report => return Err(unexpected(report)),
+    }
+    sealed.store(frames, Ordering::Release);
+    Ok(())
+}
+
+impl Round<'_> {
+    /// Runs `act` while senders work on what it makes; the baseline stays the same meanwhile.
+    fn stage<T>(
+        &self,
+        session: &mut Session<'_>,
+        baseline: &Baseline,
+        act: impl FnOnce(&Phases<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let Session {
+            conversation,
+            writers,
+            numbers,
+        } = session;
+        let (conversation, numbers) = (*conversation, *numbers);
+        let (snapshot, totals) =
+            baseline.with(|replica| Ok((replica.snapshot(), (replica.entries(), replica.content_len()))))?;
+        let dispatcher = Dispatcher::new(writers.len());
+        let phase_after = AtomicU64::new(numbers.frames.load(Ordering::Acquire));
+        let links = Mutex::new(Some(Spool::<Operation>::new(self.ground.state)?));
+        let shared = Shared {
+            dispatcher: &dispatcher,
+            governor: self.ground.governor,
+            frames: &numbers.frames,
+            long_files: &numbers.long_files,
+            phase_after: &phase_after,
+            baseline,
+            links: &links,
+            counters: &self.tally.counters,
+            skipped: &self.tally.skipped,
+            t0: self.t0,
+            snapshot: &snapshot,
+        };
+        let phases = Phases {
+            round: self,
+            shared: &shared,
+            // Nothing can have been renamed that the target does not have.
+            may_defer: totals.0 > 0,
+        };
+        let over = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for writer in writers.iter_mut() {
+                scope.spawn(|| {
+                    let sent = Sender::new(&shared, writer).and_then(|mut sender| sender.run());
+                    if let Err(error) = sent {
+                        conversation.fail(error);
+                        dispatcher.close();
+                    }
+                });
+            }
             scope.spawn(|| {
-                let sent = Sender::new(&shared, writer).and_then(|mut sender| sender.run());
-                if let Err(error) = sent {
-                    conversation.fail(error);
-                    dispatcher.close();
+                while over.load(Ordering::Acquire) == 0 {
+                    if conversation.is_over() {
+                        dispatcher.close();
+                    }
+                    tell(self.ground, &self.meter, self.tally, totals);
+                    nap(PROGRESS_PERIOD, &over);
                 }
             });
-        }
-        scope.spawn(|| {
-            let meter = Meter::default();
-            while over.load(Ordering::Acquire) == 0 {
-                if conversation.is_over() {
-                    dispatcher.close();
-                }
-                tell(ground, &meter, tally, totals);
-                nap(PROGRESS_PERIOD, &over);
-            }
-        });
-        let walked = phases.run();
-        dispatcher.close();
-        over.store(1, Ordering::Release);
-        walked.map_err(|error| {
-            conversation.fail(error);
-            conversation.verdict()
+            let acted = act(&phases);
+            dispatcher.close();
+            over.store(1, Ordering::Release);
+            acted.map_err(|error| {
+                conversation.fail(error);
+                conversation.verdict()
+            })
         })
-    })
+    }
 }
 
 /// Tells the observer how far the round is; `totals` are the baseline's entries and bytes.
@@ -202,6 +305,13 @@ fn begin(root: &Directory) -> Result<Time> {
     Ok(t0)
 }
 
+/// How many threads walk.
+fn walkers() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(WALKERS_MAX)
+}
+
 /// Files that may be changing at this moment without moving their times.
 fn busy_files() -> Result<HashSet<FileId>> {
     let busy = sys::open_files::open_for_write();
@@ -210,20 +320,51 @@ fn busy_files() -> Result<HashSet<FileId>> {
 }
 
 struct Phases<'a> {
-    ground: &'a Ground<'a>,
+    round: &'a Round<'a>,
     shared: &'a Shared<'a>,
-    changes: Option<&'a Changes>,
-    busy: &'a HashSet<FileId>,
+    may_defer: bool,
 }
 
 impl Phases<'_> {
-    /// The story of a round.
-    fn run(&self) -> Result<()> {
-        let (ground, shared) = (self.ground, self.shared);
-        let links = Mutex::new(Spool::new(ground.state)?);
-        let directories = Mutex::new(Spool::<Entry>::new(ground.state)?);
-        let entered = Mutex::new(HashSet::new());
-        let scan = Scan {
+    /// The story of a pass: walks, and goes on to the end of the round unless something was renamed, which it gives back.
+    fn walk(&self, found: &Found, walk: Walk, last: bool) -> Result<Vec<Move>> {
+        let renamed = matches!(walk, Walk::Renamed(_));
+        let threads = walkers();
+        let defers = self.may_defer && !last;
+        let scan = self.scan(found, defers.then_some(&found.deferred));
+        match walk {
+            Walk::Everything => scan.run_tracked(threads)?,
+            Walk::Renamed(directories) => {
+                let walked = scan.run_renamed(directories, threads)?;
+                found.walked.lock().expect("not poisoned").extend(walked);
+            }
+        }
+        self.end_phase()?;
+        if defers {
+            let moves = moves::find(&scan, &found.deferred)?;
+            if !moves.is_empty() {
+                return Ok(moves);
+            }
+        }
+        let scan = self.scan(found, None);
+        let (arrivals, departures) = found.deferred.take()?;
+        if !(arrivals.is_empty() && departures.is_empty()) {
+            let set_aside = SetAside {
+                arrivals,
+                departures,
+                walked: std::mem::take(&mut *found.walked.lock().expect("not poisoned")),
+                renamed,
+            };
+            scan.look_again(set_aside, threads)?;
+            self.end_phase()?;
+        }
+        self.finish(found, &scan)?;
+        Ok(Vec::new())
+    }
+
+    fn scan<'s>(&'s self, found: &'s Found, deferred: Option<&'s Deferred>) -> Scan<'s> {
+        let (ground, shared) = (self.round.ground, self.shared);
+        Scan {
             root: ground.root,
             snapshot: shared.snapshot,
             filter: ground.filter,
@@ -232,32 +373,54 @@ impl Phases<'_> {
             t0: shared.t0,
             dispatcher: shared.dispatcher,
             counters: shared.counters,
-            links: &links,
-            directories: &directories,
+            links: &found.links,
+            directories: &found.directories,
             skipped: shared.skipped,
-            entered: &entered,
-            changes: self.changes,
-            busy: self.busy,
-        };
-        let walkers = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(WALKERS_MAX);
-        scan.run_tracked(walkers)?;
-        self.end_phase()?;
-        let groups = std::mem::replace(
-            &mut *links.lock().expect("not poisoned"),
-            Spool::new(ground.state)?,
-        );
-        if !groups.is_empty() {
-            links::dispatch(&scan, groups, ground.state)?;
+            entered: &found.entered,
+            changes: self.round.changes.as_ref(),
+            busy: &self.round.busy,
+            deferred,
+        }
+    }
+
+    /// Sends renames, each after those before it.
+    fn rename(&self, found: &Found, ordered: &[(EntryPath, EntryPath)]) -> Result<()> {
+        for some in ordered.chunks(RENAMES_PER_BATCH) {
+            let task = |(from, to): &(EntryPath, EntryPath)| {
+                Task::Operation(Box::new(Operation::Rename {
+                    from: from.clone(),
+                    to: to.clone(),
+                }))
+            };
+            // A batch stays with one sender, in order; the next one follows when it has been sent.
+            self.shared
+                .dispatcher
+                .push(Item::Tasks(some.iter().map(task).collect()))?;
             self.end_phase()?;
         }
-        let links = shared.links.lock().expect("not poisoned").take();
+        if ordered.iter().any(|(_, to)| moves::is_aside(to)) {
+            // Names in the root were used, which moved its time.
+            self.scan(found, None).finish_root()?;
+        }
+        Ok(())
+    }
+
+    /// Everything that comes after the walk.
+    fn finish(&self, found: &Found, scan: &Scan<'_>) -> Result<()> {
+        let state = self.round.ground.state;
+        let fresh = Spool::new(state)?;
+        let groups = std::mem::replace(&mut *found.links.lock().expect("not poisoned"), fresh);
+        if !groups.is_empty() {
+            links::dispatch(scan, groups, state)?;
+            self.end_phase()?;
+        }
+        let links = self.shared.links.lock().expect("not poisoned").take();
         if let Some(links) = links.filter(|links| !links.is_empty()) {
             self.send_all(links.read()?)?;
             self.end_phase()?;
         }
-        let directories = directories.into_inner().expect("not poisoned");
+        let fresh = Spool::new(state)?;
+        let directories = std::mem::replace(&mut *found.directories.lock().expect("not poisoned"), fresh);
         if !directories.is_empty() {
             self.send_all(
                 directories

@@ -6,6 +6,11 @@
 //!
 //! Mount points are boundaries unless the volume crosses mounts, and then only disk-backed file systems are entered,
 //! each once. Subvolumes of btrfs are not boundaries: they are part of the tree.
+//!
+//! Against a baseline that knows something, what is at another place than there is set aside first ([`again`]): it may have
+//! been renamed.
+
+pub mod again;
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -21,10 +26,12 @@ use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
 use crate::tree::filter::Filter;
 use crate::tree::links::SeenLink;
+use crate::tree::moves::Deferred;
 use crate::tree::replica::{Cursor, Snapshot};
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
 use crate::tree::track::Changes;
+use again::is_inode_of;
 
 /// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
 /// timestamp proves nothing.
@@ -62,6 +69,8 @@ pub struct Scan<'a> {
     pub changes: Option<&'a Changes>,
     /// Files that may be changing at this moment without moving their times.
     pub busy: &'a HashSet<FileId>,
+    /// Where what may have been renamed is set aside; `None` when it is to be dealt with.
+    pub deferred: Option<&'a Deferred>,
 }
 
 /// An open directory of the walk; kept open while tasks refer to it.
@@ -83,6 +92,15 @@ impl OpenDirectory {
             path,
             file_system,
             dev,
+        }
+    }
+
+    /// Number of the file system of the entry `path` of this directory.
+    fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
+        if stat.dev == self.dev {
+            self.file_system
+        } else {
+            file_system_number(path)
         }
     }
 
@@ -352,6 +370,10 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(path, "directory", error),
         };
         let file_system = known.stamp.file_system;
+        if self.scan.deferred.is_some() && !is_inode_of(&known, file_system, &stat) {
+            // It or one above it was renamed or replaced: that is found from above.
+            return Ok(());
+        }
         let unchanged = is_unchanged(&known.stamp, &stamp(file_system, &stat, self.scan.t0));
         let open = OpenDirectory::at(directory, path.clone(), file_system, stat.dev);
         self.directory(&Arc::new(open), &stat, unchanged.then_some(stat.ctime), depth)
@@ -483,7 +505,7 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(&path, "entry", error),
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.scan.leaves_out(&path, &stat) {
+        if self.scan.leaves_out(&path, &stat) || self.sets_aside(merge, &path, &stat, known.as_ref())? {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -559,11 +581,7 @@ impl<'a> Walker<'a> {
             self.work.push(Task::Directory(path.clone()))?;
         }
         let crosses = stat.dev != merge.open.dev || stat.is_mount_root == Some(true);
-        let file_system = if stat.dev == merge.open.dev {
-            merge.open.file_system
-        } else {
-            file_system_number(&path)
-        };
+        let file_system = merge.open.file_system_of(&path, stat);
         let present = stamp(file_system, stat, self.scan.t0);
         let unchanged = known
             .as_ref()
@@ -635,6 +653,9 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         merge.touched = true;
+        if let Some(deferred) = self.scan.deferred {
+            return deferred.departure(known, merge.open.file_system);
+        }
         self.work.push(Task::Remove(known.path.clone()))
     }
 

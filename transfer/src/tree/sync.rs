@@ -15,7 +15,7 @@ use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
-use crate::source::{Retry, Rounds, SyncPlan, TreeSource};
+use crate::source::{Rounds, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
@@ -123,17 +123,14 @@ impl Run<'_> {
             } else {
                 failures + 1
             };
-            let allowed = match self.plan.retry {
-                Retry::Never => 0,
-                Retry::Times(times) => times,
-            };
-            if failures > allowed {
+            if !self.plan.retry.allows(failures) {
                 return Err(error);
             }
             let pause = PAUSE_MAX.min(PAUSE_MIN * 2u32.saturating_pow(failures - 1));
             self.summary.resumes += 1;
             self.ground.observer.event(&Event::Retrying {
                 error: error.describe(),
+                attempt: failures,
                 delay_ms: pause.as_millis() as u64,
             });
             if self.stop.sleep(pause) {
@@ -234,21 +231,15 @@ impl Run<'_> {
             numbers,
         };
         let tracker = self.tracker.as_mut().filter(|_| tracked);
-        let sent = round::run(self.ground, &mut session, &self.baseline, tracker, &tally);
+        let sent = round::run(self.ground, &mut session, &mut self.baseline, tracker, &tally)
+            .and_then(|()| round::seal(&session, &mut self.baseline));
         let Tally {
             counters, skipped, ..
         } = tally;
         let frames = numbers.frames.load(Ordering::Acquire);
-        let sealed = sent.and_then(|()| {
-            if frames > frames_before {
-                self.seal(conversation, frames)
-            } else {
-                Ok(())
-            }
-        });
         let control = conversation.control_bytes.load(Ordering::Relaxed) - control_before;
         self.account(&counters, control);
-        sealed?;
+        sent?;
         self.summary.rounds = number;
         self.skipped = skipped.into_inner().expect("not poisoned");
         if let Some(tracker) = &mut self.tracker {
@@ -269,19 +260,11 @@ impl Run<'_> {
         Ok(frames == frames_before && get(&counters.unsettled) == 0)
     }
 
-    /// Has the target make the round durable; both sides then agree on what it holds.
-    fn seal(&mut self, conversation: &Conversation, frames: u64) -> Result<()> {
-        conversation.order(&Order::EndRound { frames })?;
-        match conversation.report()? {
-            Report::RoundDone { version } => self.baseline.seal(version, conversation),
-            report => Err(unexpected(report)),
-        }
-    }
-
     fn account(&mut self, counters: &Counters, control: u64) {
         let summary = &mut self.summary;
         summary.sent += get(&counters.sent);
         summary.deleted += get(&counters.deleted);
+        summary.renamed += get(&counters.renamed);
         summary.bytes_read += get(&counters.bytes_read);
         summary.bytes_data += get(&counters.bytes_data);
         summary.bytes_wire += get(&counters.bytes_wire) + control;
