@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 use crate::code::{ApiError, ApiResult, Code};
 
 pub use form::{
-    Check, is_instance_id, is_job_id, is_lighthouse_id, is_source_id, parse_time, version_numbers,
+    Check, is_instance_id, is_job_id, is_lighthouse_id, is_source_id, is_virtual_instance_type, parse_time,
+    version_numbers,
 };
 
 /// Which of the APIs an action belongs to.

@@ -1,6 +1,7 @@
 //! A test bed for the data plane: a receiver and runs of `go2cloud sync`, as a user would start them.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -239,19 +240,30 @@ pub fn finished(output: Output) -> Run {
 /// bytes that this connection has carried, the piece. `false` cuts the connection.
 ///
 /// # Panics
-/// No socket can be had.
+/// No socket can be had, or the address is none.
 pub fn relay(
     address: &str,
     tamper: impl Fn(usize, u64, &mut [u8]) -> bool + Send + Sync + 'static,
 ) -> String {
-    let listener =
-        std::net::TcpListener::bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).expect("a socket");
+    let target: SocketAddr = address.parse().expect("an address");
+    relay_to(move || Some(target), tamper)
+}
+
+/// The same to wherever `find` says when a connection comes; none is closed at once.
+///
+/// # Panics
+/// No socket can be had.
+pub fn relay_to(
+    find: impl Fn() -> Option<SocketAddr> + Send + 'static,
+    tamper: impl Fn(usize, u64, &mut [u8]) -> bool + Send + Sync + 'static,
+) -> String {
+    let listener = std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a socket");
     let own = listener.local_addr().expect("its address").to_string();
-    let target: std::net::SocketAddr = address.parse().expect("an address");
     let tamper = std::sync::Arc::new(tamper);
     std::thread::spawn(move || {
         for (number, connection) in listener.incoming().enumerate() {
             let Ok(mut near) = connection else { return };
+            let Some(target) = find() else { continue };
             let far = std::net::TcpStream::connect_timeout(&target, std::time::Duration::from_secs(5));
             let Ok(mut far) = far else { continue };
             let (mut back_from, mut back_to) = (

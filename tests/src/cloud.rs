@@ -1,33 +1,33 @@
-//! A cloud for a test: control plane, one local instance, a source folder, and the agent as a user has it unpacked.
+//! A cloud for a test: control plane, instances, and a host to migrate.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use tempfile::TempDir;
+use serde_json::Value;
 
-use crate::compare::{Options, compare};
 use crate::control::{Control, program};
-use crate::dice::Dice;
+use crate::hooks::{Hooks, Place};
+use crate::host::Host;
+use crate::process::command_in;
 
-/// Longest wait for anything: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The parts, each ended when dropped.
+/// The parts, each ended when dropped. What its one host can do, the cloud can do.
 #[derive(Debug)]
 pub struct Cloud {
     /// The control plane.
     pub control: Control,
     /// The key of the account.
     pub key: (String, String),
-    folder: TempDir,
+    host: Host,
+    hooks: Option<Hooks>,
 }
 
-/// A running agent, killed when dropped.
-#[derive(Debug)]
-pub struct Agent {
-    process: Child,
+impl Deref for Cloud {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
 }
 
 impl Cloud {
@@ -37,48 +37,68 @@ impl Cloud {
     /// When a part does not come up.
     #[must_use]
     pub fn new() -> Self {
-        let control = Control::with_local_instances(&[]);
-        let key = control.create_key();
-        let folder = tempfile::Builder::new()
-            .prefix("go2cloud-cloud-")
-            .tempdir()
-            .expect("a temporary folder");
-        for name in ["source", "tool"] {
-            fs::create_dir(folder.path().join(name)).expect("a folder");
-        }
-        let tool = folder.path().join("tool/go2cloud_x64");
-        if fs::hard_link(program("go2cloud"), &tool).is_err() {
-            fs::copy(program("go2cloud"), &tool).expect("a copy of the program");
-        }
-        Self { control, key, folder }
+        Self::with(Control::with_local_instances(&[]), None, None)
     }
 
-    /// A path in the test's folder: `source`, `tool` and `state` are there.
+    /// A control plane whose instances are made by hooks that a test can hold and break.
+    ///
+    /// # Panics
+    /// When a part does not come up.
     #[must_use]
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    pub fn with_hooks() -> Self {
+        let hooks = Hooks::new(&Place::default());
+        let control = Control::with_hooks(&hooks, "127.0.0.1:0", None);
+        Self::with(control, Some(hooks), None)
     }
 
-    /// Fills the source: some small files, a link, and `large` files of one MiB that do not compress.
+    /// The same in a network: the control plane in one namespace, the source in another, the instances in `place`.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    #[must_use]
+    pub fn in_network(control: (String, &str), source: String, place: &Place) -> Self {
+        let hooks = Hooks::new(place);
+        let (namespace, listen) = control;
+        let control = Control::with_hooks(&hooks, listen, Some(namespace));
+        Self::with(control, Some(hooks), Some(source))
+    }
+
+    fn with(control: Control, hooks: Option<Hooks>, source: Option<String>) -> Self {
+        let key = control.create_key();
+        let host = Host::new(&control.address, key.clone());
+        let host = match source {
+            Some(namespace) => host.inside(namespace),
+            None => host,
+        };
+        Self {
+            control,
+            key,
+            host,
+            hooks,
+        }
+    }
+
+    /// One more machine to migrate, beside the cloud's own.
     ///
     /// # Panics
     /// When there is no room.
-    pub fn fill_source(&self, seed: u64, large: usize) {
-        let mut dice = Dice::new(seed);
-        let source = self.path("source");
-        for number in 0..100 {
-            let folder = source.join(format!("folder {}", number % 7));
-            fs::create_dir_all(&folder).expect("a folder");
-            let mut bytes = vec![0; 100 + number * 37];
-            dice.fill(&mut bytes);
-            fs::write(folder.join(format!("file {number}")), bytes).expect("a file");
-        }
-        let mut bytes = vec![0; 1 << 20];
-        for number in 0..large {
-            dice.fill(&mut bytes);
-            fs::write(source.join(format!("large {number}")), &bytes).expect("a file");
-        }
-        std::os::unix::fs::symlink("folder 1/file 1", source.join("link")).expect("a link");
+    #[must_use]
+    pub fn another_host(&self) -> Host {
+        Host::new(&self.control.address, self.key.clone())
+    }
+
+    /// The tool's folder is carried to another machine of the network.
+    pub fn carry_to(&mut self, namespace: String) {
+        self.host.carry_to(namespace);
+    }
+
+    /// What makes the instances.
+    ///
+    /// # Panics
+    /// When this cloud's instances are local ones.
+    #[must_use]
+    pub fn hooks(&self) -> &Hooks {
+        self.hooks.as_ref().expect("a cloud with hooks")
     }
 
     /// Runs `go2cloud-control` with the account's key; `line` is split at blanks.
@@ -86,22 +106,53 @@ impl Cloud {
     /// # Panics
     /// When it fails.
     pub fn admin(&self, line: &str) -> String {
-        let output = Command::new(program("go2cloud-control"))
+        self.try_admin(line)
+            .unwrap_or_else(|said| panic!("{line}: {said}"))
+    }
+
+    /// The same for what may be refused.
+    ///
+    /// # Errors
+    /// What the program complained.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn try_admin(&self, line: &str) -> Result<String, String> {
+        let mut command = command_in(self.control.namespace.as_deref(), &program("go2cloud-control"));
+        let output = command
             .args(line.split_whitespace())
             .env("GO2CLOUD_ENDPOINT", format!("http://{}", self.control.address))
             .env("GO2CLOUD_SECRET_ID", &self.key.0)
             .env("GO2CLOUD_SECRET_KEY", &self.key.1)
             .output()
             .expect("go2cloud-control runs");
-        assert!(
-            output.status.success(),
-            "{line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("UTF-8")
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).expect("UTF-8"))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 
-    /// A new instance: its id, and the folder or image that it is.
+    /// Calls any action of the migration service, as a program of the user's would: for what the command line lacks.
+    ///
+    /// # Panics
+    /// When there is no python3, or the call is refused.
+    pub fn call(&self, action: &str, parameters: &Value) -> Value {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/call.py");
+        let mut command = command_in(self.control.namespace.as_deref(), "python3".as_ref());
+        let output = command
+            .args([script, &self.control.address, action, &parameters.to_string()])
+            .env("SECRET_ID", &self.key.0)
+            .env("SECRET_KEY", &self.key.1)
+            .stdin(Stdio::null())
+            .output()
+            .expect("python3 runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{action}: {said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// A new instance: its id.
     ///
     /// # Panics
     /// When the control plane refuses.
@@ -117,93 +168,64 @@ impl Cloud {
     /// When there is no such instance.
     #[must_use]
     pub fn instance_folder(&self, id: &str) -> PathBuf {
-        PathBuf::from(member(
-            &self.admin(&format!("instance show {id} --json")),
-            "Directory",
-        ))
-    }
-
-    /// The agent's command with what every run needs; `line` is split at blanks.
-    #[must_use]
-    pub fn tool(&self, line: &str) -> Command {
-        let mut command = Command::new(self.path("tool/go2cloud_x64"));
-        command
-            .args(line.split_whitespace())
-            .arg("--state")
-            .arg(self.path("state"))
-            .env("GO2CLOUD_SECRET_ID", &self.key.0)
-            .env("GO2CLOUD_SECRET_KEY", &self.key.1)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// The usual flags of a run that migrates the source folder.
-    #[must_use]
-    pub fn flags(&self) -> String {
-        format!(
-            "-region local-1 -endpoint http://{} --source-root {}",
-            self.control.address,
-            self.path("source").display()
-        )
-    }
-
-    /// Runs the agent to its end.
-    ///
-    /// # Panics
-    /// When it cannot be started.
-    pub fn run(&self, line: &str) -> Output {
-        let command = format!("{} {line}", self.flags());
-        self.tool(&command).output().expect("the agent runs")
-    }
-
-    /// Starts the agent; what it says goes to `tool/said`.
-    ///
-    /// # Panics
-    /// When it cannot be started.
-    #[must_use]
-    pub fn start(&self, line: &str) -> Agent {
-        let said = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("tool/said"))
-            .expect("a file");
-        let mut command = self.tool(&format!("{} {line}", self.flags()));
-        command
-            .stdout(said.try_clone().expect("a second handle"))
-            .stderr(said);
-        Agent {
-            process: command.spawn().expect("the agent starts"),
+        match &self.hooks {
+            Some(hooks) => hooks.path(id, "disk"),
+            None => PathBuf::from(member(
+                &self.admin(&format!("instance show {id} --json")),
+                "Directory",
+            )),
         }
     }
 
-    /// What the agent said so far, and its log.
-    #[must_use]
-    pub fn said(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.path(name)).unwrap_or_default();
-        format!("{}\n--- log ---\n{}", read("tool/said"), read("tool/logs/log"))
-    }
-
-    /// Waits until the agent is registered. Gives the id of the source.
+    /// Creates a job for a source. Gives its id.
     ///
     /// # Panics
-    /// When that takes too long.
-    #[must_use]
-    pub fn wait_for_source(&self) -> String {
-        self.wait("the source to be registered", || {
-            self.said()
-                .contains("Import source server successfully")
-                .then(|| {
-                    let list = self.admin("source list --json");
-                    list.contains("\"SourceServerId\"")
-                        .then(|| member(&list, "SourceServerId"))
-                })?
-        })
+    /// When the control plane refuses.
+    pub fn create_job(&self, source: &str, options: &str) -> String {
+        let text = self.admin(&format!("job create --source {source} --json {options}"));
+        member(&text, "JobId")
+    }
+
+    /// Creates a job for a source and starts it. Gives its id.
+    ///
+    /// # Panics
+    /// When the control plane refuses.
+    pub fn start_job(&self, source: &str, options: &str) -> String {
+        let job = self.create_job(source, options);
+        self.admin(&format!("job start {job}"));
+        job
     }
 
     /// A job in JSON.
     #[must_use]
     pub fn job(&self, id: &str) -> String {
         self.admin(&format!("job show {id} --json"))
+    }
+
+    /// Progress of a job in percent.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn progress(&self, job: &str) -> f64 {
+        let shown: Value = serde_json::from_str(&self.job(job)).expect("JSON");
+        shown["Progress"].as_f64().expect("a number")
+    }
+
+    /// Waits until more than `percent` of a job is done.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_for_progress(&self, job: &str, percent: f64) {
+        self.wait("some progress", || (self.progress(job) > percent).then_some(()));
+    }
+
+    /// Waits until a job has reported a message with `text`.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_for_message(&self, job: &str, text: &str) {
+        self.wait(text, || self.job(job).contains(text).then_some(()));
     }
 
     /// Waits until a job has a status; any end that is not wanted ends the test at once.
@@ -223,21 +245,6 @@ impl Cloud {
         })
     }
 
-    /// Waits until `what` happens.
-    ///
-    /// # Panics
-    /// When that takes too long.
-    pub fn wait<T>(&self, what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(value) = happened() {
-                return value;
-            }
-            assert!(Instant::now() < end, "waited in vain for {what}\n{}", self.said());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
     /// Compares the source with an instance, byte by byte.
     ///
     /// # Panics
@@ -245,74 +252,11 @@ impl Cloud {
     pub fn assert_arrived(&self, instance: &str) {
         self.assert_equal(&self.instance_folder(instance));
     }
-
-    /// Compares the source with a folder, byte by byte.
-    ///
-    /// # Panics
-    /// When they differ.
-    pub fn assert_equal(&self, target: &Path) {
-        let options = Options {
-            projects: false,
-            ..Options::default()
-        };
-        compare(&self.path("source"), target, options).assert_equal();
-    }
 }
 
 impl Default for Cloud {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Agent {
-    /// Ends it as a power cut would.
-    ///
-    /// # Panics
-    /// When it has ended already.
-    pub fn kill(mut self) {
-        assert!(
-            self.process.try_wait().expect("its state").is_none(),
-            "it has ended already"
-        );
-        self.process.kill().expect("it can be killed");
-        self.process.wait().expect("it ends");
-    }
-
-    /// Asks it to end as a user does with Ctrl-C, and gives its exit code.
-    ///
-    /// # Panics
-    /// When it has no exit code.
-    pub fn interrupt(mut self) -> i32 {
-        let id = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("it runs");
-        self.process
-            .wait()
-            .expect("it ends")
-            .code()
-            .expect("an exit code")
-    }
-
-    /// Waits for its end and gives its exit code.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    pub fn wait(mut self) -> i32 {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process.try_wait().expect("its state") {
-                return status.code().expect("an exit code");
-            }
-            assert!(Instant::now() < end, "the agent does not end");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -4,9 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+use crate::cloud::member;
+use crate::hooks::Hooks;
+use crate::process::{Process, command_in};
 
 /// Hooks that do nothing and succeed, for a control plane whose instances only have to be told of.
 pub const HOOKS: [&str; 10] = [
@@ -42,21 +46,16 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A running control plane, in the clear on the loopback network.
+/// A running control plane, in the clear on the loopback network unless it is told otherwise.
 #[derive(Debug)]
 pub struct Control {
-    process: Child,
-    /// `127.0.0.1:port`.
+    process: Option<Process>,
+    /// `address:port`.
     pub address: String,
+    /// The network namespace that it runs in.
+    pub namespace: Option<String>,
     folder: TempDir,
     options: Vec<String>,
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Control {
@@ -86,13 +85,7 @@ impl Control {
         let mut all: Vec<String> = vec!["--provider".into(), "command".into(), "--hooks".into()];
         all.push(hooks.display().to_string());
         all.extend(options.iter().map(|option| (*option).to_owned()));
-        let (process, address) = serve(folder.path(), "127.0.0.1:0", &all);
-        Self {
-            process,
-            address,
-            folder,
-            options: all,
-        }
+        Self::start(folder, "127.0.0.1:0", all, None)
     }
 
     /// Starts one whose instances are folders or images on this machine, each with a receiver while it is in migration
@@ -102,16 +95,35 @@ impl Control {
     /// When it does not start.
     #[must_use]
     pub fn with_local_instances(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut all: Vec<String> = vec!["--provider".into(), "local".into()];
         all.extend(options.iter().map(|option| (*option).to_owned()));
-        let (process, address) = serve(folder.path(), "127.0.0.1:0", &all);
-        Self {
-            process,
-            address,
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::start(folder, "127.0.0.1:0", all, None)
+    }
+
+    /// Starts one whose instances are made by `hooks`, at an address of a network namespace.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn with_hooks(hooks: &Hooks, listen: &str, namespace: Option<String>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut options = hooks.options();
+        // A test with many sources looks at their jobs with one key.
+        options.extend(["--rate-limit", "1000"].map(str::to_owned));
+        Self::start(folder, listen, options, namespace)
+    }
+
+    fn start(folder: TempDir, listen: &str, options: Vec<String>, namespace: Option<String>) -> Self {
+        let mut control = Self {
+            process: None,
+            address: listen.to_owned(),
+            namespace,
             folder,
-            options: all,
-        }
+            options,
+        };
+        control.start_again();
+        control
     }
 
     /// A new key of the account: its id and its secret.
@@ -139,9 +151,30 @@ impl Control {
     /// # Panics
     /// When it does not come back.
     pub fn kill_and_restart(&mut self) {
-        self.process.kill().expect("it was running");
-        self.process.wait().expect("it ends");
-        (self.process, self.address) = serve(self.folder.path(), &self.address, &self.options);
+        self.kill();
+        self.start_again();
+    }
+
+    /// Kills it as a power cut would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.process.take().expect("it was running").kill();
+    }
+
+    /// Starts it on the address and data that it had.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_again(&mut self) {
+        let (process, address) = serve(
+            self.folder.path(),
+            &self.address,
+            &self.options,
+            self.namespace.as_deref(),
+        );
+        (self.process, self.address) = (Some(process), address);
     }
 
     /// Whether it still runs.
@@ -149,34 +182,35 @@ impl Control {
     /// # Panics
     /// When the kernel does not say.
     pub fn is_running(&mut self) -> bool {
-        self.process.try_wait().expect("its state can be asked").is_none()
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 }
 
-fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String) {
+fn serve(folder: &Path, listen: &str, options: &[String], namespace: Option<&str>) -> (Process, String) {
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .expect("a log");
-    let mut process = Command::new(program("go2cloud-control"))
+    let (ready, ready_inside) = std::io::pipe().expect("a pipe");
+    let mut command = command_in(namespace, &program("go2cloud-control"));
+    command
         .args(["serve", "--plain-http", "--listen", listen, "--data"])
         .arg(folder.join("data"))
         .args(options)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .expect("go2cloud-control starts");
-    let mut lines = BufReader::new(process.stdout.take().expect("its output is a pipe")).lines();
-    let ready = lines.find_map(|line| {
+        .stdout(ready_inside)
+        .stderr(log);
+    let process = Process::start(&mut command);
+    // Our own end of what it prints to: without this, its end would never be seen.
+    drop(command);
+    let mut lines = BufReader::new(ready).lines();
+    let address = lines.find_map(|line| {
         let line = line.ok()?;
         let rest = line.split_once("listening on http://")?.1;
         Some(rest.split_whitespace().next()?.trim_end_matches('/').to_owned())
     });
-    let Some(address) = ready else {
-        let _ = process.kill();
-        let _ = process.wait();
+    let Some(address) = address else {
         let said = fs::read_to_string(folder.join("log")).unwrap_or_default();
         panic!("go2cloud-control did not come up:\n{said}");
     };
@@ -187,11 +221,4 @@ fn serve(folder: &Path, listen: &str, options: &[String]) -> (Child, String) {
         }
     });
     (process, address)
-}
-
-/// The text member `name` of a flat JSON object.
-fn member(json: &str, name: &str) -> String {
-    let after = json.split_once(&format!("\"{name}\"")).map(|(_, rest)| rest);
-    let value = after.and_then(|rest| rest.split('"').nth(1)).map(str::to_owned);
-    value.unwrap_or_else(|| panic!("{name} is missing in {json}"))
 }

@@ -9,10 +9,10 @@ use csm::types::job::{
 };
 use transfer::progress::StopFlag;
 
-use super::api::Api;
+use super::api::{Api, chain};
 use super::check::is_fit;
 use super::explained;
-use super::failure::Ended;
+use super::failure::{Code, Ended, Failure};
 use super::job::{self, Context};
 use super::plan::{Control, Plan, Target};
 use super::source::Source;
@@ -102,7 +102,11 @@ fn create_job(context: &Context<'_>, control: &Control, target: &Target) -> anyh
 
 fn insist<A: csm::Action>(context: &Context<'_>, request: &A) -> anyhow::Result<A::Response> {
     let answer = context.api.insist(request, context.stop);
-    answer.map_err(|error| anyhow::anyhow!(explained(&error)))
+    answer.map_err(|error| match error.code().and_then(Code::of_api) {
+        // What the console finds out at once has the same code as what this program finds out later.
+        Some(code) => anyhow::anyhow!(Failure::new(code, A::NAME.as_str(), chain(&error)).to_string()),
+        None => anyhow::anyhow!(explained(&error)),
+    })
 }
 
 fn new_job(context: &Context<'_>, control: &Control, target: &Target) -> CreateMigrationJob {

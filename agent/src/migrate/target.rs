@@ -112,12 +112,18 @@ fn unfit(
             format!("the target {id} runs Windows, this machine Linux"),
         ));
     }
-    if wanted.network.ipv6 && instance.ipv6_addresses.is_empty() {
+    // A target that names no address at all has none before it is in migration mode: then the answer to that decides.
+    let is_silent = instance.public_ip_addresses.is_empty() && instance.private_ip_addresses.is_empty();
+    if wanted.network.ipv6 && instance.ipv6_addresses.is_empty() && !is_silent {
         return Some((Code::NoIpv6, format!("the target {id} has no IPv6 address")));
     }
     if matches!(wanted.mode, Mode::Private | Mode::Proxy) && !wanted.network.skip_ip_check {
         let same = |text: &&String| text.parse().is_ok_and(|ip: IpAddr| own_addresses.contains(&ip));
-        if let Some(ip) = instance.private_ip_addresses.iter().find(same) {
+        let mut addresses = instance
+            .private_ip_addresses
+            .iter()
+            .chain(&instance.ipv6_addresses);
+        if let Some(ip) = addresses.find(same) {
             return Some((
                 Code::SameIp,
                 format!("this machine and the target {id} both have the address {ip}"),
@@ -224,7 +230,10 @@ fn address(
         return Ok(SocketAddr::new(ip, port));
     }
     if wanted.network.ipv6 {
-        return match ipv6 {
+        let mut named = [&answer.ip, &answer.lan_ip]
+            .into_iter()
+            .filter_map(|text| text.trim().parse().ok());
+        return match ipv6.or_else(|| named.next()) {
             Some(ip) => Ok(SocketAddr::new(ip.into(), port)),
             None => Err(Failure::new(
                 Code::NoIpv6,

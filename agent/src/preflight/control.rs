@@ -114,6 +114,7 @@ fn target_address(subject: &Subject<'_>) -> Option<IpAddr> {
         .into_iter()
         .next()?;
     let addresses = match network.mode {
+        _ if network.ipv6 => instance.ipv6_addresses,
         Mode::Public => instance.public_ip_addresses,
         Mode::Staged | Mode::Private | Mode::Proxy => instance.private_ip_addresses,
     };

@@ -64,12 +64,9 @@ pub(super) fn check_usable(instance: &Instance) -> ApiResult<()> {
     check_state(instance)
 }
 
-/// As [`check_usable`], but migration mode may be on.
+/// As [`check_usable`], but migration mode may be on, or could not be left: entering it again follows leaving it.
 pub(super) fn check_resumable(instance: &Instance) -> ApiResult<()> {
-    match instance.migration.as_ref().map(|migration| migration.phase) {
-        Some(MigrationPhase::Entering | MigrationPhase::Active) => check_state(instance),
-        _ => check_usable(instance),
-    }
+    check_state(instance)
 }
 
 fn check_free(instance: &Instance) -> ApiResult<()> {
@@ -189,6 +186,7 @@ fn matches(filter: &Filter, instance: &Instance, view: &Value) -> bool {
         "instance-state" => filter.has(instance.state.as_str()),
         "private-ip-address" => one_of("PrivateIpAddresses"),
         "public-ip-address" => one_of("PublicIpAddresses"),
+        "ipv6-address" => one_of("IPv6Addresses"),
         "instance-family" => filter.has(instance.instance_type.split('.').next().unwrap_or_default()),
         // What instances of this control plane do not have: projects, hosts, networks, tags.
         _ => false,
@@ -218,7 +216,9 @@ pub(super) async fn describe(app: &App, call: &Call) -> ApiResult<Answer> {
                     .and_then(|provider| provider.place(instance));
                 let view =
                     instance.render(&place.map_or_else(String::new, |place| place.display().to_string()));
-                let shown = view["PublicIpAddresses"].to_string() + &view["PrivateIpAddresses"].to_string();
+                let shown = ["PublicIpAddresses", "PrivateIpAddresses", "IPv6Addresses"]
+                    .map(|list| view[list].to_string())
+                    .concat();
                 let wanted = (ids.is_empty() || ids.contains(&instance.instance_id))
                     && filters.all(|filter| matches(filter, instance, &view))
                     && (addresses.is_empty()

@@ -13,7 +13,7 @@ use crate::code::{ApiError, ApiResult, Code};
 use crate::identity;
 use crate::provider::{Endpoint, Outcome, Reachability};
 use crate::records::{Instance, Migration, MigrationPhase};
-use crate::schema::{Service, is_lighthouse_id};
+use crate::schema::{Service, is_lighthouse_id, is_virtual_instance_type};
 use crate::state::JobStatus;
 use crate::vault::VaultError;
 use crate::world::{Transaction, World};
@@ -86,6 +86,7 @@ pub(super) async fn enter(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         .change(|transaction| {
             let instance = find(transaction.world(), call)?;
             super::instances::check_state(&instance)?;
+            check_type(&instance)?;
             check_in_use(transaction.world(), &instance)?;
             match &instance.migration {
                 Some(migration) if migration.phase != MigrationPhase::Leaving => Ok((instance, false)),
@@ -123,6 +124,18 @@ pub(super) async fn enter(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
             Err(error.into())
         }
     }
+}
+
+/// A machine without a hypervisor has nothing that could bring it into migration mode.
+fn check_type(instance: &Instance) -> ApiResult<()> {
+    if is_virtual_instance_type(&instance.instance_type) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is of the bare-metal type {}",
+        instance.instance_id, instance.instance_type
+    );
+    Err(ApiError::new(Code::MigrateNotSupportInstanceType, message))
 }
 
 /// A target with a job of its own is entered for that job only while it runs.

@@ -169,6 +169,8 @@ fn declared(app: &App, call: &Call) -> ApiResult<Instance> {
         ("InstanceName", &mut instance.instance_name),
         ("Kind", &mut instance.kind),
         ("OsType", &mut instance.os_type),
+        ("InstanceType", &mut instance.instance_type),
+        ("Uuid", &mut instance.uuid),
         ("Address", &mut instance.address),
         ("LanAddress", &mut instance.lan_address),
     ] {

@@ -67,6 +67,12 @@ pub(super) struct CreateArguments {
     /// Operating system of the sources that it takes
     #[arg(long, value_parser = ["linux", "windows"])]
     os: Option<String>,
+    /// Type, as the API names types: bare-metal types cannot be migrated to
+    #[arg(long = "type", value_name = "TYPE")]
+    instance_type: Option<String>,
+    /// UUID of the machine behind it, as its firmware names it: keeps a source from being its own target
+    #[arg(long)]
+    uuid: Option<String>,
     /// Size of the system disk in GB
     #[arg(long, value_name = "GB")]
     system_disk: Option<u64>,
@@ -191,6 +197,8 @@ async fn create(session: &Session, arguments: CreateArguments) -> anyhow::Result
         .into(),
     );
     set("OsType", arguments.os.into());
+    set("InstanceType", arguments.instance_type.into());
+    set("Uuid", arguments.uuid.into());
     set("SystemDiskSize", arguments.system_disk.into());
     if !arguments.data_disk.is_empty() {
         set("DataDiskSizes", arguments.data_disk.into());

@@ -1,5 +1,7 @@
 //! Instances that take a migration, and images.
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -127,6 +129,14 @@ pub struct Instance {
     pub client_token: String,
 }
 
+/// Addresses of an instance. Those of IPv6 are one list in the API, whatever network they belong to.
+#[derive(Debug, Default)]
+struct Addresses {
+    private: Vec<String>,
+    public: Vec<String>,
+    ipv6: Vec<String>,
+}
+
 impl Instance {
     /// Notes what was done to it last.
     pub fn note(&mut self, operation: &str, outcome: &str, request_id: &str) {
@@ -134,24 +144,32 @@ impl Instance {
     }
 
     /// The addresses to show: those of migration mode, or those declared.
-    fn addresses(&self) -> (Vec<String>, Vec<String>) {
+    fn addresses(&self) -> Addresses {
         let host = |address: &str| {
-            address
-                .rsplit_once(':')
-                .map_or_else(String::new, |(host, _)| host.to_owned())
+            let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+            host.trim_start_matches('[').trim_end_matches(']').to_owned()
         };
         let (ip, lan) = self.migration.as_ref().map_or_else(
             || (host(&self.address), host(&self.lan_address)),
             |migration| (migration.ip.clone(), migration.lan_ip.clone()),
         );
-        let list = |ip: String| if ip.is_empty() { Vec::new() } else { vec![ip] };
-        (list(lan), list(ip))
+        let mut found = Addresses::default();
+        for (address, list) in [(ip, &mut found.public), (lan, &mut found.private)] {
+            if address.parse::<Ipv6Addr>().is_ok() {
+                if !found.ipv6.contains(&address) {
+                    found.ipv6.push(address);
+                }
+            } else if !address.is_empty() {
+                list.push(address);
+            }
+        }
+        found
     }
 
     /// As an answer of DescribeInstances.
     #[must_use]
     pub fn render(&self, directory: &str) -> Value {
-        let (private, public) = self.addresses();
+        let addresses = self.addresses();
         let disks: Vec<Value> = self
             .data_disks_gb
             .iter()
@@ -167,8 +185,9 @@ impl Instance {
             "InstanceChargeType": "POSTPAID_BY_HOUR",
             "SystemDisk": {"DiskSize": self.system_disk_gb},
             "DataDisks": disks,
-            "PrivateIpAddresses": private,
-            "PublicIpAddresses": public,
+            "PrivateIpAddresses": addresses.private,
+            "PublicIpAddresses": addresses.public,
+            "IPv6Addresses": addresses.ipv6,
             "ImageId": self.image_id,
             "VirtualPrivateCloud": {"SubnetId": self.subnet_id},
             "CreatedTime": crate::clock::text(self.created),
@@ -193,7 +212,7 @@ impl Instance {
             "Uuid": self.uuid,
             "OsType": self.os_type,
             "InstanceType": self.instance_type,
-            "PublicIpAddresses": self.addresses().1,
+            "PublicIpAddresses": self.addresses().public,
             "InstanceState": self.state.as_str(),
             "LatestOperation": self.latest.0,
             "LatestOperationState": self.latest.1,

@@ -91,7 +91,8 @@ pub(super) fn is_identifier(text: &str) -> bool {
 }
 
 /// A family in upper case, a dot and a size, of no bare-metal family (`BM…`, `EBM…`, `CPM…`).
-pub(super) fn is_virtual_instance_type(text: &str) -> bool {
+#[must_use]
+pub fn is_virtual_instance_type(text: &str) -> bool {
     let Some((family, size)) = text.split_once('.') else {
         return false;
     };

@@ -11,6 +11,10 @@ const NAME: Kind = Text::any()
     .length((1, Code::TooShort), (60, Code::TooLong))
     .plain()
     .kind();
+const UUID: Kind = Text::any()
+    .length((1, Code::TooShort), (64, Code::TooLong))
+    .plain()
+    .kind();
 const ENROLMENT_ID: Kind = Text::any()
     .length((1, Code::TooShort), (64, Code::TooLong))
     .kind();
@@ -30,6 +34,8 @@ const CREATE_INSTANCE: &[Field] = &[
     opt("Product", one_of(&["cvm", "lh"])),
     opt("Kind", one_of(&["directory", "disk"])),
     opt("OsType", one_of(&["linux", "windows"])),
+    opt("InstanceType", NAME),
+    opt("Uuid", UUID),
     opt("SystemDiskSize", DISK_GB),
     opt(
         "DataDiskSizes",

@@ -27,6 +27,8 @@ struct Declared {
     system_disk_size: u64,
     #[serde(default)]
     data_disk_sizes: Vec<u64>,
+    #[serde(default)]
+    uuid: String,
 }
 
 fn linux() -> String {
@@ -77,6 +79,9 @@ pub(super) async fn declare(app: &App, path: &Path) -> anyhow::Result<()> {
             instance.os_type.clone_from(&one.os_type);
             instance.system_disk_gb = one.system_disk_size;
             instance.data_disks_gb.clone_from(&one.data_disk_sizes);
+            if !one.uuid.is_empty() {
+                instance.uuid.clone_from(&one.uuid);
+            }
             instance.sealed_secret = app.vault.seal(&instance.instance_id, &secret);
             if let Some(migration) = &mut instance.migration {
                 migration.sealed_secret.clone_from(&instance.sealed_secret);
