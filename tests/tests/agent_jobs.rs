@@ -1,7 +1,5 @@
 //! Migrations by job, through the three programs: waiting, with and without a console, in stages, deleted, incremental.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 
 use go2cloud_tests::cloud::{Cloud, member};
