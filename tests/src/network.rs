@@ -80,6 +80,19 @@ impl Network {
         }
     }
 
+    /// Links a host to the host `router`, which gets the address `gateway`; the host then reaches `to` by this link.
+    ///
+    /// # Panics
+    /// When the kernel refuses, or a route is there already.
+    pub fn attach(&self, end: End<'_>, gateway: &str, to: &[&str]) {
+        let (host, interface, _) = end;
+        self.link(end, ("router", &format!("{interface}-{host}"), gateway));
+        let (via, _) = gateway.split_once('/').expect("an address with its prefix");
+        for to in to {
+            self.ip(host, &format!("route add {to} via {via} dev {interface}"));
+        }
+    }
+
     /// Lets a host pass on what is not for itself.
     ///
     /// # Panics

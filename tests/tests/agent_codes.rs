@@ -16,8 +16,11 @@ use go2cloud_tests::process::Process;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+/// Brings about the situation of a code, and follows its remedy.
+type Situation = fn(&Trial<'_>);
+
 /// Code, words of its remedy, the situation.
-const CASES: [(&str, &str, fn(&Trial<'_>)); 14] = [
+const CASES: [(&str, &str, Situation); 14] = [
     (
         "ERROR_REMOTE_INSTANCE_STATUS_NOT_VALID",
         "running or stopped",
