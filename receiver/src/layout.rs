@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod file_system;
+pub mod grow;
 pub mod inventory;
 pub mod partitions;
 pub mod plan;

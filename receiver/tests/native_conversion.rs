@@ -1,7 +1,6 @@
 //! Conversions of a real Debian 12 on real (loop) disks with its own tools in the enclosure.
 //!
-//! They take root, loop devices, about half a minute each and, the first time, a Debian mirror; so they run on request:
-//! `cargo test -p receiver --test native_conversion -- --ignored`.
+//! They take root, loop devices, about half a minute each and, the first time, the Debian mirror that apt uses.
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
@@ -95,7 +94,6 @@ fn fill(root: &Path, fstab: &str) {
         "cp",
         &["-a", &format!("{}/.", debian().display()), root.to_str().unwrap()],
     );
-    fs::remove_file(root.join(".complete")).unwrap();
     fs::create_dir_all(root.join("boot/grub")).unwrap();
     fs::write(root.join("etc/fstab"), fstab).unwrap();
     fs::write(root.join("etc/hostname"), "oldhost\n").unwrap();
@@ -135,7 +133,6 @@ fn bios_image() -> Image {
 }
 
 #[test]
-#[ignore = "takes root, loop devices and a Debian mirror"]
 fn bios_system_is_converted_once_and_can_be_put_back() {
     let image = bios_image();
     let root = [(2, "/", "ro")];
@@ -184,7 +181,6 @@ fn bios_system_is_converted_once_and_can_be_put_back() {
 }
 
 #[test]
-#[ignore = "takes root, loop devices and a Debian mirror"]
 fn a_conversion_that_was_killed_goes_on() {
     let image = bios_image();
     let mut child = convert(&image)
@@ -217,7 +213,6 @@ fn a_conversion_that_was_killed_goes_on() {
 }
 
 #[test]
-#[ignore = "takes root, loop devices and a Debian mirror"]
 fn a_full_boot_partition_is_refused_before_anything_is_written() {
     let image = Image::new(
         1500,
@@ -271,7 +266,6 @@ fn a_full_boot_partition_is_refused_before_anything_is_written() {
     clippy::too_many_lines,
     reason = "one story: a system is made, converted, looked at and undone"
 )]
-#[ignore = "takes root, loop devices and a Debian mirror"]
 fn a_uefi_system_gets_the_path_that_firmware_tries() {
     let image = Image::new(1500, "label: gpt\nsize=64M,type=U\ntype=L\n");
     let attached = image.attach();
@@ -360,7 +354,6 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
 }
 
 #[test]
-#[ignore = "takes root, loop devices and a Debian mirror"]
 fn a_btrfs_subvolume_is_found_and_used() {
     let image = Image::new(
         1500,

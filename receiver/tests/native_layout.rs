@@ -1,6 +1,5 @@
 //! Inventory and layout on loop devices: the new disk has the identity and the features of the old one, and nothing
-//! that is in use or carries something is touched. Takes root and loop devices:
-//! `cargo test -p receiver --test native_layout -- --ignored`.
+//! that is in use or carries something is touched. Takes root and loop devices.
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
@@ -109,7 +108,6 @@ fn identity(disk: &Attached) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "takes root and loop devices"]
 fn the_new_disk_is_what_the_old_one_was() {
     let old = source();
     let disk = old.attach();
@@ -165,7 +163,6 @@ fn the_new_disk_is_what_the_old_one_was() {
 }
 
 #[test]
-#[ignore = "takes root and loop devices"]
 fn a_smaller_disk_is_taken_when_the_data_fit() {
     let old = source();
     let disk = old.attach();

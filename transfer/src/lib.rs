@@ -9,6 +9,7 @@ pub mod disk;
 pub mod error;
 pub mod limits;
 pub mod link;
+pub mod machine;
 pub mod progress;
 pub mod protocol;
 pub mod receipt;

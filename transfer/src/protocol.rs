@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
+use crate::machine::{Answer, Request};
 use crate::progress::Sealed;
 use crate::signature::hex;
 use crate::tree::entry::EntryPath;
@@ -61,6 +62,11 @@ pub enum Order {
     Verify,
     /// The source has finished.
     Goodbye,
+    /// In a session with the machine: do this, and answer.
+    Ask {
+        /// What.
+        request: Request,
+    },
 }
 
 /// Target to source, on the report connection.
@@ -132,6 +138,16 @@ pub enum Report {
         why: Failure,
         /// For people: what failed and what to do.
         message: String,
+    },
+    /// In a session with the machine: what it does just now.
+    Doing {
+        /// For people.
+        text: String,
+    },
+    /// In a session with the machine: it has done what it was asked for, or not.
+    Answered {
+        /// How it went.
+        answer: Answer,
     },
 }
 
@@ -210,6 +226,16 @@ mod tests {
             "02ac02"
         );
         assert_eq!(bytes(encode(KIND_ORDER, &Order::Goodbye).unwrap()), "04");
+        let request = Request::Restart;
+        assert_eq!(
+            bytes(encode(KIND_ORDER, &Order::Ask { request }).unwrap()),
+            "0502"
+        );
+        let answer = Answer::Done { text: "ok".into() };
+        assert_eq!(
+            bytes(encode(KIND_REPORT, &Report::Answered { answer }).unwrap()),
+            "0b00026f6b"
+        );
         let version = Version {
             generation: 2,
             digest: crate::tree::entry::Digest([0xab; 32]),

@@ -1,8 +1,8 @@
 //! The target side's front door: what is served, where it lands, and the receiver that does it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::link::auth::{Id, VolumeKind};
 use crate::link::errand::{self, Answer, Errand};
 use crate::link::tls::{Breaker, TlsStream};
 use crate::link::{Accepted, Acceptor};
+use crate::machine::{self, Desk};
 use crate::progress::{Event, Observer, StopFlag};
 use crate::protocol::{self, Failure, KIND_REPORT, Report};
 use crate::receipt::Holdings;
@@ -47,12 +48,16 @@ pub enum TargetVolume {
     },
     /// Disks or image files, one for each of the source's, in the same order.
     Disks(Vec<DiskTarget>),
+    /// Nowhere yet, or not now.
+    Nothing,
 }
 
 /// A listening target.
 pub struct Receiver {
     acceptor: Acceptor,
-    target: Target,
+    target: RwLock<Arc<Target>>,
+    journal: PathBuf,
+    desk: Option<Arc<dyn Desk + Send>>,
     holdings: Arc<Holdings>,
     /// Signs receipts.
     key: SigningKey,
@@ -65,13 +70,29 @@ enum Target {
         disks: Vec<DiskTarget>,
         journal: PathBuf,
     },
+    Nothing,
 }
 
 impl Target {
-    fn kind(&self) -> VolumeKind {
+    fn open(volume: TargetVolume, journal: &Path, holdings: &Arc<Holdings>) -> Result<Self> {
+        Ok(match volume {
+            TargetVolume::Tree { root } => {
+                let tree = TreeTarget::open(&root, journal, Arc::clone(holdings))?;
+                Self::Tree(Box::new(tree))
+            }
+            TargetVolume::Disks(disks) => Self::Disks {
+                disks,
+                journal: journal.to_owned(),
+            },
+            TargetVolume::Nothing => Self::Nothing,
+        })
+    }
+
+    fn serves(&self, kind: VolumeKind) -> bool {
         match self {
-            Self::Tree(_) => VolumeKind::Tree,
-            Self::Disks { .. } => VolumeKind::Disks,
+            Self::Tree(_) => kind == VolumeKind::Tree,
+            Self::Disks { .. } => kind == VolumeKind::Disks,
+            Self::Nothing => false,
         }
     }
 
@@ -81,6 +102,7 @@ impl Target {
             Self::Disks { disks, journal } => {
                 crate::disk::target::session::serve(accepted, disks, journal, holdings, stop)
             }
+            Self::Nothing => Ok(()),
         }
     }
 }
@@ -100,22 +122,36 @@ impl Receiver {
     pub fn bind(plan: ServePlan) -> Result<Self> {
         let holdings = Arc::new(Holdings::default());
         let key = SigningKey::of(&plan.journal.join(KEY_FILE))?;
-        let target = match plan.volume {
-            TargetVolume::Tree { root } => {
-                let tree = TreeTarget::open(&root, &plan.journal, Arc::clone(&holdings))?;
-                Target::Tree(Box::new(tree))
-            }
-            TargetVolume::Disks(disks) => Target::Disks {
-                disks,
-                journal: plan.journal,
-            },
-        };
+        let target = Target::open(plan.volume, &plan.journal, &holdings)?;
         Ok(Self {
             acceptor: Acceptor::bind(plan.listen, plan.secret)?,
-            target,
+            target: RwLock::new(Arc::new(target)),
+            journal: plan.journal,
+            desk: None,
             holdings,
             key,
         })
+    }
+
+    /// Answers what sources ask of the machine; without this they are told that there is none.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Arc<dyn Desk + Send>) -> Self {
+        self.desk = Some(desk);
+        self
+    }
+
+    /// Serves another volume from the next session on. A session under way keeps the one it has.
+    ///
+    /// # Errors
+    /// The target directory cannot be opened; the old volume is served on.
+    pub fn exchange(&self, volume: TargetVolume) -> Result<()> {
+        let target = Arc::new(Target::open(volume, &self.journal, &self.holdings)?);
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = target;
+        Ok(())
+    }
+
+    fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The address listened on, with the port that was given for port 0.
@@ -172,7 +208,8 @@ impl Receiver {
         stop: &'env StopFlag,
     ) -> Option<Active<'scope>> {
         let active = active.filter(|active| !active.thread.is_finished());
-        if accepted.hello.volume != self.target.kind() {
+        let is_request = accepted.hello.volume == VolumeKind::Machine;
+        if !is_request && !self.target().serves(accepted.hello.volume) {
             refuse(
                 accepted,
                 Failure::OtherMigration,
@@ -226,7 +263,12 @@ impl Receiver {
     fn serve(&self, accepted: Accepted, observer: &dyn Observer, stop: &StopFlag) {
         let (target, connections) = (accepted.source.to_string(), accepted.data.len());
         observer.event(&Event::Connected { target, connections });
-        match self.target.serve(accepted, &self.holdings, stop) {
+        let served = if accepted.hello.volume == VolumeKind::Machine {
+            machine::serve(accepted, self.desk.as_deref().map(|desk| desk as &dyn Desk))
+        } else {
+            self.target().serve(accepted, &self.holdings, stop)
+        };
+        match served {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::Stopped => {}
             Err(error) => observer.event(&Event::Warning {

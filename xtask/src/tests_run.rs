@@ -23,26 +23,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     cargo(runner, arguments)
 }
 
-/// What the tests with whole systems use beside the others.
-const MACHINE_PACKAGES: [&str; 11] = [
-    "busybox-static",
-    "grub-efi-amd64-bin",
-    "grub-pc-bin",
-    "grub2-common",
-    "lvm2",
-    "mdadm",
-    "mtools",
-    "ovmf",
-    "qemu-system-x86",
-    "qemu-utils",
-    "seabios",
-];
-
-/// The tests that convert and boot whole systems: as root, with loop devices, in minutes.
+/// The longer suite of whole systems in virtual machines, which the gate has no time for.
 pub(crate) fn run_machines() -> Result<()> {
     crate::packages::install()?;
-    crate::packages::install_these(&MACHINE_PACKAGES)?;
-    let no_more = std::iter::empty::<String>;
     let programs = [
         "build",
         "--locked",
@@ -50,31 +33,24 @@ pub(crate) fn run_machines() -> Result<()> {
         "-p",
         "agent",
         "-p",
+        "control",
+        "-p",
         "receiver",
         "--bins",
     ];
-    cargo(&programs, no_more())?;
-    let suites: [&[&str]; 2] = [
-        &[
-            "-p",
-            "receiver",
-            "--test",
-            "native_conversion",
-            "--test",
-            "native_layout",
-        ],
-        &["-p", "go2cloud-tests", "--test", "migration_vm"],
+    cargo(&programs, std::iter::empty())?;
+    let suite = [
+        "test",
+        "--locked",
+        "--release",
+        "-p",
+        "go2cloud-tests",
+        "--features",
+        "long",
+        "--test",
+        "machines",
     ];
-    for suite in suites {
-        let command = [
-            &["test", "--locked", "--release"],
-            suite,
-            &["--", "--ignored", "--test-threads", "1"],
-        ]
-        .concat();
-        cargo(&command, no_more())?;
-    }
-    Ok(())
+    cargo(&suite, std::iter::empty())
 }
 
 fn cargo(command: &[&str], arguments: impl Iterator<Item = String>) -> Result<()> {

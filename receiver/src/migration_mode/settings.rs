@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use transfer::{Error, Kind, Result};
 
+use super::preparation::{Kinds, Preparation};
 use crate::convert::machine::Pin;
 use crate::convert::options::Options;
 use crate::layout::inventory::Inventory;
@@ -35,7 +36,7 @@ pub(super) struct Settings {
     pub(super) minify: bool,
     /// Grow the last partition.
     pub(super) grow: bool,
-    /// Interfaces that keep their names, when there is no inventory.
+    /// Interfaces that keep their names: all of them when there is no inventory, else those whose place is not their order.
     pub(super) interfaces: Vec<Pin>,
     /// Addresses.
     pub(super) network: Network,
@@ -96,6 +97,17 @@ impl Settings {
                 .on(&places[0])
                 .remedy("see go2cloud.settings= on the kernel's command line")),
             None => Ok(Self::default()),
+        }
+    }
+
+    /// What the settings say of the source. It may say so itself later.
+    pub(super) fn preparation(&self) -> Preparation {
+        Preparation {
+            volume: self.inventory.as_ref().map_or(Kinds::Disks, |_| Kinds::Tree),
+            inventory: self.inventory.clone().unwrap_or_default(),
+            minify: self.minify,
+            grow: self.grow,
+            convert: self.convert.clone(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// Packages of the guest beside the smallest Debian: what boots it and what the conversion calls.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,iproute2,kmod,\
-                        e2fsprogs,procps,lvm2,grub-pc-bin,grub-efi-amd64-bin,grub2-common,zstd,ifupdown";
+                        e2fsprogs,procps,lvm2,fdisk,grub-pc-bin,grub-efi-amd64-bin,grub2-common,zstd,ifupdown";
 
 /// Runs a program and returns its standard output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
@@ -23,59 +23,39 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// The unpacked guest, made once and kept below `target`.
+/// The unpacked guest: made once, and kept below `target` for all tests that need one.
 pub(crate) fn debian() -> PathBuf {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-cache");
     fs::create_dir_all(&cache).unwrap();
     let lock = fs::File::create(cache.join("lock")).unwrap();
     lock.lock().unwrap();
-    let archive = cache.join("debian12.tar.zst");
-    let tree = cache.join("debian12");
-    if !archive.exists() {
-        let partial = cache.join("debian12.partial.tar");
-        let partial = partial.to_str().unwrap();
-        let include = format!("--include={PACKAGES}");
-        let mut arguments = vec![
+    let (tree, partial) = (cache.join("debian12"), cache.join("debian12.partial"));
+    let made_of = cache.join("debian12.packages");
+    if fs::read_to_string(&made_of).is_ok_and(|packages| packages == PACKAGES) {
+        return tree;
+    }
+    for stale in [&tree, &partial] {
+        let _ = fs::remove_dir_all(stale);
+    }
+    run(
+        "mmdebstrap",
+        &[
             "--quiet",
+            "--mode=root",
+            "--format=directory",
             "--variant=minbase",
-            &include,
+            &format!("--include={PACKAGES}"),
             "--dpkgopt=force-unsafe-io",
-        ];
-        arguments.extend([
             "--aptopt=Apt::Install-Recommends \"false\"",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
-        ]);
-        arguments.extend(["--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", partial]);
-        run("mmdebstrap", &arguments);
-        run(
-            "zstd",
-            &[
-                "-q",
-                "-f",
-                "--rm",
-                "-T0",
-                "-o",
-                archive.to_str().unwrap(),
-                partial,
-            ],
-        );
-    }
-    if !tree.join(".complete").exists() {
-        let _ = fs::remove_dir_all(&tree);
-        fs::create_dir(&tree).unwrap();
-        run(
-            "tar",
-            &[
-                "--zstd",
-                "--xattrs",
-                "-xf",
-                archive.to_str().unwrap(),
-                "-C",
-                tree.to_str().unwrap(),
-            ],
-        );
-        fs::write(tree.join(".complete"), "").unwrap();
-    }
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "bookworm",
+            partial.to_str().unwrap(),
+        ],
+    );
+    fs::rename(&partial, &tree).unwrap();
+    fs::write(made_of, PACKAGES).unwrap();
     tree
 }
 

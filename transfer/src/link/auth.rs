@@ -46,6 +46,8 @@ pub enum VolumeKind {
     Tree,
     /// One disk or several.
     Disks,
+    /// None: the source asks something of the machine itself.
+    Machine,
 }
 
 /// The source's first words on every connection.

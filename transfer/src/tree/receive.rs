@@ -30,6 +30,8 @@ use crate::tree::write::TreeWriter;
 const ENTERING_MAX: usize = 256;
 /// How often the watcher looks for a request to stop.
 const WATCH: Duration = Duration::from_millis(50);
+/// How long a broken connection waits for the source's goodbye on another one.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Entries looked at before a journal is believed.
 const SAMPLE_MAX: usize = 256;
 
@@ -115,8 +117,9 @@ impl TreeTarget {
                     }
                 });
             }
+            // Nothing comes after the end of the control connection.
             if let Err(error) = session.follow(&mut control, &entering) {
-                session.fail(error);
+                session.fail_at_once(error);
             }
             session.end();
             drop(entering);
@@ -255,6 +258,12 @@ impl Session<'_> {
                     self.say(&Report::RoundDone { version })?;
                 }
                 Order::Verify => self.verify()?,
+                Order::Ask { .. } => {
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        "follow an order that belongs to another kind of session",
+                    ));
+                }
             }
         }
     }
@@ -346,7 +355,20 @@ impl Session<'_> {
     }
 
     /// Notes the first failure, tells the source, and ends the session.
+    ///
+    /// A source that has said goodbye closes all its connections at once, and the end of another one may be seen before
+    /// the goodbye: a broken connection waits a moment for it.
     fn fail(&self, error: Error) {
+        if error.kind() == Kind::Retry {
+            let end = Instant::now() + LAST_WORDS;
+            while Instant::now() < end && !self.over.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.fail_at_once(error);
+    }
+
+    fn fail_at_once(&self, error: Error) {
         {
             let mut failure = self.failure.lock().expect("not poisoned");
             if self.over.load(Ordering::Acquire) || failure.is_some() {
