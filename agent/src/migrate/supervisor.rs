@@ -51,6 +51,9 @@ impl Orders {
             .why
             .lock()
             .expect("no thread panics while it holds the reason");
+        if reason.is_none() {
+            tracing::info!(order = ?why, "the control plane ends this run of the job");
+        }
         reason.get_or_insert(why);
         self.stop.stop();
     }
