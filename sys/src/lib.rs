@@ -30,10 +30,13 @@ pub mod loop_device;
 pub mod mounts;
 pub mod open_files;
 mod perf;
+pub mod read;
 pub mod reflink;
 #[cfg(test)]
 mod shared_mapping;
+pub mod tcp_info;
 mod tracepoint;
+pub mod umask;
 pub mod watchdog;
 pub mod xattr;
 

@@ -14,6 +14,7 @@
 
 mod clone;
 mod create;
+mod fresh;
 mod link;
 mod long_file;
 mod metadata;
@@ -75,6 +76,8 @@ struct Tree {
     unsealing: Mutex<()>,
     /// One descriptor of each file system in the tree, opened before it was written to, so that it sees write-back errors.
     file_systems: Mutex<Vec<(u64, Arc<OwnedFd>)>>,
+    /// Permission bits that this process never gives to what it makes; `None` where the kernel does not tell.
+    umask: Option<u32>,
 }
 
 impl TreeWriter {
@@ -92,6 +95,7 @@ impl TreeWriter {
             generation: Generation::default(),
             unsealing: Mutex::new(()),
             file_systems: Mutex::new(Vec::new()),
+            umask: sys::umask::get(),
         };
         tree.note_file_system(tree.root.as_fd()).map_err(failed)?;
         Ok(Self {

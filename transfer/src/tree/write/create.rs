@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sys::inode_flags;
 
+use super::fresh::{self, Known};
 use super::metadata::{Handle, Origin};
 use super::parents::is_directory;
 use super::refusal::{Refusal, Refused};
@@ -38,6 +39,8 @@ const PIN: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 pub(super) struct OpenFile {
     pub(super) fd: OwnedFd,
     pub(super) origin: Origin,
+    /// Its present state, where that is known without a look.
+    pub(super) known: Option<Known>,
 }
 
 impl TreeWriter {
@@ -89,6 +92,11 @@ impl TreeWriter {
             Ok(()) => {}
             Err(Errno::FBIG) => return Ok(refused_entry(Errno::FBIG)),
             Err(errno) => return Err(self.failed("write a file", &entry.path, errno)),
+        }
+        if let Some(known) = &file.known {
+            return self
+                .tree
+                .apply_to_known(&entry.path, file.fd.as_fd(), &entry.meta, known);
         }
         self.apply(
             &entry.path,
@@ -198,16 +206,21 @@ impl TreeWriter {
                 rustix::fs::openat(directory, name, flags, Mode::empty())
             })?
         };
-        match opened {
-            Ok(fd) => self.apply(
-                path,
-                Handle::Open(fd.as_fd()),
-                FileKind::Directory,
-                meta,
-                Origin::Existing,
-            ),
-            Err(errno) => Ok(refused_entry(errno)),
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(errno) => return Ok(refused_entry(errno)),
+        };
+        if fresh::bequeaths(meta) {
+            // What is known of its new files is no longer true.
+            self.tree.generation.move_on();
         }
+        self.apply(
+            path,
+            Handle::Open(fd.as_fd()),
+            FileKind::Directory,
+            meta,
+            Origin::Existing,
+        )
     }
 
     /// Opens a file for its content: a new one, or the one that is there if `existing` says so and it is a file.
@@ -222,7 +235,11 @@ impl TreeWriter {
             let storage = prepare_flags(fd.as_fd(), meta.flags, origin);
             storage
                 .map_err(|errno| Error::io("open a file for writing", tree.full_path(path), errno.into()))?;
-            Ok(Ok(OpenFile { fd, origin }))
+            Ok(Ok(OpenFile {
+                fd,
+                origin,
+                known: None,
+            }))
         };
         if existing == Existing::Rewrite {
             match self.open_existing(path)? {
@@ -231,14 +248,22 @@ impl TreeWriter {
                 Err(errno) => return Ok(Err(errno)),
             }
         }
-        let private = Mode::RUSR | Mode::WUSR;
+        let known = self.known_before(path, meta);
+        let mode = fresh::mode_of(known.as_ref(), meta);
         let made = self.create(path, "make a file", |directory, name| {
-            rustix::fs::openat(directory, name, CREATE, private)
+            rustix::fs::openat(directory, name, CREATE, mode)
         })?;
-        match made {
-            Ok(fd) => opened(fd, Origin::Fresh),
-            Err(errno) => Ok(Err(errno)),
+        let fd = match made {
+            Ok(fd) => fd,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        if known.is_some() {
+            let origin = Origin::Fresh;
+            return Ok(Ok(OpenFile { fd, origin, known }));
         }
+        self.learn(path, fd.as_fd())
+            .map_err(|errno| self.failed("look at a new file", path, errno))?;
+        opened(fd, Origin::Fresh)
     }
 
     /// The regular file at `path`, open for writing; `None` where there is none, or only something to be replaced.

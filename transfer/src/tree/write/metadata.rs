@@ -14,6 +14,7 @@ use sys::file_attributes::{self, FileAttributes, Unopened};
 use sys::inode_flags;
 use sys::xattr::{ProcPath, Subject};
 
+use super::fresh::{Known, Precision};
 use super::refusal::{Refusal, Refused, is_medium, is_medium_for_xattr};
 use super::{Tree, TreeWriter, seal};
 use crate::error::Error;
@@ -85,14 +86,46 @@ impl Tree {
             meta,
             refusals: Vec::new(),
         };
-        application.run(origin).map_err(|errno| {
+        let ran = application.run(origin);
+        self.outcome(path, ran, application.refusals)
+    }
+
+    /// Applies `meta`, which is plain, to a new file of which all is known.
+    pub(super) fn apply_to_known(
+        &self,
+        path: &EntryPath,
+        file: BorrowedFd<'_>,
+        meta: &Meta,
+        known: &Known,
+    ) -> crate::error::Result<Vec<Refusal>> {
+        let mut application = Application {
+            handle: Handle::Open(file),
+            kind: FileKind::File,
+            meta,
+            refusals: Vec::new(),
+        };
+        let present = (known.fresh.uid, known.fresh.gid, known.mode);
+        let ran = application
+            .owner_and_mode(present)
+            .and_then(|()| application.times(Some(&known.held.precision)));
+        self.outcome(path, ran, application.refusals)
+    }
+
+    fn outcome(
+        &self,
+        path: &EntryPath,
+        ran: Result<()>,
+        refusals: Vec<Refusal>,
+    ) -> crate::error::Result<Vec<Refusal>> {
+        let failed = |errno: Errno| {
             Error::io(
                 "apply the metadata of an entry",
                 self.full_path(path),
                 errno.into(),
             )
-        })?;
-        Ok(application.refusals)
+        };
+        ran.map_err(failed)?;
+        Ok(refusals)
     }
 }
 
@@ -110,7 +143,7 @@ impl Application<'_> {
             seal::clear(fd)?;
         }
         let stat = Stat::of_fd(self.handle.fd())?;
-        self.owner_and_mode(&stat)?;
+        self.owner_and_mode((stat.uid, stat.gid, stat.mode))?;
         if let Handle::Open(fd) = self.handle {
             self.flags(fd)?;
         }
@@ -122,7 +155,7 @@ impl Application<'_> {
                 None
             }
         };
-        self.times()?;
+        self.times(None)?;
         match self.handle {
             Handle::Open(fd) => self.seal(fd, attributes),
             Handle::Pinned(_) => Ok(()),
@@ -140,19 +173,22 @@ impl Application<'_> {
         }
     }
 
-    fn owner_and_mode(&mut self, stat: &Stat) -> Result<()> {
+    /// `present`: owner, group and permission bits as they are.
+    fn owner_and_mode(&mut self, present: (u32, u32, u32)) -> Result<()> {
         let mut mode = self.meta.mode & 0o7777;
+        let (uid, gid, present_mode) = present;
         let mut changed = false;
-        if (stat.uid, stat.gid) != (self.meta.uid, self.meta.gid) {
+        if (uid, gid) != (self.meta.uid, self.meta.gid) {
             let before = self.refusals.len();
             let answer = self.change_owner();
             self.refuse(Refused::Owner, answer)?;
-            changed = true;
+            // Takes set-id bits away, and nothing else of the mode.
+            changed = present_mode & SET_ID != 0;
             if self.refusals.len() > before {
                 mode &= !SET_ID;
             }
         }
-        if self.kind == FileKind::Symlink || (!changed && stat.mode == mode) {
+        if self.kind == FileKind::Symlink || (!changed && present_mode == mode) {
             return Ok(());
         }
         let bits = Mode::from_raw_mode(mode);
@@ -324,7 +360,8 @@ impl Application<'_> {
         self.refuse(Refused::Project, answer)
     }
 
-    fn times(&mut self) -> Result<()> {
+    /// `precision`: what is known of the file system's times.
+    fn times(&mut self, precision: Option<&Precision>) -> Result<()> {
         let timespec = |time: Time| Timespec {
             tv_sec: time.sec,
             tv_nsec: time.nsec.into(),
@@ -349,8 +386,15 @@ impl Application<'_> {
         if answer.is_err() {
             return self.refuse(Refused::Times, answer);
         }
+        let wanted = [self.meta.atime, self.meta.mtime];
+        if precision.is_some_and(|precision| precision.is_proven_for(wanted)) {
+            return Ok(());
+        }
         let stat = Stat::of_fd(self.handle.fd())?;
         let kept = (stat.atime, stat.mtime) == (self.meta.atime, self.meta.mtime);
+        if let Some(precision) = precision.filter(|_| kept) {
+            precision.learn(wanted);
+        }
         self.refuse(Refused::Times, if kept { Ok(()) } else { Err(Errno::RANGE) })
     }
 

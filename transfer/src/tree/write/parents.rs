@@ -4,12 +4,13 @@
 //! and all caches are dropped at their next use.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use super::fresh::{Fresh, Precision};
 use super::seal::Place;
 use super::{ATTEMPTS_MAX, Tree};
 
@@ -34,11 +35,27 @@ impl Generation {
     }
 }
 
+/// An open directory, and what is known of entries made in it.
+#[derive(Debug)]
+pub(super) struct Held {
+    fd: OwnedFd,
+    /// What its new files have in common, once one has been made.
+    pub(super) fresh: OnceLock<Fresh>,
+    /// Whether its file system keeps times as they are.
+    pub(super) precision: Precision,
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// The cache of one writer, the last used one in front.
 #[derive(Default)]
 pub(super) struct Parents {
     generation: u64,
-    open: Vec<(Vec<u8>, Arc<OwnedFd>)>,
+    open: Vec<(Vec<u8>, Arc<Held>)>,
 }
 
 impl Clone for Parents {
@@ -52,7 +69,7 @@ impl Parents {
     ///
     /// # Errors
     /// `ENOENT`, `ENOTDIR` or `ELOOP` when it is not.
-    pub(super) fn find(&mut self, tree: &Tree, path: &[u8]) -> Result<Arc<OwnedFd>> {
+    pub(super) fn find(&mut self, tree: &Tree, path: &[u8]) -> Result<Arc<Held>> {
         if let Some(known) = self.cached(tree, path) {
             return Ok(known);
         }
@@ -64,7 +81,7 @@ impl Parents {
     ///
     /// # Errors
     /// What `mkdirat` and removing an entry give.
-    pub(super) fn make(&mut self, tree: &Tree, path: &[u8]) -> Result<Arc<OwnedFd>> {
+    pub(super) fn make(&mut self, tree: &Tree, path: &[u8]) -> Result<Arc<Held>> {
         match self.find(tree, path) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             answer => return answer,
@@ -85,7 +102,8 @@ impl Parents {
         self.open.len() < before
     }
 
-    fn cached(&mut self, tree: &Tree, path: &[u8]) -> Option<Arc<OwnedFd>> {
+    /// The directory `path`, if it is open already.
+    pub(super) fn cached(&mut self, tree: &Tree, path: &[u8]) -> Option<Arc<Held>> {
         let generation = tree.generation.0.load(Ordering::Acquire);
         if generation != self.generation {
             self.open.clear();
@@ -96,12 +114,16 @@ impl Parents {
         self.open.first().map(|(_, fd)| Arc::clone(fd))
     }
 
-    fn keep(&mut self, tree: &Tree, path: &[u8], fd: OwnedFd) -> Result<Arc<OwnedFd>> {
+    fn keep(&mut self, tree: &Tree, path: &[u8], fd: OwnedFd) -> Result<Arc<Held>> {
         tree.note_file_system(fd.as_fd())?;
-        let fd = Arc::new(fd);
+        let held = Arc::new(Held {
+            fd,
+            fresh: OnceLock::new(),
+            precision: Precision::default(),
+        });
         self.open.truncate(CACHED_MAX - 1);
-        self.open.insert(0, (path.to_vec(), Arc::clone(&fd)));
-        Ok(fd)
+        self.open.insert(0, (path.to_vec(), Arc::clone(&held)));
+        Ok(held)
     }
 }
 
