@@ -47,7 +47,8 @@ mod tests {
     #[test]
     fn a_slow_reader_does_not_count() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut sender =
+            TcpStream::connect_timeout(&listener.local_addr().unwrap(), Duration::from_secs(5)).unwrap();
         let (reader, _) = listener.accept().unwrap();
         sender.set_nonblocking(true).unwrap();
         while sender.write(&[0; 65536]).is_ok() {}

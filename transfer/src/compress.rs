@@ -1,22 +1,27 @@
 //! Compression of frames, at a level that follows the bottleneck.
 //!
-//! Senders tell the governor how long they compressed and how long the link kept them waiting. When the link is the
-//! bottleneck the level rises, when the processor is it falls, down to none at all. zstd gives up early on data that do
-//! not compress, so no sample is taken; a frame that did not shrink by 3 % travels stored.
+//! Senders tell the governor for how long the link held their connections up. While it nearly always does, the level rises;
+//! when it seldom does, somebody's processor or medium is the bottleneck, and the level falls, down to none at all. zstd
+//! gives up early on data that do not compress, so no sample is taken; a frame that did not shrink by 3 % travels stored.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::link::Strain;
 use crate::link::frame::Codec;
 use crate::source::Compression;
 
 /// The ladder, from no compression to the level beyond which time grows faster than savings.
 const LEVELS: [Option<i32>; 7] = [None, Some(-5), Some(-1), Some(1), Some(3), Some(6), Some(9)];
 /// Where the ladder is entered: cheap enough for any link, and worth it on most.
-const FIRST: usize = 3;
+const FIRST: usize = 2;
 /// How often the level moves.
-const PERIOD: Duration = Duration::from_millis(500);
+const PERIOD: Duration = Duration::from_millis(200);
+/// Part of the time for which the link holds senders up, above which the level rises.
+const RISE: f64 = 0.6;
+/// And below which it falls.
+const FALL: f64 = 0.25;
 /// A frame that shrinks by less travels as it is: decompressing it would cost more than it saves.
 const SHRINK_MIN_PERCENT: usize = 3;
 
@@ -31,8 +36,7 @@ pub struct Governor {
 struct State {
     rung: usize,
     since: Instant,
-    compressing: Duration,
-    waiting: Duration,
+    strain: Strain,
 }
 
 impl Governor {
@@ -41,8 +45,7 @@ impl Governor {
         let state = State {
             rung: FIRST,
             since: Instant::now(),
-            compressing: Duration::ZERO,
-            waiting: Duration::ZERO,
+            strain: Strain::default(),
         };
         Self {
             mode,
@@ -58,24 +61,24 @@ impl Governor {
         }
     }
 
-    /// Learns where a sender's time went.
-    pub fn learn(&self, compressing: Duration, waiting: Duration) {
+    /// Learns what the link cost a sender lately.
+    pub fn learn(&self, strain: Strain) {
         if self.mode != Compression::Auto {
             return;
         }
         let mut state = self.state.lock().expect("not poisoned");
-        state.compressing += compressing;
-        state.waiting += waiting;
+        state.strain.held_up += strain.held_up;
+        state.strain.elapsed += strain.elapsed;
         if state.since.elapsed() < PERIOD {
             return;
         }
-        // A link that makes senders wait longer than they compress leaves time for a higher level.
-        if state.waiting > state.compressing * 2 {
+        let held_up = state.strain.held_up.as_secs_f64() / state.strain.elapsed.as_secs_f64().max(1e-9);
+        if held_up > RISE {
             state.rung = (state.rung + 1).min(LEVELS.len() - 1);
-        } else if state.waiting < state.compressing / 4 {
+        } else if held_up < FALL {
             state.rung = state.rung.saturating_sub(1);
         }
-        (state.compressing, state.waiting, state.since) = (Duration::ZERO, Duration::ZERO, Instant::now());
+        (state.strain, state.since) = (Strain::default(), Instant::now());
     }
 }
 
@@ -83,6 +86,8 @@ impl Governor {
 pub struct Compressor {
     level: Option<i32>,
     context: zstd::bulk::Compressor<'static>,
+    /// Memory for the next coded frame.
+    spare: Vec<u8>,
 }
 
 impl Compressor {
@@ -95,6 +100,7 @@ impl Compressor {
         Ok(Self {
             level: Some(1),
             context,
+            spare: Vec::new(),
         })
     }
 
@@ -110,10 +116,15 @@ impl Compressor {
             self.context.set_compression_level(level).map_err(failed)?;
             self.level = Some(level);
         }
-        let coded = self.context.compress(&raw).map_err(failed)?;
-        let worth = coded.len() <= raw.len() - raw.len() * SHRINK_MIN_PERCENT / 100;
-        if worth && coded.len() < raw.len() {
-            Ok((Codec::Zstd, coded))
+        self.spare.clear();
+        self.spare.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        let coded_len = self
+            .context
+            .compress_to_buffer(&raw, &mut self.spare)
+            .map_err(failed)?;
+        let worth = coded_len <= raw.len() - raw.len() * SHRINK_MIN_PERCENT / 100;
+        if worth && coded_len < raw.len() {
+            Ok((Codec::Zstd, std::mem::replace(&mut self.spare, raw)))
         } else {
             Ok((Codec::Stored, raw))
         }

@@ -18,3 +18,4 @@ pub mod tls;
 
 pub use connect::{Accepted, Acceptor, SourceLink, connect};
 pub use frame::{Frame, FrameReader, FrameWriter};
+pub use tls::Strain;

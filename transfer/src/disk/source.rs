@@ -16,6 +16,7 @@ pub mod session;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -128,7 +129,7 @@ struct Run<'a> {
     /// What the digests were in step with when this run began.
     baseline: Option<Baseline>,
     counters: Counters,
-    governor: Governor,
+    governor: Arc<Governor>,
     /// Rounds begun.
     round: u32,
     /// Whether the last round begun has not been sealed yet.
@@ -194,7 +195,7 @@ impl<'a> Run<'a> {
             baseline: baseline.filter(|baseline| baseline.disks == identity(&disks)),
             disks,
             counters: Counters::default(),
-            governor: Governor::new(plan.compression),
+            governor: Arc::new(Governor::new(plan.compression)),
             round: 0,
             round_open: false,
             round_began: Instant::now(),
@@ -227,9 +228,10 @@ impl<'a> Run<'a> {
         let link = crate::link::connect(&self.plan.target, &self.plan.secret, &hello, &self.plan.throttle)?;
         let target = link.target.to_string();
         let wire = std::mem::take(&mut self.counters.bytes_wire);
-        let durable = std::sync::Arc::clone(&self.counters.bytes_durable);
+        let durable = Arc::clone(&self.counters.bytes_durable);
         let stop = self.stop;
-        let result = with_session(link, &wire, durable, stop, |session| {
+        let governor = Arc::clone(&self.governor);
+        let result = with_session(link, &wire, durable, &governor, stop, |session| {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;

@@ -1,8 +1,12 @@
 //! Frames: what travels on a connection once it is authenticated. docs/PROTOCOL.md draws the bytes.
 
+use std::cell::RefCell;
+
+use zstd::bulk::Decompressor;
+
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::link::tls::{TlsReader, TlsWriter};
+use crate::link::tls::{Strain, TlsReader, TlsWriter};
 
 /// First bytes of every frame: detects a peer that lost its place.
 const MAGIC: u32 = u32::from_le_bytes(*b"G2F1");
@@ -57,7 +61,7 @@ impl Frame {
         let raw_len = self.raw_len as usize;
         let raw = match self.codec {
             Codec::Stored => self.payload,
-            Codec::Zstd => zstd::bulk::decompress(&self.payload, raw_len)
+            Codec::Zstd => decompress(&self.payload, raw_len)
                 .map_err(|error| corrupt("decompress a frame").because(error))?,
         };
         if raw.len() == raw_len {
@@ -114,6 +118,20 @@ fn corrupt(operation: &str) -> Error {
     Error::new(Kind::Corrupt, operation).remedy("use the same release of go2cloud on both sides")
 }
 
+/// Decompresses with a context that the thread keeps.
+fn decompress(coded: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        let context = match context {
+            Some(context) => context,
+            None => context.insert(Decompressor::new()?),
+        };
+        context.decompress(coded, raw_len)
+    })
+}
+
 /// The sending end of a connection.
 pub struct FrameWriter(TlsWriter);
 
@@ -139,6 +157,11 @@ impl FrameWriter {
         Ok(self.0.wire_bytes() - before)
     }
 
+    /// What the link has cost since the last question.
+    pub fn strain(&mut self) -> Strain {
+        self.0.strain()
+    }
+
     /// Says that nothing more comes, so that the peer can tell an end from a cut.
     ///
     /// # Errors
@@ -149,12 +172,24 @@ impl FrameWriter {
 }
 
 /// The receiving end of a connection.
-pub struct FrameReader(TlsReader);
+pub struct FrameReader {
+    reader: TlsReader,
+    /// Memory for the next payload.
+    spare: Vec<u8>,
+}
 
 impl FrameReader {
     /// Frames over an authenticated connection.
     pub(super) fn new(reader: TlsReader) -> Self {
-        Self(reader)
+        Self {
+            reader,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Gives back the memory of a payload that is done with.
+    pub fn reuse(&mut self, payload: Vec<u8>) {
+        self.spare = payload;
     }
 
     /// The next frame; `None` after the peer's orderly end.
@@ -163,12 +198,13 @@ impl FrameReader {
     /// The connection was cut or timed out ([`Kind::Retry`]), or the peer broke the format ([`Kind::Corrupt`]).
     pub fn receive(&mut self) -> Result<Option<Frame>> {
         let mut header = [0u8; HEADER_LEN];
-        if !self.0.read_exact_or_end(&mut header)? {
+        if !self.reader.read_exact_or_end(&mut header)? {
             return Ok(None);
         }
         let (mut frame, wire_len) = Frame::parse(&header)?;
-        frame.payload = vec![0; wire_len];
-        if wire_len > 0 && !self.0.read_exact_or_end(&mut frame.payload)? {
+        frame.payload = std::mem::take(&mut self.spare);
+        frame.payload.resize(wire_len, 0);
+        if wire_len > 0 && !self.reader.read_exact_or_end(&mut frame.payload)? {
             return Err(Error::new(
                 Kind::Retry,
                 "receive a frame: the peer ended in the middle of it",

@@ -4,10 +4,11 @@
 //! [`super::auth`] then proves, bound to this very TLS session, that the peer knows the migration's secret. The
 //! handshake signature is still verified, because the channel binding is only as good as the handshake.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -24,6 +25,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(15);
 /// Plain bytes handed to TLS at a time: four records of 16 KiB, so that the throttle paces smoothly.
 const SLICE_LEN: usize = 64 * 1024;
+
+/// Bytes received at a time.
+const RECEIVE_LEN: usize = 128 * 1024;
 
 /// Makes the receiver's TLS side: a certificate of its own, TLS 1.3 only.
 ///
@@ -223,6 +227,10 @@ impl TlsStream {
             socket: self.socket,
             throttle,
             wire_bytes: 0,
+            held_up: Duration::ZERO,
+            throttled: Duration::ZERO,
+            blocked: Duration::ZERO,
+            asked: Instant::now(),
         })
     }
 
@@ -236,7 +244,7 @@ impl TlsStream {
         set.map_err(|error| lost("set up the connection", error))?;
         Ok(TlsReader {
             connection: self.connection,
-            socket: self.socket,
+            socket: BufReader::with_capacity(RECEIVE_LEN, self.socket),
         })
     }
 
@@ -281,12 +289,41 @@ pub struct TlsWriter {
     socket: TcpStream,
     throttle: Option<Arc<Throttle>>,
     wire_bytes: u64,
+    /// By the throttle and the network, up to the last look at them.
+    held_up: Duration,
+    /// For how long the throttle has paused, in all.
+    throttled: Duration,
+    /// For how long the socket took nothing, in all.
+    blocked: Duration,
+    /// The last look.
+    asked: Instant,
+}
+
+/// What a connection's link cost its sender over some time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strain {
+    /// For how long data waited for the network or the throttle; not: for the peer, or for the sender itself.
+    pub held_up: Duration,
+    /// All the time.
+    pub elapsed: Duration,
 }
 
 impl TlsWriter {
     /// Bytes sent so far, as the network sees them (TLS included, TCP and IP headers not).
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes
+    }
+
+    /// What the link has cost since the last question. Where the kernel does not tell network and peer apart, both count.
+    pub fn strain(&mut self) -> Strain {
+        let network = sys::tcp_info::network_limited(self.socket.as_fd());
+        let held_up = self.throttled + network.unwrap_or(self.blocked);
+        let strain = Strain {
+            held_up: held_up.saturating_sub(self.held_up),
+            elapsed: self.asked.elapsed(),
+        };
+        (self.held_up, self.asked) = (held_up, Instant::now());
+        strain
     }
 
     /// Encrypts and sends `bytes`, as slowly as the throttle asks.
@@ -315,6 +352,8 @@ impl TlsWriter {
             let mut paced = Paced {
                 socket: &mut self.socket,
                 throttle: self.throttle.as_deref(),
+                throttled: &mut self.throttled,
+                blocked: &mut self.blocked,
             };
             let count = self
                 .connection
@@ -342,25 +381,42 @@ impl TlsWriter {
 struct Paced<'a> {
     socket: &'a mut TcpStream,
     throttle: Option<&'a Throttle>,
+    throttled: &'a mut Duration,
+    blocked: &'a mut Duration,
+}
+
+impl Paced<'_> {
+    fn pace(&mut self, count: usize) {
+        if let Some(throttle) = self.throttle {
+            let begin = Instant::now();
+            throttle.take(count);
+            *self.throttled += begin.elapsed();
+        }
+    }
+
+    fn clocked<T>(&mut self, write: impl FnOnce(&mut TcpStream) -> std::io::Result<T>) -> std::io::Result<T> {
+        let begin = Instant::now();
+        let answer = write(self.socket);
+        *self.blocked += begin.elapsed();
+        answer
+    }
 }
 
 impl Write for Paced<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Some(throttle) = self.throttle {
-            throttle.take(bytes.len());
-        }
-        self.socket.write_all(bytes)?;
+        self.pace(bytes.len());
+        self.clocked(|socket| socket.write_all(bytes))?;
         Ok(bytes.len())
     }
 
     fn write_vectored(&mut self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
-        let Some(throttle) = self.throttle else {
-            return self.socket.write_vectored(slices);
-        };
-        throttle.take(slices.iter().map(|slice| slice.len()).sum());
+        if self.throttle.is_none() {
+            return self.clocked(|socket| socket.write_vectored(slices));
+        }
+        self.pace(slices.iter().map(|slice| slice.len()).sum());
         let mut count = 0;
         for slice in slices {
-            self.socket.write_all(slice)?;
+            self.clocked(|socket| socket.write_all(slice))?;
             count += slice.len();
         }
         Ok(count)
@@ -374,7 +430,8 @@ impl Write for Paced<'_> {
 /// The receiving direction of a connection.
 pub struct TlsReader {
     connection: Connection,
-    socket: TcpStream,
+    /// Buffered: TLS itself asks for 4 KiB at a time.
+    socket: BufReader<TcpStream>,
 }
 
 impl TlsReader {
@@ -395,7 +452,7 @@ impl TlsReader {
 }
 
 /// Reads until `buffer` is full or the peer says the orderly end; a cut without it is an error.
-fn read_full(connection: &mut Connection, socket: &mut TcpStream, buffer: &mut [u8]) -> Result<usize> {
+fn read_full(connection: &mut Connection, socket: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match connection.reader().read(&mut buffer[filled..]) {

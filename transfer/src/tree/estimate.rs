@@ -1,13 +1,17 @@
 //! How much there is to copy, roughly: for progress and remaining time only.
 //!
 //! Nothing depends on it, so it may use paths and a plain directory walker: a tree that changes under it gives another
-//! number, and that is all.
+//! number, and that is all. For the same reason it begins only when a round takes longer, and gives way to everything else.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::source::TreeSource;
+
+/// A round that is done by then needs no estimate.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Entries looked at between two looks at whether anybody still wants to know.
 const LOOK: u64 = 256;
@@ -57,6 +61,16 @@ impl Drop for Estimate {
 }
 
 fn count(shared: &Shared, root: PathBuf, same_file_system: bool) {
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
+        if shared.unwanted.load(Ordering::Acquire) {
+            return;
+        }
+        std::thread::sleep(PATIENCE / 20);
+    }
+    // Without the lower priority it would still be right.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+    sys::io_priority::lower();
     let mut seen = 0;
     for entry in walkdir::WalkDir::new(root).same_file_system(same_file_system) {
         seen += 1;
@@ -93,7 +107,7 @@ mod tests {
         };
         let estimate = Estimate::start(&source);
         while estimate.totals() == (0, 0) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(estimate.totals(), (4, 1024));
     }

@@ -113,7 +113,12 @@ impl LongFile {
         let mut at = offset;
         while let Some(range) = next_stretch(&self.data, at, offset + len, sparse)? {
             let begin = data.len();
-            read_at(&self.data, range.start, (range.end - range.start) as usize, data)?;
+            sys::read::append_at(
+                self.data.as_fd(),
+                range.start,
+                (range.end - range.start) as usize,
+                data,
+            )?;
             bytes_read.fetch_add((data.len() - begin) as u64, Ordering::Relaxed);
             at = range.end;
             let extent_len = (data.len() - begin) as u32;
@@ -198,29 +203,6 @@ pub fn next_stretch(
     } else {
         Ok(Some(at..end))
     }
-}
-
-/// Appends up to `len` bytes from `offset` to `data`; fewer where the file ends. On an error `data` is as before.
-///
-/// # Errors
-/// What `pread` gives.
-pub fn read_at(file: &OwnedFd, offset: u64, len: usize, data: &mut Vec<u8>) -> std::io::Result<()> {
-    let start = data.len();
-    data.resize(start + len, 0);
-    let mut filled = 0;
-    while filled < len {
-        match rustix::io::pread(file, &mut data[start + filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                data.truncate(start);
-                return Err(error.into());
-            }
-        }
-    }
-    data.truncate(start + filled);
-    Ok(())
 }
 
 #[cfg(test)]

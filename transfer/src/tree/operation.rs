@@ -195,25 +195,31 @@ impl Batch {
         self.data.len() + self.operations_len >= limits::FRAME_RAW_LEN_TARGET
     }
 
-    /// The payload; the batch is empty afterwards and keeps its memory.
+    /// The payload; the batch is empty afterwards. [`Batch::reuse`] gives it memory for the next one.
     ///
     /// # Errors
     /// More than fits into a frame.
     pub fn take_payload(&mut self) -> Result<Vec<u8>> {
-        let mut payload = Vec::with_capacity(4 + self.operations_len + self.data.len());
-        payload.extend_from_slice(&[0; 4]);
-        let mut payload = postcard::to_extend(&self.operations, payload)
+        let data = std::mem::take(&mut self.data);
+        let data_len = data.len();
+        let mut payload = postcard::to_extend(&self.operations, data)
             .map_err(|error| Error::new(Kind::Corrupt, "encode a frame").because(error))?;
-        let operations_len = (payload.len() - 4) as u32;
-        payload[..4].copy_from_slice(&operations_len.to_le_bytes());
-        payload.extend_from_slice(&self.data);
+        let operations_len = (payload.len() - data_len) as u32;
+        payload.extend_from_slice(&operations_len.to_le_bytes());
         self.operations.clear();
-        self.data.clear();
         self.operations_len = 0;
         if payload.len() > limits::FRAME_RAW_LEN_MAX {
             return Err(Error::new(Kind::Corrupt, "fit an entry into a frame"));
         }
         Ok(payload)
+    }
+
+    /// Gives back the memory of a payload that has been sent.
+    pub fn reuse(&mut self, mut payload: Vec<u8>) {
+        if self.data.capacity() == 0 {
+            payload.clear();
+            self.data = payload;
+        }
     }
 }
 
@@ -264,14 +270,15 @@ pub struct Loaded<'a> {
 /// # Errors
 /// [`Kind::Corrupt`] for anything that is not exactly a payload.
 pub fn load(payload: &[u8]) -> Result<Vec<Loaded<'_>>> {
-    let (len, rest) = payload
-        .split_first_chunk::<4>()
+    let (rest, len) = payload
+        .split_last_chunk::<4>()
         .ok_or_else(|| broken("no operations"))?;
     let len = u32::from_le_bytes(*len) as usize;
-    if len > rest.len() {
-        return Err(broken("truncated operations"));
-    }
-    let (encoded, mut data) = rest.split_at(len);
+    let begin = rest
+        .len()
+        .checked_sub(len)
+        .ok_or_else(|| broken("truncated operations"))?;
+    let (mut data, encoded) = rest.split_at(begin);
     let (operations, left): (Vec<Operation>, _) =
         postcard::take_from_bytes(encoded).map_err(|error| broken("malformed operations").because(error))?;
     let mut loaded = Vec::with_capacity(operations.len());
@@ -353,8 +360,8 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_payloads_never_panic(bytes: Vec<u8>, len in 0u32..64) {
-            let mut payload = len.to_le_bytes().to_vec();
-            payload.extend_from_slice(&bytes);
+            let mut payload = bytes;
+            payload.extend_from_slice(&len.to_le_bytes());
             drop(load(&payload));
         }
     }

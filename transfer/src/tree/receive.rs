@@ -184,12 +184,14 @@ impl Session<'_> {
                 applier.turn_to(&self.target.journal.sealed()?.0);
                 round = now;
             }
-            self.frame(frame, &mut applier, entering)?;
+            let payload = self.frame(frame, &mut applier, entering)?;
+            reader.reuse(payload);
         }
         Ok(())
     }
 
-    fn frame(&self, frame: Frame, applier: &mut Applier<'_>, entering: &Sender<Entering>) -> Result<()> {
+    /// Applies a frame; returns its payload, whose memory is needed no more.
+    fn frame(&self, frame: Frame, applier: &mut Applier<'_>, entering: &Sender<Entering>) -> Result<Vec<u8>> {
         if frame.kind != KIND_TREE {
             return Err(Error::new(
                 Kind::Corrupt,
@@ -224,7 +226,8 @@ impl Session<'_> {
         }
         let gone = || Error::new(Kind::Retry, "go on: the session is over");
         entering.send(Entering::Applied(applied)).map_err(|_| gone())?;
-        self.sequence.applied(number)
+        self.sequence.applied(number)?;
+        Ok(payload)
     }
 
     /// Follows orders until the goodbye.

@@ -7,7 +7,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use crate::compress::{Compressor, Governor};
 use crate::error::Result;
@@ -560,9 +559,7 @@ impl<'a, 'b> Sender<'a, 'b> {
         }
         let raw = self.batch.take_payload()?;
         let raw_len = raw.len() as u32;
-        let begin = Instant::now();
         let (codec, payload) = self.compressor.compress(raw, self.shared.governor)?;
-        let compressed = Instant::now();
         self.shared
             .baseline
             .with(|replica| replica.append(&self.records))?;
@@ -577,10 +574,10 @@ impl<'a, 'b> Sender<'a, 'b> {
             raw_len,
             payload,
         };
-        let sending = Instant::now();
         let wire = self.writer.send(&frame)?;
         counters::add(&self.shared.counters.bytes_wire, wire);
-        self.shared.governor.learn(compressed - begin, sending.elapsed());
+        self.shared.governor.learn(self.writer.strain());
+        self.batch.reuse(frame.payload);
         for (long, count) in std::mem::take(&mut self.chunks) {
             if long.settle(count, number + 1) {
                 self.end_long(&long)?;
@@ -647,7 +644,12 @@ fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut Vec<u8>) -> std::io::Res
     let mut at = 0;
     while let Some(range) = long::next_stretch(file, at, stat.size, sparse)? {
         let begin = data.len();
-        long::read_at(file, range.start, (range.end - range.start) as usize, data)?;
+        sys::read::append_at(
+            file.as_fd(),
+            range.start,
+            (range.end - range.start) as usize,
+            data,
+        )?;
         let len = (data.len() - begin) as u32;
         if len > 0 {
             extents.push(Extent {

@@ -6,7 +6,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
@@ -210,10 +209,6 @@ fn pack_and_send(
 ) -> Result<()> {
     let mut frame = Frame::message(KIND_DISK, Vec::new());
     frame.raw_len = payload.len() as u32;
-    let began = Instant::now();
     (frame.codec, frame.payload) = compressor.compress(payload, governor)?;
-    let compressed = Instant::now();
-    session.send(frame, content_len)?;
-    governor.learn(compressed - began, compressed.elapsed());
-    Ok(())
+    session.send(frame, content_len)
 }

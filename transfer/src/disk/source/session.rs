@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use crate::compress::Governor;
 use crate::disk::digest::{DIGEST_LEN, Digest};
 use crate::disk::message::{DiskOrder, DiskReport, KIND_DISK_DIGESTS, KIND_DISK_ORDER, KIND_DISK_REPORT};
 use crate::error::{Error, Kind, Result};
@@ -46,10 +47,11 @@ pub struct Session<'a> {
     ended: AtomicBool,
     breakers: Vec<Breaker>,
     wire: &'a AtomicU64,
+    governor: &'a Governor,
     stop: &'a StopFlag,
 }
 
-/// Runs `body` in a session over `link`; bytes sent are added to `wire`, content bytes that became durable to `durable`.
+/// Runs `body` in a session over `link`; bytes sent are added to `wire`, `governor` learns what the link costs, content bytes that became durable to `durable`.
 ///
 /// # Errors
 /// Those of `body`, or why the session ended before.
@@ -57,6 +59,7 @@ pub fn with_session<R>(
     link: SourceLink,
     wire: &AtomicU64,
     durable: Arc<AtomicU64>,
+    governor: &Governor,
     stop: &StopFlag,
     body: impl FnOnce(&Session<'_>) -> Result<R>,
 ) -> Result<R> {
@@ -75,6 +78,7 @@ pub fn with_session<R>(
         ended: AtomicBool::new(false),
         breakers: link.breakers,
         wire,
+        governor,
         stop,
     };
     std::thread::scope(|scope| {
@@ -143,6 +147,7 @@ impl Session<'_> {
             };
             let sent = connection.send(&frame)?;
             self.wire.fetch_add(sent, Ordering::Relaxed);
+            self.governor.learn(connection.strain());
             spoke = Instant::now();
         }
         connection.finish()
