@@ -20,6 +20,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Sample {
     /// Duration in seconds, from the start of the client to its end.
     pub seconds: f64,
+    /// The same, until everything written is on the medium of the target.
+    pub durable_seconds: f64,
     /// Processor seconds of both sides, servers included.
     pub processor_seconds: f64,
     /// Bytes on the link, both directions.
@@ -69,6 +71,7 @@ pub(crate) fn measure(network: &Network, mut client: Command, server: Option<u32
     let [source_memory, target_memory] = peaks.map(AtomicU64::into_inner);
     Ok(Sample {
         seconds,
+        durable_seconds: seconds,
         processor_seconds: 0.0,
         wire_bytes: network.wire_bytes()? - wire_before,
         source_memory,

@@ -148,6 +148,14 @@ impl Network {
 
 /// Runs a program; fails with what it said.
 pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Result<()> {
+    run_for(program, arguments).map(drop)
+}
+
+/// The same; returns what it printed.
+pub(crate) fn run_for<A: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
     let output = command
@@ -158,5 +166,5 @@ pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<I
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -154,11 +154,12 @@ fn full_rounds(site: &Site, args: &RunArgs, tools: &[Tool], change: impl Fn(&mut
             let mut job = job(site, *tool, site.path("source"));
             change(&mut job);
             empty(site, &job)?;
+            let volume = site.volume()?;
+            job.target = volume.path().join("target");
             row.samples.push(tool.copy(site, &job)?);
             if args.verify && repetition == 0 && *tool == Tool::Go2cloud {
                 verify(site, &job)?;
             }
-            empty(site, &job)?;
         }
     }
     Ok(rows)

@@ -31,8 +31,14 @@ impl Row {
         median(self.samples.iter().map(|sample| sample.seconds))
     }
 
-    fn line(&self, first: f64) -> String {
+    /// Median duration until everything is on the medium, in seconds.
+    fn durable_seconds(&self) -> f64 {
+        median(self.samples.iter().map(|sample| sample.durable_seconds))
+    }
+
+    fn line(&self, first: &Self) -> String {
         let seconds = self.seconds();
+        let durable = self.durable_seconds();
         let of = |value: fn(&Sample) -> f64| median(self.samples.iter().map(value));
         let least = self
             .samples
@@ -53,13 +59,14 @@ impl Row {
             }
         };
         format!(
-            "| {} | {seconds:.2} | {least:.2}–{most:.2} | {:.1} | {:.1} | {} / {} | {:.1}× |",
+            "| {} | {seconds:.2} | {least:.2}–{most:.2} | {durable:.2} | {:.1} | {:.1} | {} / {} | {:.1}× | {:.1}× |",
             self.tool,
             of(|sample| sample.wire_bytes as f64) / 1e6,
             of(|sample| sample.processor_seconds),
             memory(|sample| sample.source_memory),
             memory(|sample| sample.target_memory),
-            seconds / first
+            seconds / first.seconds(),
+            durable / first.durable_seconds()
         )
     }
 }
@@ -73,23 +80,30 @@ pub(crate) fn print(title: &str, rows: &[Row], goals: &[Goal]) -> Result<()> {
     writeln!(out, "\n### {title}\n")?;
     writeln!(
         out,
-        "| tool | median s | least–most s | wire MB | CPU s | memory source / target MiB | takes |"
+        "| tool | median s | least–most s | durable s | wire MB | CPU s | memory source / target MiB | takes | durable |"
     )?;
-    writeln!(out, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+    writeln!(
+        out,
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )?;
     for row in rows {
-        writeln!(out, "{}", row.line(first.seconds()))?;
+        writeln!(out, "{}", row.line(first))?;
     }
     writeln!(out)?;
     for goal in goals.iter().filter(|_| first.tool == Tool::Go2cloud.name()) {
         let Some(other) = rows.iter().find(|row| row.tool == goal.against) else {
             continue;
         };
-        let times = other.seconds() / first.seconds();
+        // go2cloud ends when everything is durable: so the others are given until then, too.
+        let times = other.durable_seconds() / first.durable_seconds();
         let verdict = if times >= goal.times { "reached" } else { "missed" };
         writeln!(
             out,
-            "- {:.1}× {}: goal ≥ {}× {verdict}",
-            times, goal.against, goal.times
+            "- {:.1}× {} ({:.1}× its end): goal ≥ {}× {verdict}",
+            times,
+            goal.against,
+            other.seconds() / first.seconds(),
+            goal.times
         )?;
     }
     out.flush()?;

@@ -111,6 +111,8 @@ impl Tool {
             server.wait()?;
             sample.seconds = start.elapsed().as_secs_f64();
         }
+        site.settle_target(job)?;
+        sample.durable_seconds = start.elapsed().as_secs_f64();
         drop((server, relay));
         sample.processor_seconds = children_seconds() - processor_before;
         Ok(sample)
