@@ -1,5 +1,6 @@
 //! A test bed for the data plane: a receiver and runs of `go2cloud sync`, as a user would start them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -140,11 +141,19 @@ impl Bed {
     /// It does not start.
     #[must_use]
     pub fn receiver(&self) -> Receiver {
+        self.receiver_at("127.0.0.1:0", &["--into".as_ref(), self.target.as_os_str()])
+    }
+
+    /// Starts a receiver at an address with arguments that name its target, and waits until it listens.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn receiver_at(&self, address: &str, target: &[&OsStr]) -> Receiver {
         let mut process = Command::new(program("go2cloud-receiver"))
-            .args(["--listen", "127.0.0.1:0", "--json", "--secret-file"])
+            .args(["--listen", address, "--json", "--secret-file"])
             .arg(self.path("key"))
-            .arg("--into")
-            .arg(&self.target)
+            .args(target)
             .arg("--journal")
             .arg(self.path("journal"))
             .stdout(Stdio::piped())
@@ -167,11 +176,19 @@ impl Bed {
     /// `go2cloud sync` of the source to `address`.
     #[must_use]
     pub fn command(&self, address: &str) -> Command {
+        let mut command = self.command_without_source(address);
+        command.arg(&self.source);
+        command
+    }
+
+    /// `go2cloud sync` to `address`; what is copied is still to be named.
+    #[must_use]
+    pub fn command_without_source(&self, address: &str) -> Command {
         let mut command = Command::new(program("go2cloud"));
         command
             .args(["sync", "--json", "--to", address, "--secret-file"])
             .arg(self.path("key"));
-        command.arg("--state").arg(self.path("state")).arg(&self.source);
+        command.arg("--state").arg(self.path("state"));
         command
     }
 

@@ -6,6 +6,7 @@ pub mod cloud;
 pub mod compare;
 pub mod control;
 pub mod dice;
+pub mod disk;
 pub mod hooks;
 pub mod host;
 pub mod maketree;

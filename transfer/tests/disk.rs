@@ -297,6 +297,7 @@ fn compare_used(disk: &Path, image: &Path, written_since: &ChunkSet) -> (u64, Ve
 }
 
 /// Runs a test with several seeds: more by `G2C_BLOCK_RUNS`.
+#[expect(clippy::print_stdout, reason = "a long test says how far it is")]
 fn each_seed(test: impl Fn(u64)) {
     let runs = std::env::var("G2C_BLOCK_RUNS")
         .ok()

@@ -355,11 +355,11 @@ impl TlsWriter {
                 throttled: &mut self.throttled,
                 blocked: &mut self.blocked,
             };
-            let count = self
-                .connection
-                .write_tls(&mut paced)
-                .map_err(|error| lost("send to the peer", error))?;
-            self.wire_bytes += count as u64;
+            match self.connection.write_tls(&mut paced) {
+                Ok(count) => self.wire_bytes += count as u64,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost("send to the peer", error)),
+            }
         }
         Ok(())
     }
@@ -459,14 +459,17 @@ fn read_full(connection: &mut Connection, socket: &mut impl Read, buffer: &mut [
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let count = connection
-                    .read_tls(socket)
-                    .map_err(|error| lost("receive from the peer", error))?;
-                if count == 0 {
-                    return Err(Error::new(
-                        Kind::Retry,
-                        "receive from the peer: the connection was cut",
-                    ));
+                match connection.read_tls(socket) {
+                    Ok(0) => {
+                        return Err(Error::new(
+                            Kind::Retry,
+                            "receive from the peer: the connection was cut",
+                        ));
+                    }
+                    Ok(_) => {}
+                    // A socket with a time limit is interrupted when the process is stopped and goes on.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(lost("receive from the peer", error)),
                 }
                 connection.process_new_packets().map_err(|error| {
                     Error::new(

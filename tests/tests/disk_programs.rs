@@ -1,0 +1,474 @@
+//! `go2cloud sync --disk` with `go2cloud-receiver --into-disk`: cutovers of disks in use, agents that die while everything
+//! is frozen, interruptions, damage, refusals. Every failure ends with a retry and a comparison.
+#![cfg(test)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use go2cloud_tests::bed::{Bed, Receiver, Run, finished};
+use go2cloud_tests::compare::{Options, compare};
+use go2cloud_tests::control::program;
+use go2cloud_tests::dice::Dice;
+use go2cloud_tests::disk::{Disk, run};
+use go2cloud_tests::maketree;
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+
+/// A receiver of disks.
+fn receiver(bed: &Bed, address: &str, images: &[&Path], flags: &[&str]) -> Receiver {
+    let mut target: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+    for image in images {
+        target.extend([OsStr::new("--into-disk"), image.as_os_str()]);
+    }
+    bed.receiver_at(address, &target)
+}
+
+fn command(bed: &Bed, address: &str, disks: &[&Disk], flags: &[&str]) -> Command {
+    let mut command = bed.command_without_source(address);
+    for disk in disks {
+        command.arg("--disk").arg(&disk.device);
+    }
+    command.args(flags);
+    command
+}
+
+fn sync(bed: &Bed, address: &str, disks: &[&Disk], flags: &[&str]) -> Run {
+    finished(command(bed, address, disks, flags).output().unwrap())
+}
+
+fn synchronise(point: &Path) {
+    run(Command::new("sync").arg("-f").arg(point));
+}
+
+/// Bytes that do not compress, over the whole disk.
+fn random_disk(mib: u64, seed: u64) -> Disk {
+    let disk = Disk::new(mib);
+    let file = std::fs::File::options().write(true).open(&disk.device).unwrap();
+    let mut bytes = vec![0; MIB as usize];
+    for at in 0..mib {
+        Dice::new(seed * 1000 + at).fill(&mut bytes);
+        file.write_all_at(&bytes, at * MIB).unwrap();
+    }
+    file.sync_all().unwrap();
+    disk
+}
+
+fn assert_equal(disk: &Disk, image: &Path) {
+    let output = Command::new("cmp").arg(&disk.device).arg(image).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Compares a mounted file system with its copy in an image, and checks the copy.
+fn assert_file_system_copied(source: &Path, image: &Path, number: u32, kind: &str) {
+    let mut copy = Disk::of_image(image);
+    let options = if kind == "xfs" {
+        "ro,norecovery,nouuid"
+    } else {
+        "ro,noload"
+    };
+    let point = copy.mount(number, options);
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(source, &point, options).assert_equal();
+    run(Command::new("umount").arg(&point));
+    match kind {
+        "xfs" => {
+            // A frozen XFS keeps something in its log; a mount replays it.
+            let point = copy.mount(number, "nouuid");
+            run(Command::new("umount").arg(&point));
+            run(Command::new("xfs_repair").arg("-n").arg(copy.part(number)))
+        }
+        _ => run(Command::new("e2fsck").args(["-f", "-n"]).arg(copy.part(number))),
+    };
+}
+
+#[test]
+fn several_disks_are_cut_over_at_one_moment() {
+    let bed = Bed::new();
+    let mut disks = [Disk::new(460), Disk::new(64)];
+    disks[0].partition("label: gpt\nsize=100M\nsize=340M\n");
+    disks[0].format(1, "ext4");
+    disks[0].format(2, "xfs");
+    disks[1].format(0, "ext4");
+    let points = [
+        disks[0].mount(1, "noatime"),
+        disks[0].mount(2, "noatime"),
+        disks[1].mount(0, "noatime"),
+    ];
+    for (seed, point) in points.iter().enumerate() {
+        maketree::source_code(point, seed as u64, 300).unwrap();
+        synchronise(point);
+    }
+    let images = [bed.path("one.img"), bed.path("two.img")];
+    let targets = images.each_ref().map(PathBuf::as_path);
+    let receiver = receiver(&bed, "127.0.0.1:0", &targets, &[]);
+    let before = format!("echo last words > {}/last", points[1].display());
+    let after = format!("touch {}", bed.path("thawed").display());
+    let flags = [
+        "--freeze",
+        "--freeze-max",
+        "20",
+        "--checksum",
+        "--pre-freeze",
+        &before,
+        "--post-freeze",
+        &after,
+    ];
+    let done = sync(&bed, &receiver.address, &disks.each_ref(), &flags);
+    done.assert_done();
+    assert!(done.number("frozen_ms") < 20_000 && bed.path("thawed").exists());
+    assert_file_system_copied(&points[0], &images[0], 1, "ext4");
+    assert_file_system_copied(&points[1], &images[0], 2, "xfs");
+    assert_file_system_copied(&points[2], &images[1], 0, "ext4");
+    assert_eq!(std::fs::read(points[1].join("last")).unwrap(), b"last words\n");
+    let receipt: Value =
+        serde_json::from_slice(&std::fs::read(bed.path("state/receipt.json")).unwrap()).unwrap();
+    let areas = receipt["disks"][0]["areas"].as_array().unwrap();
+    assert!(
+        areas.len() == 2
+            && areas
+                .iter()
+                .all(|area| area["root"].as_str().unwrap().len() == 64)
+    );
+    assert!(
+        receipt["disks"][0]["tracking"].as_str().unwrap().contains("BPF"),
+        "{receipt}"
+    );
+}
+
+/// Somebody who writes to a file system all the time, and waits while it is frozen.
+struct Writer {
+    beats: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Writer {
+    /// Fills a file of `len` bytes again and again, each time with something else that does not compress.
+    fn run(&self, path: &Path, len: u64) {
+        let file = std::fs::File::create(path).unwrap();
+        let mut bytes = vec![0; len as usize];
+        Dice::new(len).fill(&mut bytes);
+        let mut number = 0u64;
+        while !self.stop.load(Ordering::Acquire) {
+            for (at, part) in bytes.chunks_mut(65_536).enumerate() {
+                number += 1;
+                part[..8].copy_from_slice(&number.to_le_bytes());
+                file.write_all_at(part, at as u64 * 65_536).unwrap();
+                self.beats.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Acquire)
+    }
+
+    /// Waits until nothing could be written for a while although the agent's watchdog is there; gives up in time.
+    fn wait_for_freeze(&self, agent: &mut Child) {
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(60) {
+            assert_eq!(agent.try_wait().unwrap(), None, "the agent ended before");
+            let beats = self.beats();
+            std::thread::sleep(Duration::from_millis(150));
+            if self.beats() == beats && has_child(agent.id()) {
+                return;
+            }
+        }
+        panic!("no freeze in a minute");
+    }
+
+    /// How long it takes until something can be written again.
+    fn wait_for_thaw(&self) -> Duration {
+        let (beats, since) = (self.beats(), Instant::now());
+        while self.beats() == beats {
+            assert!(since.elapsed() < Duration::from_secs(60), "frozen for a minute");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        since.elapsed()
+    }
+}
+
+/// Whether a process has children: the agent has one only while it freezes.
+fn has_child(parent: u32) -> bool {
+    let parent = parent.to_string();
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent)
+    })
+}
+
+fn signal(process: &Child, name: &str) {
+    run(Command::new("kill").args(["-s", name, &process.id().to_string()]));
+}
+
+#[test]
+fn an_agent_that_dies_or_hangs_while_frozen_leaves_nothing_frozen() {
+    let bed = Bed::new();
+    let mut disk = Disk::new(96);
+    disk.format(0, "ext4");
+    let point = disk.mount(0, "noatime");
+    std::fs::create_dir(point.join("still")).unwrap();
+    maketree::source_code(&point.join("still"), 7, 50).unwrap();
+    let image = bed.path("target.img");
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    // What is written just before the freeze takes a second or two on this link.
+    let flags = [
+        "--freeze",
+        "--freeze-max",
+        "7",
+        "--connections",
+        "1",
+        "--bandwidth-limit",
+        "12000",
+    ];
+    let start = |output: &str| {
+        let mut command = command(&bed, &receiver.address, &[&disk], &flags);
+        let file = |kind: &str| std::fs::File::create(bed.path(&format!("{output}.{kind}"))).unwrap();
+        command.stdout(file("events")).stderr(file("errors"));
+        command.spawn().unwrap()
+    };
+    let writer = Writer {
+        beats: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| writer.run(&point.join("rewritten"), 32 * MIB));
+        let scenario = || {
+            let mut killed = start("killed");
+            writer.wait_for_freeze(&mut killed);
+            signal(&killed, "KILL");
+            let thawed = writer.wait_for_thaw();
+            assert!(
+                thawed < Duration::from_secs(4),
+                "thawed {thawed:?} after the agent's death"
+            );
+            killed.wait().unwrap();
+            let mut stopped = start("stopped");
+            writer.wait_for_freeze(&mut stopped);
+            signal(&stopped, "STOP");
+            let thawed = writer.wait_for_thaw();
+            assert!(
+                thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
+                "thawed {thawed:?} after the agent was stopped"
+            );
+            stopped
+        };
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(scenario));
+        writer.stop.store(true, Ordering::Release);
+        let mut stopped = stopped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        signal(&stopped, "CONT");
+        Output {
+            status: stopped.wait().unwrap(),
+            stdout: std::fs::read(bed.path("stopped.events")).unwrap(),
+            stderr: std::fs::read(bed.path("stopped.errors")).unwrap(),
+        }
+    });
+    let done = finished(output);
+    done.assert_done();
+    let is_retry = |event: &Value| event["message"].to_string().contains("was ended: trying again");
+    assert!(
+        done.events.iter().any(is_retry),
+        "the ended freeze must not count: {done:?}"
+    );
+    assert!(done.number("frozen_ms") < 7000);
+    assert_file_system_copied(&point, &image, 0, "ext4");
+}
+
+#[test]
+fn the_root_file_system_with_the_agent_and_its_files_on_it_is_frozen() {
+    let bed = Bed::new();
+    let mut disk = Disk::new(500);
+    disk.format(0, "ext4");
+    let root = disk.mount(0, "noatime");
+    for folder in ["proc", "sys", "dev", "data"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+    maketree::source_code(&root.join("data"), 3, 100).unwrap();
+    run(Command::new("strip")
+        .arg("-o")
+        .arg(root.join("go2cloud"))
+        .arg(program("go2cloud")));
+    std::fs::copy(bed.path("key"), root.join("key")).unwrap();
+    let image = bed.path("target.img");
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    // Program, secret, state and output lie on the file system that it freezes, which is its root.
+    let script = format!(
+        "set -e; cd {root}; mount --rbind /proc proc; mount --rbind /sys sys; mount --rbind /dev dev; \
+         exec timeout 100 chroot . /go2cloud sync --json --to {address} --secret-file /key --state /state --disk {disk} \
+         --freeze --freeze-max 20 > {root}/output",
+        root = root.display(),
+        address = receiver.address,
+        disk = disk.device.display(),
+    );
+    let writer = Writer {
+        beats: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| writer.run(&root.join("rewritten"), 2 * MIB));
+        let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output();
+        writer.stop.store(true, Ordering::Release);
+        output.unwrap()
+    });
+    let said = std::fs::read_to_string(root.join("output")).unwrap();
+    assert!(output.status.success(), "{output:?}: {said}");
+    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["ok"], true);
+    assert!(summary["frozen_ms"].as_u64().unwrap() < 20_000, "{said}");
+    let mut copy = Disk::of_image(&image);
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(&copy.device));
+    let point = copy.mount(0, "ro,noload");
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(&root.join("data"), &point.join("data"), options).assert_equal();
+    assert_eq!(
+        std::fs::read(root.join("go2cloud")).unwrap(),
+        std::fs::read(point.join("go2cloud")).unwrap()
+    );
+}
+
+/// Runs an agent until the target has called a third of 96 MiB durable, and kills it. Returns how much was.
+fn kill_when_a_third_is_durable(bed: &Bed, address: &str, disk: &Disk) -> u64 {
+    let flags = ["--bandwidth-limit", "12000", "--no-retry"];
+    let mut command = command(bed, address, &[disk], &flags);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut agent = command.spawn().unwrap();
+    let stdout = agent.stdout.take().unwrap();
+    let durable = BufReader::new(stdout).lines().find_map(|line| {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        event["bytes_durable"].as_u64().filter(|bytes| *bytes > 32 * MIB)
+    });
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    durable.unwrap()
+}
+
+#[test]
+fn both_sides_are_killed_and_nothing_durable_travels_twice() {
+    let bed = Bed::new();
+    let disk = random_disk(96, 1);
+    let image = bed.path("target.img");
+    let first = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    let durable = kill_when_a_third_is_durable(&bed, &first.address, &disk);
+    first.kill();
+    let second = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    let again = sync(&bed, &second.address, &[&disk], &[]);
+    again.assert_done();
+    assert_equal(&disk, &image);
+    let wire = again.number("bytes_wire");
+    assert!(
+        wire < 96 * MIB - durable + 3 * MIB,
+        "{wire} bytes sent again, {durable} were durable"
+    );
+    // And once it is complete: next to nothing.
+    let last = sync(&bed, &second.address, &[&disk], &[]);
+    last.assert_done();
+    assert!(last.number("bytes_wire") < 20_000, "{last:?}");
+}
+
+#[test]
+fn a_flipped_byte_at_the_target_is_found_and_repaired() {
+    let bed = Bed::new();
+    let disk = random_disk(24, 2);
+    let image = bed.path("target.img");
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    sync(&bed, &receiver.address, &[&disk], &[]).assert_done();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 7_654_321).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 7_654_321).unwrap();
+    let run = sync(&bed, &receiver.address, &[&disk], &["--checksum"]);
+    run.assert_done();
+    assert_eq!(run.summary()["verified"]["repaired"], 1, "{run:?}");
+    assert!(run.number("bytes_wire") < 200_000, "one place of 64 KiB: {run:?}");
+    assert_equal(&disk, &image);
+}
+
+#[test]
+fn what_must_not_be_written_to_is_refused() {
+    let bed = Bed::new();
+    let disk = random_disk(8, 3);
+    let refused = |target: &Path, disks: &[&Disk], words: &[&str]| {
+        let receiver = receiver(&bed, "127.0.0.1:0", &[target], &[]);
+        let run = sync(&bed, &receiver.address, disks, &["--no-retry"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        for word in words {
+            assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+        }
+    };
+    let mut mounted = Disk::new(16);
+    mounted.format(0, "ext4");
+    refused(&mounted.device, &[&disk], &["holds something", "--overwrite"]);
+    mounted.mount(0, "noatime");
+    refused(&mounted.device, &[&disk], &["in use", "unmount"]);
+    let small = Disk::new(6);
+    refused(
+        &small.device,
+        &[&disk],
+        &["too small", &(6 * MIB).to_string(), &(8 * MIB).to_string()],
+    );
+    refused(
+        &bed.path("one.img"),
+        &[&disk, &small],
+        &["as many --into-disk as --disk"],
+    );
+    let file = bed.path("no-device");
+    std::fs::write(&file, b"x").unwrap();
+    let mut command = bed.command_without_source("127.0.0.1:1");
+    let run = finished(command.arg("--disk").arg(&file).output().unwrap());
+    assert!(
+        run.code == Some(2) && run.stderr.contains("not a block device"),
+        "{run:?}"
+    );
+    // The retry, allowed: what was there is gone, and the copy is exact.
+    drop(mounted);
+    let again = Disk::new(16);
+    again.format(0, "ext4");
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&again.device], &["--overwrite"]);
+    sync(&bed, &receiver.address, &[&disk], &["--checksum"]).assert_done();
+    let output = Command::new("cmp")
+        .args(["-n", &(8 * MIB).to_string()])
+        .arg(&disk.device)
+        .arg(&again.device)
+        .output();
+    assert!(output.unwrap().status.success());
+}
+
+#[test]
+fn disks_in_another_order_are_refused() {
+    let bed = Bed::new();
+    let disks = ["gpt", "dos"].map(|label| {
+        let disk = Disk::new(8);
+        disk.partition(&format!("label: {label}\nsize=4M\n"));
+        disk
+    });
+    let images = [bed.path("one.img"), bed.path("two.img")];
+    let targets = images.each_ref().map(PathBuf::as_path);
+    let receiver = receiver(&bed, "127.0.0.1:0", &targets, &[]);
+    let [one, two] = disks.each_ref();
+    sync(&bed, &receiver.address, &[one, two], &[]).assert_done();
+    let run = sync(&bed, &receiver.address, &[two, one], &["--no-retry"]);
+    assert!(
+        run.code == Some(1) && run.stderr.contains("in the order of the first run"),
+        "{run:?}"
+    );
+    sync(&bed, &receiver.address, &[one, two], &["--checksum"]).assert_done();
+    for (disk, image) in disks.iter().zip(&images) {
+        assert_equal(disk, image);
+    }
+}
