@@ -2,10 +2,11 @@
 //!
 //! [`everything`] makes entries of all kinds with all metadata a file system keeps; [`source_code`] makes many small
 //! files with the sizes and compressibility of a source tree; [`mutate`] changes a tree the ways a server does between
-//! two rounds.
+//! two rounds; [`shuffle`] renames.
 
 mod everything;
 mod mutate;
+mod shuffle;
 
 use std::fs;
 use std::io;
@@ -15,6 +16,7 @@ use crate::dice::Dice;
 
 pub use everything::{everything, set_times};
 pub use mutate::{Mutation, mutate};
+pub use shuffle::shuffle;
 
 /// Makes `count` files below `root` with a source tree's mix of sizes: median about 4 KiB, mean about 12 KiB, some empty,
 /// a few of several hundred KiB; about 14 files a directory, five levels deep.

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod entry;
 pub mod estimate;
 pub mod filter;
+pub mod foreseen;
 pub mod journal;
 pub mod links;
 pub mod long;

@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use go2cloud_tests::dice::Dice;
 use go2cloud_tests::maketree;
 use transfer::progress::Summary;
 use transfer::source::{Rounds, SourceVolume, SyncPlan};
@@ -327,7 +326,7 @@ fn random_renames_and_changes_lead_to_an_equal_tree() {
     assert!(bed.sync().unwrap().ok);
     let mut renamed = 0;
     for seed in 0..12 {
-        let mut done = shuffle(&source, seed);
+        let mut done = maketree::shuffle(&source, seed, 20).unwrap();
         done.extend(
             maketree::mutate(&source, 1000 + seed, 10)
                 .unwrap()
@@ -341,46 +340,4 @@ fn random_renames_and_changes_lead_to_an_equal_tree() {
         assert!(report.is_equal(), "seed {seed} {done:#?}: {report:?}");
     }
     assert!(renamed > 100, "{renamed}");
-}
-
-/// Renames at random: to new names, to each other's, into each other, over each other.
-fn shuffle(root: &Path, seed: u64) -> Vec<String> {
-    let mut dice = Dice::new(seed);
-    let mut done = Vec::new();
-    for number in 0..20 {
-        let paths = paths_below(root);
-        let (one, other) = (dice.pick(&paths).clone(), dice.pick(&paths).clone());
-        let beside = one.with_file_name(format!("r{seed}-{number}"));
-        let what = match dice.below(4) {
-            0 => fs::rename(&one, &beside),
-            1 if other.is_dir() => fs::rename(&one, other.join(format!("in{seed}-{number}"))),
-            2 => fs::rename(&one, &beside)
-                .and_then(|()| fs::rename(&other, &one))
-                .and_then(|()| fs::rename(&beside, &other)),
-            _ => fs::rename(&one, &other),
-        };
-        if what.is_ok() {
-            done.push(format!("{} {}", one.display(), other.display()));
-        }
-    }
-    done
-}
-
-fn paths_below(root: &Path) -> Vec<std::path::PathBuf> {
-    let mut paths = Vec::new();
-    let mut waiting = vec![root.to_owned()];
-    while let Some(folder) = waiting.pop() {
-        let mut children: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        children.sort();
-        for path in children {
-            if path.is_dir() && !path.is_symlink() {
-                waiting.push(path.clone());
-            }
-            paths.push(path);
-        }
-    }
-    paths
 }

@@ -144,7 +144,16 @@ impl<'a> Applier<'a> {
             }
             Operation::Metadata(entry) => {
                 let refusals = self.writer.apply_metadata(&entry)?;
-                Ok(done(entry, refusals))
+                let path = entry.path.clone();
+                let mut outcome = done(entry, refusals);
+                if outcome.records.is_empty() {
+                    // It is not there, whatever the journal says: the next round sends its content.
+                    outcome.records = vec![Record::Intent {
+                        path,
+                        chunks: Vec::new(),
+                    }];
+                }
+                Ok(outcome)
             }
             Operation::Link { leader, entry } => self.link(&leader, entry),
             Operation::Remove { path } => {

@@ -12,6 +12,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::Id;
+use crate::tree::entry::EntryPath;
+use crate::tree::foreseen::List;
 use crate::tree::replica::{Export, Record, Replica, Snapshot, Version};
 use crate::tree::write::TreeWriter;
 
@@ -44,27 +46,39 @@ pub enum Entering {
 pub struct Journal {
     folder: PathBuf,
     replica: Mutex<Option<Replica>>,
+    renames: Mutex<List>,
 }
 
 impl Journal {
-    /// The journal in `folder`; nothing is opened yet.
-    pub fn new(folder: &Path) -> Self {
+    /// The journal in `folder` of the tree at `root`; nothing is opened yet.
+    pub fn new(folder: &Path, root: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
             replica: Mutex::new(None),
+            renames: Mutex::new(List::new(folder, root)),
         }
     }
 
     /// Opens it for `migration`; a new one is made where there is none. What an earlier session had made durable is
-    /// sealed, what it had only begun to overwrite becomes unknown.
+    /// sealed, what it had only begun to overwrite becomes unknown, renames that it had begun are finished.
     ///
     /// # Errors
     /// It belongs to another migration, is damaged, or the disk refuses.
-    pub fn open(&self, migration: Id) -> Result<Version> {
+    pub fn open(&self, migration: Id, writer: &TreeWriter) -> Result<Version> {
         let mut slot = self.replica.lock().expect("not poisoned");
         // Closing and opening seals an unfinished generation.
         drop(slot.take());
-        let replica = match Replica::open(&self.folder)? {
+        let mut renames = self.renames.lock().expect("not poisoned");
+        let recovered = if renames.is_there() {
+            let unsealed = Replica::unsealed(&self.folder)?;
+            match unsealed.filter(|unsealed| unsealed.migration == migration) {
+                Some(unsealed) => renames.recover(&unsealed, &mut writer.clone())?,
+                None => None,
+            }
+        } else {
+            None
+        };
+        let mut replica = match Replica::open(&self.folder)? {
             Some(replica) if replica.migration() != migration => {
                 return Err(Error::new(
                     Kind::Refused,
@@ -79,6 +93,13 @@ impl Journal {
             Some(replica) => replica,
             None => Replica::create(&self.folder, migration)?,
         };
+        if let Some((generation, records)) = recovered
+            && generation == replica.generation()
+        {
+            replica.append(&records)?;
+            replica.seal()?;
+        }
+        renames.clear()?;
         let version = replica.version();
         *slot = Some(replica);
         Ok(version)
@@ -91,6 +112,7 @@ impl Journal {
     pub fn restart(&self, migration: Id) -> Result<Version> {
         let mut slot = self.replica.lock().expect("not poisoned");
         drop(slot.take());
+        self.renames.lock().expect("not poisoned").clear()?;
         let replica = Replica::create(&self.folder, migration)?;
         let version = replica.version();
         *slot = Some(replica);
@@ -132,15 +154,29 @@ impl Journal {
         })
     }
 
+    /// Writes down renames that are about to be made, durably.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn foresee(&self, renames: &[(EntryPath, EntryPath)]) -> Result<()> {
+        let generation = self.with(|replica| Ok(replica.generation()))?;
+        self.renames
+            .lock()
+            .expect("not poisoned")
+            .add(generation, renames)
+    }
+
     /// Ends the generation.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn seal(&self) -> Result<Version> {
-        self.with(|replica| {
+        let version = self.with(|replica| {
             replica.seal()?;
             Ok(replica.version())
-        })
+        })?;
+        self.renames.lock().expect("not poisoned").clear()?;
+        Ok(version)
     }
 
     /// Appends records without waiting for a group.

@@ -114,6 +114,14 @@ pub struct Chunk {
 }
 
 impl Operation {
+    /// Old and new path of a rename.
+    pub fn as_rename(&self) -> Option<(EntryPath, EntryPath)> {
+        match self {
+            Self::Rename { from, to } => Some((from.clone(), to.clone())),
+            _ => None,
+        }
+    }
+
     /// Bytes of the frame's data that belong to this operation.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ impl TreeTarget {
         Ok(Self {
             root: root.to_owned(),
             writer: TreeWriter::open(root)?,
-            journal: Journal::new(journal),
+            journal: Journal::new(journal, root),
             holdings,
         })
     }
@@ -130,7 +130,7 @@ impl TreeTarget {
     /// Opens the journal and has a look whether the tree is what it says: a target that was emptied or replaced behind
     /// our back must not be taken for complete.
     fn open_journal(&self, migration: crate::link::auth::Id) -> Result<crate::tree::replica::Version> {
-        let version = self.journal.open(migration)?;
+        let version = self.journal.open(migration, &self.writer)?;
         let (snapshot, _) = self.journal.sealed()?;
         let mut names_missing = false;
         let directory = crate::tree::capture::Directory::open_root(&self.root)
@@ -212,6 +212,13 @@ impl Session<'_> {
         }
         if !intents.is_empty() {
             self.target.journal.intend(&intents)?;
+        }
+        let renames = verified
+            .iter()
+            .filter_map(|operation| operation.operation().as_rename());
+        let renames: Vec<_> = renames.collect();
+        if !renames.is_empty() {
+            self.target.journal.foresee(&renames)?;
         }
         let mut applied = Applied {
             records: Vec::new(),

@@ -72,6 +72,19 @@ impl From<Version> for crate::progress::Sealed {
     }
 }
 
+/// What is in the log of a replica that is not open.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsealed {
+    /// The migration it belongs to.
+    pub migration: [u8; 16],
+    /// Number of generations sealed.
+    pub generation: u64,
+    /// Whether the log holds records.
+    pub has_records: bool,
+    /// Renames among them.
+    pub renames: usize,
+}
+
 /// A replica open for reading and appending. One owner: a second one is refused.
 pub struct Replica {
     folder: PathBuf,
@@ -102,6 +115,36 @@ impl Replica {
     /// The replica is damaged, in use, or cannot be read or written.
     pub fn open_sealed(folder: &Path) -> Result<Option<Self>> {
         Self::open_with(folder, Unfinished::Forget)
+    }
+
+    /// What the unfinished generation of the replica in `folder` consists of; `None` when there is no replica.
+    ///
+    /// # Errors
+    /// The replica is damaged or cannot be read.
+    pub fn unsealed(folder: &Path) -> Result<Option<Unsealed>> {
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        let Some(manifest) = Manifest::read(folder)? else {
+            return Ok(None);
+        };
+        let name = LogName {
+            migration: manifest.migration,
+            generation: manifest.generation,
+            number: manifest.log,
+        };
+        let mut log = LogReader::open(folder, name)?;
+        let has_records = log.has_records()?;
+        let mut renames = 0;
+        while let Some(record) = log.next()? {
+            renames += usize::from(matches!(record, Record::Rename { .. }));
+        }
+        Ok(Some(Unsealed {
+            migration: manifest.migration,
+            generation: manifest.generation,
+            has_records,
+            renames,
+        }))
     }
 
     fn open_with(folder: &Path, unfinished: Unfinished) -> Result<Option<Self>> {
