@@ -34,6 +34,24 @@ pub fn is_disk_backed(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(ON_DISK.contains(&magic))
 }
 
+/// Magic numbers of file systems on which files can share blocks and tell so.
+const SHARING: [u64; 4] = [
+    0x5846_5342, // XFS
+    0x9123_683e, // btrfs
+    0xca45_1a4e, // bcachefs
+    0x7461_636f, // OCFS2
+];
+
+/// Whether `fd` lies on a file system on which files can share blocks.
+///
+/// # Errors
+/// What `fstatfs` gives.
+pub fn can_share_blocks(fd: BorrowedFd<'_>) -> Result<bool> {
+    let status = rustix::fs::fstatfs(fd)?;
+    let magic = (status.f_type as u64) & 0xffff_ffff;
+    Ok(SHARING.contains(&magic))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

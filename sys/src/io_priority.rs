@@ -12,9 +12,38 @@ pub fn lower() {
     unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_THREAD, 0, LOWEST) };
 }
 
+/// Class "idle".
+const IDLE: libc::c_int = 3 << 13;
+/// Niceness of threads in the background: a third of the weight of others, so that what waits for them is not starved.
+const NICENESS: libc::c_int = 5;
+
+/// Puts the calling thread into the background: its reads wait for everybody else's, and processors go to others first.
+/// Hints, as [`lower`].
+pub fn background() {
+    // SAFETY: plain system call.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_THREAD, 0, IDLE) };
+    // SAFETY: plain system call; on Linux, 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_background_is_taken() {
+        std::thread::spawn(|| {
+            background();
+            // SAFETY: plain system call.
+            let now = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_THREAD, 0) };
+            assert_eq!(now, i64::from(IDLE));
+            // SAFETY: plain system call.
+            let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+            assert!(niceness >= NICENESS, "{niceness}");
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn the_priority_is_taken() {

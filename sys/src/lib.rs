@@ -29,7 +29,9 @@ pub mod io_priority;
 pub mod loop_device;
 pub mod mounts;
 pub mod open_files;
+pub mod page_cache;
 mod perf;
+pub mod pressure;
 pub mod read;
 pub mod reflink;
 #[cfg(test)]

@@ -131,6 +131,10 @@ pub struct Summary {
     pub bytes_data: u64,
     /// Bytes written to the link.
     pub bytes_wire: u64,
+    /// Bytes of files that share blocks at the target as they do at the source (reflinks).
+    pub bytes_shared: u64,
+    /// Bytes that share blocks at the source and not at the target: it cannot, or they changed meanwhile.
+    pub bytes_not_shared: u64,
     /// Duration in seconds.
     pub seconds: f64,
     /// Rounds made.

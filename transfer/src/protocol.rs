@@ -149,6 +149,13 @@ pub enum Report {
         /// How it went.
         answer: Answer,
     },
+    /// How much of what should share blocks does since the last such report; before [`Report::RoundDone`].
+    Shared {
+        /// Bytes that share blocks with another file.
+        together: u64,
+        /// Bytes that could not.
+        apart: u64,
+    },
 }
 
 /// Why a target gives up.

@@ -17,6 +17,7 @@ pub mod replica;
 pub mod round;
 pub mod scan;
 pub mod send;
+pub mod shared;
 pub mod spool;
 pub mod sync;
 pub mod tasks;

@@ -8,6 +8,10 @@ use transfer::source::{Rounds, SourceVolume};
 
 #[path = "tree/bed.rs"]
 mod bed;
+#[path = "tree/reflinks.rs"]
+mod reflinks;
+#[path = "tree/renames.rs"]
+mod renames;
 use bed::{Bed, noise};
 
 #[test]

@@ -452,6 +452,8 @@ fn add(total: &mut Summary, later: Summary) {
         bytes_read: total.bytes_read + later.bytes_read,
         bytes_data: total.bytes_data + later.bytes_data,
         bytes_wire: total.bytes_wire + later.bytes_wire,
+        bytes_shared: total.bytes_shared + later.bytes_shared,
+        bytes_not_shared: total.bytes_not_shared + later.bytes_not_shared,
         seconds: total.seconds + later.seconds,
         rounds: total.rounds + later.rounds,
         resumes: total.resumes + later.resumes,

@@ -31,6 +31,10 @@ pub struct Findings {
     pub durable_frames: AtomicU64,
     /// Their content bytes.
     pub durable_bytes: AtomicU64,
+    /// Bytes that share blocks at the target as they do here.
+    pub shared_bytes: AtomicU64,
+    /// Bytes that share blocks here, and not at the target.
+    pub apart_bytes: AtomicU64,
     /// What the target could not take as it is.
     pub skipped: Mutex<Vec<Skipped>>,
 }
@@ -165,6 +169,11 @@ impl Conversation {
                 Report::Durable { frames, bytes } => {
                     findings.durable_frames.store(frames, Ordering::Relaxed);
                     findings.durable_bytes.store(bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Report::Shared { together, apart } => {
+                    findings.shared_bytes.fetch_add(together, Ordering::Relaxed);
+                    findings.apart_bytes.fetch_add(apart, Ordering::Relaxed);
                     return Ok(());
                 }
                 Report::Skipped { path, what, why } => {

@@ -8,7 +8,7 @@ use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node};
 use crate::tree::operation::{Chunk, Existing, Loaded, Operation};
 use crate::tree::replica::{Cursor, GROUP_LEN, Record, Snapshot};
 use crate::tree::verify::Verified;
-use crate::tree::write::{LinkOutcome, LongFile, Prepared, Refusal, RenameOutcome, TreeWriter};
+use crate::tree::write::{LinkOutcome, LongFile, Prepared, Refusal, RenameOutcome, Shared, TreeWriter};
 
 /// Long files open at a time; a source works on as many as it has connections, and ends them soon after.
 const LONG_FILES_MAX: usize = 4096;
@@ -57,6 +57,8 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// What the file system would not take: path, what, why.
     pub refusals: Vec<(EntryPath, String, String)>,
+    /// How much of what should share blocks does.
+    pub shared: Shared,
 }
 
 /// One connection's hand on the tree.
@@ -166,6 +168,10 @@ impl<'a> Applier<'a> {
                 Ok(outcome(&path, records, refusals))
             }
             Operation::Rename { from, to } => self.rename(from, to),
+            Operation::Share { from, to, ranges } => Ok(Outcome {
+                shared: self.writer.share(&from, &to, &ranges)?,
+                ..Outcome::default()
+            }),
             Operation::LongBegin {
                 file,
                 entry,
@@ -257,7 +263,7 @@ impl<'a> Applier<'a> {
         match self.writer.rename(&from, &to)? {
             RenameOutcome::Renamed | RenameOutcome::AlreadyDone => Ok(Outcome {
                 records: vec![Record::Rename { from, to }],
-                refusals: Vec::new(),
+                ..Outcome::default()
             }),
             // Without the record the journal differs from what the source assumes: it fetches the journal and sends anew.
             RenameOutcome::Missing => {
@@ -328,7 +334,7 @@ impl<'a> Applier<'a> {
         };
         Ok(Outcome {
             records: vec![record],
-            refusals: Vec::new(),
+            ..Outcome::default()
         })
     }
 
@@ -387,8 +393,8 @@ fn done(mut entry: Entry, refusals: Vec<Refusal>) -> Outcome {
 
 fn refused(entry: Entry, what: &str, why: &str) -> Outcome {
     Outcome {
-        records: Vec::new(),
         refusals: vec![(entry.path, what.to_owned(), why.to_owned())],
+        ..Outcome::default()
     }
 }
 
@@ -399,6 +405,7 @@ fn outcome(path: &EntryPath, records: Vec<Record>, refusals: Vec<Refusal>) -> Ou
     Outcome {
         records,
         refusals: refusals.collect(),
+        ..Outcome::default()
     }
 }
 

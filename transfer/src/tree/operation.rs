@@ -100,6 +100,26 @@ pub enum Operation {
         /// Final metadata, stamp and digest.
         entry: Entry,
     },
+    /// Equal ranges of two files shall share blocks where the file system can; no content changes.
+    Share {
+        /// The file that has the blocks.
+        from: EntryPath,
+        /// The file that gives its own up.
+        to: EntryPath,
+        /// Which ranges.
+        ranges: Vec<SharedRange>,
+    },
+}
+
+/// A range that two files share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedRange {
+    /// Offset in the one file, in bytes.
+    pub from_offset: u64,
+    /// Offset in the other, in bytes.
+    pub to_offset: u64,
+    /// Length in bytes.
+    pub len: u64,
 }
 
 /// One chunk of a long file.
@@ -258,6 +278,9 @@ fn operation_len(operation: &Operation) -> usize {
             Operation::Link { leader, entry } => leader.as_bytes().len() + entry_len(entry),
             Operation::Rename { from, to } => from.as_bytes().len() + to.as_bytes().len(),
             Operation::LongBegin { entry, .. } | Operation::LongEnd { entry, .. } => entry_len(entry),
+            Operation::Share { from, to, ranges } => {
+                from.as_bytes().len() + to.as_bytes().len() + ranges.len() * 20
+            }
             Operation::LongChunks { chunks, .. } => {
                 chunks.iter().map(|chunk| 48 + chunk.extents.len() * 10).sum()
             }

@@ -24,7 +24,7 @@ use crate::tree::journal::{Applied, Entering, Journal};
 use crate::tree::operation;
 use crate::tree::replica::Record;
 use crate::tree::verify::{self, Verified};
-use crate::tree::write::TreeWriter;
+use crate::tree::write::{Shared, TreeWriter};
 
 /// Frames that wait to become durable, records only.
 const ENTERING_MAX: usize = 256;
@@ -79,6 +79,7 @@ impl TreeTarget {
             failure: Mutex::new(None),
             over: AtomicBool::new(false),
             round: AtomicU64::new(0),
+            shared: Mutex::default(),
         };
         let opened = self.open_journal(hello.migration).and_then(|version| {
             self.holdings.seal(version.into());
@@ -170,6 +171,8 @@ struct Session<'a> {
     over: AtomicBool,
     /// Rounds sealed in this session: appliers then look at the new contents of the journal.
     round: AtomicU64,
+    /// What shares blocks since that was reported.
+    shared: Mutex<Shared>,
 }
 
 impl Session<'_> {
@@ -227,6 +230,7 @@ impl Session<'_> {
         for operation in verified {
             let outcome = applier.apply(operation)?;
             applied.records.extend(outcome.records);
+            self.count_shared(outcome.shared);
             for (path, what, why) in outcome.refusals {
                 self.say(&Report::Skipped { path, what, why })?;
             }
@@ -262,6 +266,7 @@ impl Session<'_> {
                 Order::EndRound { frames } => {
                     self.sequence.wait_below(frames)?;
                     self.flush(entering)?;
+                    self.say_shared()?;
                     let version = self.target.journal.seal()?;
                     self.target.holdings.seal(version.into());
                     self.round.fetch_add(1, Ordering::AcqRel);
@@ -275,6 +280,20 @@ impl Session<'_> {
                     ));
                 }
             }
+        }
+    }
+
+    fn count_shared(&self, more: Shared) {
+        let mut shared = self.shared.lock().expect("not poisoned");
+        shared.together += more.together;
+        shared.apart += more.apart;
+    }
+
+    fn say_shared(&self) -> Result<()> {
+        let Shared { together, apart } = std::mem::take(&mut *self.shared.lock().expect("not poisoned"));
+        match together + apart {
+            0 => Ok(()),
+            _ => self.say(&Report::Shared { together, apart }),
         }
     }
 

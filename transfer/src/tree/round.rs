@@ -27,6 +27,7 @@ use crate::tree::operation::Operation;
 use crate::tree::scan::Scan;
 use crate::tree::scan::again::SetAside;
 use crate::tree::send::{Sender, Shared};
+use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, Item, Task, Work};
 use crate::tree::track::{Changes, Tracker};
@@ -102,6 +103,7 @@ struct Round<'a> {
     t0: Time,
     changes: Option<Changes>,
     busy: HashSet<FileId>,
+    sharing: Sharing,
 }
 
 /// What the walks of a round gather for later.
@@ -147,6 +149,7 @@ pub fn run(
         t0,
         changes,
         busy,
+        sharing: Sharing::new(ground.state)?,
     };
     let found = Found {
         links: Mutex::new(Spool::new(ground.state)?),
@@ -226,6 +229,7 @@ impl Round<'_> {
             links: &links,
             counters: &self.tally.counters,
             skipped: &self.tally.skipped,
+            sharing: &self.sharing,
             t0: self.t0,
             snapshot: &snapshot,
         };
@@ -417,6 +421,9 @@ impl Phases<'_> {
         let links = self.shared.links.lock().expect("not poisoned").take();
         if let Some(links) = links.filter(|links| !links.is_empty()) {
             self.send_all(links.read()?)?;
+            self.end_phase()?;
+        }
+        if self.round.sharing.dispatch(self.shared.dispatcher, state)? {
             self.end_phase()?;
         }
         let fresh = Spool::new(state)?;

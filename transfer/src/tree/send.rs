@@ -21,6 +21,7 @@ use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Time};
 use crate::tree::long::{self, LongFile};
 use crate::tree::operation::{Batch, Existing, Extent, Operation};
 use crate::tree::replica::{Cursor, Record, Snapshot};
+use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, File, Item, Task};
 
@@ -47,6 +48,8 @@ pub struct Shared<'a> {
     pub counters: &'a Counters,
     /// What could not be read.
     pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// Blocks that files share.
+    pub sharing: &'a Sharing,
     /// Begin of the round.
     pub t0: Time,
     /// What the target durably holds.
@@ -143,7 +146,18 @@ impl<'a, 'b> Sender<'a, 'b> {
             return self.begin_long(file, data, before);
         }
         match self.read_whole(&file, &data, &before) {
-            Ok((entry, extents)) => self.whole(&file, entry, extents),
+            Ok((entry, extents)) => {
+                if !file
+                    .known
+                    .as_ref()
+                    .is_some_and(|known| same_content(known, &entry))
+                {
+                    let file_system = file.directory.file_system;
+                    let sharing = self.shared.sharing;
+                    sharing.note(data.as_fd(), &before, file_system, &file.path)?;
+                }
+                self.whole(&file, entry, extents)
+            }
             Err(error) => self.unreadable(&file, "content", &error),
         }
     }
@@ -503,6 +517,11 @@ impl<'a, 'b> Sender<'a, 'b> {
             meta,
             node: Node::File(long.content()),
         };
+        if long.base.is_empty() {
+            let file_system = file.directory.file_system;
+            let sharing = self.shared.sharing;
+            sharing.note(long.data.as_fd(), &long.before, file_system, &file.path)?;
+        }
         self.after = self.after.max(long.ended_after());
         counters::add(&self.shared.counters.sent, 1);
         self.links_follow(file, &entry)?;
@@ -538,7 +557,10 @@ impl<'a, 'b> Sender<'a, 'b> {
                     chunks: vec![*torn],
                 });
             }
-            Operation::Directory { .. } | Operation::LongBegin { .. } | Operation::LongChunks { .. } => {}
+            Operation::Directory { .. }
+            | Operation::LongBegin { .. }
+            | Operation::LongChunks { .. }
+            | Operation::Share { .. } => {}
         }
         self.batch.push(operation);
     }

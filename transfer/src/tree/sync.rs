@@ -342,6 +342,9 @@ impl Run<'_> {
                 summary.skipped.push(skipped);
             }
         }
+        let findings = self.ground.findings;
+        summary.bytes_shared = findings.shared_bytes.load(Ordering::Relaxed);
+        summary.bytes_not_shared = findings.apart_bytes.load(Ordering::Relaxed);
         summary.ok = summary.skipped.is_empty();
         summary.seconds = self.begin.elapsed().as_secs_f64();
         summary

@@ -12,7 +12,6 @@
 //! Metadata go on in the order that survives the kernel's side effects: flags that decide how data are stored, data,
 //! owner, mode, other flags, attributes, project id, times, and last the flags that seal the entry.
 
-mod clone;
 mod create;
 mod fresh;
 mod link;
@@ -23,12 +22,13 @@ mod refusal;
 mod remove;
 mod rename;
 mod seal;
+mod share;
 
-pub use clone::CloneOutcome;
 pub use link::LinkOutcome;
 pub use long_file::{LongFile, Prepared};
 pub use refusal::{Refusal, Refused};
 pub use rename::RenameOutcome;
+pub use share::Shared;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -10,8 +10,8 @@ use go2cloud_tests::medium::{Format, Medium};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use transfer::tree::capture::{Directory, capture_meta, shared_extents};
 use transfer::tree::entry::EntryPath;
-use transfer::tree::operation::Existing;
-use transfer::tree::write::{CloneOutcome, LinkOutcome, Prepared, RenameOutcome, TreeWriter};
+use transfer::tree::operation::SharedRange;
+use transfer::tree::write::{LinkOutcome, RenameOutcome, TreeWriter};
 
 use crate::copier::{Copier, Style};
 use crate::programs::run;
@@ -414,33 +414,35 @@ fn shared_extents_are_found_and_shared_again() {
 
         Copier::new(&pair.source, &pair.target).copy(Style::Replace);
         let mut writer = TreeWriter::open(&pair.target).unwrap();
-        let stat = source.stat_entry(c"b").unwrap();
-        let meta = capture_meta(&source, c"b", &stat).unwrap();
-        let Prepared::Ready(file) = writer
-            .begin_long_file(&path("b"), &meta, 4 << 20, Existing::Replace)
-            .unwrap()
-        else {
-            panic!("refused");
+        let whole = SharedRange {
+            from_offset: 0,
+            to_offset: 0,
+            len: 4 << 20,
         };
-        let outcome = writer.clone_range(&path("a"), 0, &file, 0, 4 << 20).unwrap();
-        assert_eq!(outcome, CloneOutcome::Shared);
+        let shared = writer.share(&path("a"), &path("b"), &[whole]).unwrap();
+        assert_eq!((shared.together, shared.apart), (4 << 20, 0), "{format:?}");
         assert_eq!(fs::read(pair.target.join("b")).unwrap(), content);
         let listing = run!("filefrag", "-v", &pair.target.join("b"));
         assert!(listing.contains("shared"), "{format:?}: {listing}");
     }
-    let pair = Pair::new(Format::Ext4);
-    fs::write(pair.target.join("a"), [1; 8192]).unwrap();
-    let mut writer = TreeWriter::open(&pair.target).unwrap();
-    let Prepared::Ready(file) = writer
-        .begin_long_file(&path("b"), &Default::default(), 8192, Existing::Replace)
-        .unwrap()
-    else {
-        panic!("refused");
-    };
-    assert_eq!(
-        writer.clone_range(&path("a"), 0, &file, 0, 8192).unwrap(),
-        CloneOutcome::NotPossible
-    );
+    for format in [Format::Ext4, Format::Btrfs] {
+        // This file system cannot, or the contents differ.
+        let pair = Pair::new(format);
+        fs::write(pair.target.join("a"), [1; 8192]).unwrap();
+        fs::write(
+            pair.target.join("b"),
+            [if format == Format::Ext4 { 1 } else { 2 }; 8192],
+        )
+        .unwrap();
+        let mut writer = TreeWriter::open(&pair.target).unwrap();
+        let whole = SharedRange {
+            from_offset: 0,
+            to_offset: 0,
+            len: 8192,
+        };
+        let shared = writer.share(&path("a"), &path("b"), &[whole]).unwrap();
+        assert_eq!((shared.together, shared.apart), (0, 8192), "{format:?}");
+    }
 }
 
 /// A project id that does not match its directory's forbids renames: the proof that links and pipes have theirs, too.

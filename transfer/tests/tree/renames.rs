@@ -1,5 +1,4 @@
 //! Renames at the source are renames at the target: no content travels for them, and every one leads to an equal tree.
-#![cfg(test)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,9 +8,7 @@ use go2cloud_tests::maketree;
 use transfer::progress::Summary;
 use transfer::source::{Rounds, SourceVolume, SyncPlan};
 
-#[path = "tree/bed.rs"]
-mod bed;
-use bed::{Bed, noise};
+use super::bed::{Bed, noise};
 
 /// Lets the clock go past the margin within which a time proves nothing.
 fn settle() {
