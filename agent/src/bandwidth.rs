@@ -27,14 +27,14 @@ const REQUEST: &str = "bandwidth.json";
 const ANSWER: &str = "bandwidth.taken.json";
 /// Pause between two looks for a request.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long the command waits for an answer.
-const WAIT: Duration = Duration::from_secs(2);
+/// How long the command waits for an answer, which a busy disk may hold up; the limit is changed before it.
+const WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
     /// KB/s, 0 for none.
     limit: u64,
-    /// Milliseconds since 1970; names the request.
+    /// Nanoseconds since 1970; names the request.
     made_at: u64,
 }
 
@@ -58,7 +58,7 @@ pub fn run(args: &BandwidthArgs) -> Exit {
     };
     let root = args.state.clone().unwrap_or_else(|| PathBuf::from(state::ROOT));
     let state = State::at(root);
-    let made_at = now_ms();
+    let made_at = now_ns();
     if let Err(error) = state.write(REQUEST, &Request { limit, made_at }) {
         complain(&format!(
             "go2cloud: cannot write {}: {error}",
@@ -88,9 +88,9 @@ pub fn run(args: &BandwidthArgs) -> Exit {
     exit::FAILED
 }
 
-fn now_ms() -> u64 {
+fn now_ns() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A limit that several may set: the latest word counts.
@@ -141,7 +141,7 @@ impl Watch {
     /// Looks in the state folders `roots`. Without a thread the limit stays as it is.
     pub fn start(roots: Vec<PathBuf>, limit: Arc<Limit>) -> Self {
         let end = Arc::new(StopFlag::default());
-        let since = now_ms();
+        let since = now_ns();
         let flag = Arc::clone(&end);
         let watch = move || {
             let mut last = since;

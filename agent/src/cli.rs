@@ -41,8 +41,8 @@ pub enum Command {
 /// Result of reading the command line.
 #[derive(Debug)]
 pub enum Parsed {
-    /// Something to run.
-    Run(Box<Command>),
+    /// Something to run, unless something was refused already; the rest can then still be checked.
+    Run(Box<Command>, Refusals),
     /// Help or version, to be shown.
     Shown(String),
     /// Nothing that can be run.
@@ -112,34 +112,42 @@ pub fn definition() -> clap::Command {
 /// Reads the command line; the first argument is the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
     let command = definition();
-    let args = match flags::normalise(&command, args.into_iter().collect()) {
-        Ok(args) => args,
-        Err(refusals) => return Parsed::Refused(refusals),
-    };
+    let (args, mut refusals) = flags::normalise(&command, args.into_iter().collect());
     let parsed = command
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
-        Ok(cli) => Parsed::Run(Box::new(match cli.command {
-            None => Command::Job(Box::new(cli.job)),
-            Some(Sub::Sync(args)) => Command::Sync(args),
-            Some(Sub::Status(args)) => Command::Status(args),
-            Some(Sub::Bandwidth(args)) => Command::Bandwidth(args),
-            Some(Sub::Finish(args)) => Command::Finish(args),
-            Some(Sub::Verify(args)) => Command::Verify(args),
-            Some(Sub::SupportBundle(args)) => Command::SupportBundle(args),
-            Some(Sub::Completions(args)) => Command::Completions(args),
-            Some(Sub::Man(args)) => Command::Man(args),
-        })),
+        Ok(cli) => Parsed::Run(command_of(cli), refusals),
         Err(error) if !error.use_stderr() => Parsed::Shown(error.render().to_string()),
-        Err(error) => Parsed::Refused(clap_refusal(&error)),
+        Err(error) => {
+            add_clap(&error, &mut refusals);
+            Parsed::Refused(refusals)
+        }
     }
 }
 
-fn clap_refusal(error: &clap::Error) -> Refusals {
-    let mut refusals = Refusals::default();
+fn command_of(cli: Cli) -> Box<Command> {
+    Box::new(match cli.command {
+        None => Command::Job(Box::new(cli.job)),
+        Some(Sub::Sync(args)) => Command::Sync(args),
+        Some(Sub::Status(args)) => Command::Status(args),
+        Some(Sub::Bandwidth(args)) => Command::Bandwidth(args),
+        Some(Sub::Finish(args)) => Command::Finish(args),
+        Some(Sub::Verify(args)) => Command::Verify(args),
+        Some(Sub::SupportBundle(args)) => Command::SupportBundle(args),
+        Some(Sub::Completions(args)) => Command::Completions(args),
+        Some(Sub::Man(args)) => Command::Man(args),
+    })
+}
+
+/// A command line that lost a flag lacks it, or has a value too many: that is no second mistake.
+fn add_clap(error: &clap::Error, refusals: &mut Refusals) {
+    use clap::error::ErrorKind::{InvalidSubcommand, MissingRequiredArgument, UnknownArgument};
+    let follows = [InvalidSubcommand, MissingRequiredArgument, UnknownArgument].contains(&error.kind());
+    if !refusals.is_empty() && follows {
+        return;
+    }
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     refusals.add(text.trim_end());
-    refusals
 }

@@ -30,11 +30,12 @@ pub mod units;
 
 use cli::Command;
 use output::say;
+use refusal::Refusals;
 
 /// Runs the program with `args` (the first one is the program's name) and returns its exit code.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli::parse(args) {
-        cli::Parsed::Run(command) => run(*command),
+        cli::Parsed::Run(command, refusals) => run(*command, refusals),
         cli::Parsed::Shown(text) => {
             say(&text);
             exit::DONE.into()
@@ -43,10 +44,11 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> ExitCode {
+fn run(command: Command, refusals: Refusals) -> ExitCode {
     match command {
-        Command::Job(args) => migrate::run(&args).into(),
-        Command::Sync(args) => sync::run(&args).into(),
+        Command::Job(args) => migrate::run(&args, refusals).into(),
+        Command::Sync(args) => sync::run(&args, refusals).into(),
+        _ if !refusals.is_empty() => refusals.print().into(),
         Command::Status(args) => status::run(&args).into(),
         Command::Bandwidth(args) => bandwidth::run(&args).into(),
         Command::Finish(args) => migrate::finish::run(&args).into(),

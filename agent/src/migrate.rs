@@ -9,6 +9,7 @@ use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine};
 use crate::output::complain;
 use crate::preflight::block_test;
+use crate::refusal::Refusals;
 use crate::{log, signals};
 
 pub mod account;
@@ -35,10 +36,10 @@ pub mod volume;
 use api::chain;
 use plan::{Plan, Task};
 
-/// Checks the arguments and does what they ask for.
-pub fn run(args: &JobArgs) -> Exit {
+/// Checks the arguments and does what they ask for, unless there are `refusals` or these find some.
+pub fn run(args: &JobArgs, refusals: Refusals) -> Exit {
     plan::hide_keys();
-    let plan = match Plan::check(args) {
+    let plan = match Plan::check(args, refusals) {
         Ok(plan) => plan,
         Err(refusals) => return refusals.print(),
     };
@@ -70,7 +71,7 @@ fn act(plan: &Plan) -> anyhow::Result<Exit> {
         Task::NoJob(control, instance) => direct::by_instance(plan, control, instance, &stop),
         Task::Direct { address, secret } => direct::by_address(plan, *address, secret, &stop),
         Task::Staged(stage) => staged::run(plan, stage, &stop),
-        Task::Check(control) => check::check(plan, control.as_ref()),
+        Task::Check { control, .. } => check::check(plan, control.as_ref()),
         Task::BlockTest => Ok(block_test::run(
             plan.run.style,
             &Inventory::take(&Machine::here())?,

@@ -7,20 +7,29 @@ use crate::inventory::{Inventory, Machine, Scope};
 use crate::migrate::api::Api;
 use crate::migrate::plan::Plan;
 
+mod attributes;
 pub mod block_test;
 mod boot;
 mod configuration;
+mod consistency;
 mod control;
 mod finding;
+mod firewall;
 mod forecast;
 mod guest;
+mod health;
 mod kernel;
+mod link;
 mod network;
 mod print;
+mod processor;
 mod space;
 mod storage;
+mod swap;
 mod system;
 mod trackers;
+mod volume_groups;
+mod workload;
 
 pub use finding::{Finding, Status};
 pub use print::print;
@@ -57,11 +66,21 @@ pub fn check(subject: &Subject<'_>) -> Vec<Finding> {
         findings.extend(configuration::check(machine));
         findings.extend(network::check(machine));
         findings.extend(guest::check(machine));
+        findings.extend(health::check(machine));
+        findings.extend(workload::check(machine));
+        findings.extend(consistency::check(machine));
+        findings.push(processor::check(machine, inventory));
+        findings.push(attributes::check(machine));
+        findings.push(swap::check(machine));
+        findings.push(volume_groups::check(machine));
     }
+    findings.push(firewall::check());
     findings.extend(space::check(subject));
     findings.extend(trackers::check(subject));
     findings.extend(control::check(subject));
-    findings.push(forecast::check(subject));
+    let (link, rate) = link::check(subject);
+    findings.push(link);
+    findings.push(forecast::check(subject, &rate));
     findings.sort_by(|one, other| one.id.cmp(other.id));
     findings
 }

@@ -10,15 +10,16 @@ use crate::bandwidth::{Limit, Watch};
 use crate::cli::SyncArgs;
 use crate::exit::{self, Exit};
 use crate::output::{self, Style, complain};
+use crate::refusal::Refusals;
 use crate::{signals, state};
 
 pub mod plan;
 
 use plan::Plan;
 
-/// Checks the arguments, copies, and reports.
-pub fn run(args: &SyncArgs) -> Exit {
-    let plan = match Plan::check(args) {
+/// Checks the arguments, copies, and reports, unless there are `refusals` or these find some.
+pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
+    let plan = match Plan::check(args, refusals) {
         Ok(plan) => plan,
         Err(refusals) => return refusals.print(),
     };

@@ -197,3 +197,92 @@ fn a_daemon_runs_by_itself_says_so_and_ends_on_sigterm() {
     }
     assert_eq!(tool.run("--clean").status.code(), Some(0));
 }
+
+#[test]
+fn what_follows_a_misspelt_flag_is_checked_as_well() {
+    let tool = Tool::new();
+    let output =
+        tool.run("-regoin R -endpont e.example -mode 9 -incremental-time 5 -secret-id A -secret-key B");
+    assert_eq!(output.status.code(), Some(2));
+    let shown = text(&output.stderr);
+    for part in [
+        "unknown flag `-regoin`; did you mean `--region`?",
+        "unknown flag `-endpont`; did you mean `--endpoint`?",
+        "-mode 9",
+        "-incremental-time 5",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("is missing"), "{shown}");
+}
+
+#[test]
+fn a_check_measures_the_link_to_a_known_receiver() {
+    let tool = Tool::new();
+    let (target, journal) = (
+        tool.folder.path().join("target"),
+        tool.folder.path().join("journal"),
+    );
+    fs::create_dir(&target).unwrap();
+    tool.write("key", "0123456789abcdef0123456789abcdef");
+    let receiver = transfer::target::Receiver::bind(transfer::target::ServePlan {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        secret: transfer::secret::Secret::parse(b"0123456789abcdef0123456789abcdef").unwrap(),
+        volume: transfer::target::TargetVolume::Tree { root: target.clone() },
+        journal,
+    })
+    .unwrap();
+    let line = format!(
+        "--check --json --source-root {} -remote-ip 127.0.0.1 --remote-port {} --secret-file {}",
+        target.display(),
+        receiver.local_addr().port(),
+        tool.folder.path().join("key").display()
+    );
+    let find = |output: &Output, id: &str| {
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.into_iter().find(|finding| finding["id"] == id).unwrap()
+    };
+    let stop = transfer::progress::StopFlag::default();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| receiver.run(&transfer::progress::Silent, &stop).unwrap());
+        let output = tool.run(&line);
+        stop.stop();
+        output
+    });
+    assert_eq!(find(&output, "P64")["status"], "pass");
+    let forecast = find(&output, "F01")["observed"].to_string();
+    assert!(forecast.contains("measured to 127.0.0.1"), "{forecast}");
+    drop(receiver);
+    let output = tool.run(&line);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(find(&output, "P64")["status"], "fail");
+    assert!(
+        find(&output, "F01")["observed"].to_string().contains("assumed")
+            || find(&output, "F01")["observed"]
+                .to_string()
+                .contains("not measured")
+    );
+}
+
+#[test]
+fn the_service_file_is_one_that_systemd_takes() {
+    let tool = Tool::new();
+    let unit = include_str!("../../packaging/go2cloud.service");
+    let program = tool.folder.path().join("go2cloud_x64");
+    let unit = unit.replace("/opt/go2cloud/go2cloud_x64", &program.display().to_string());
+    assert!(unit.contains(&program.display().to_string()));
+    // What only other packages have is not looked for here.
+    let unit = unit.replace("Documentation=man:go2cloud(1)\n", "");
+    tool.write("go2cloud.service", &unit);
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(tool.folder.path().join("go2cloud.service"))
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success() && !said.contains("go2cloud.service:"),
+        "{said}"
+    );
+}

@@ -5,10 +5,13 @@
 )]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -210,10 +213,7 @@ fn a_wrong_secret_and_a_missing_directory_are_refused() {
 #[test]
 fn an_unreachable_target_is_a_failure_with_a_remedy() {
     let mut bench = Bench::new();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     bench.address = closed.to_string();
     let output = bench.sync(&["--no-retry"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -257,4 +257,87 @@ fn an_interrupted_run_says_how_to_resume_and_resumes() {
         summary["bytes_data"].as_u64().unwrap() < total,
         "what was durable is not sent again: {summary}"
     );
+}
+
+/// A relay to `target` that counts what goes there.
+fn counted(target: &str) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (target, count): (SocketAddr, _) = (target.parse().unwrap(), Arc::new(AtomicU64::new(0)));
+    let counter = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for source in listener.incoming().flatten() {
+            let there = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+            let ways = [
+                (source.try_clone().unwrap(), there.try_clone().unwrap(), true),
+                (there, source, false),
+            ];
+            for (mut from, mut to, counts) in ways {
+                let counter = Arc::clone(&counter);
+                std::thread::spawn(move || {
+                    let mut bytes = vec![0; 16 * 1024];
+                    while let Ok(count @ 1..) = from.read(&mut bytes) {
+                        if to.write_all(&bytes[..count]).is_err() {
+                            break;
+                        }
+                        if counts {
+                            counter.fetch_add(count as u64, Ordering::Relaxed);
+                        }
+                    }
+                    // The other side may have closed it first.
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    (address, count)
+}
+
+/// KB/s through the relay for some time.
+fn rate(count: &AtomicU64) -> u64 {
+    let before = count.load(Ordering::Relaxed);
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let bytes = count.load(Ordering::Relaxed) - before;
+    (bytes as f64 / 1024.0 / began.elapsed().as_secs_f64()) as u64
+}
+
+#[test]
+fn the_bandwidth_changes_while_it_runs_within_a_second() {
+    let mut bench = Bench::new();
+    fs::write(bench.path("source/large"), noise(9, 60_000_000)).unwrap();
+    let (address, count) = counted(&bench.address);
+    bench.address = address;
+    let child = bench
+        .command(&["--bandwidth-limit=500", "--quiet"])
+        .arg(bench.path("source"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while count.load(Ordering::Relaxed) < 500_000 {
+        assert!(Instant::now() < end, "nothing goes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let slow = rate(&count);
+    let set = |limit: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_go2cloud"))
+            .args(["bandwidth", limit, "--state"])
+            .arg(bench.path("state"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(&format!("{limit} KB/s")), "{said}");
+        // What the kernel holds already goes first.
+        std::thread::sleep(Duration::from_secs(1));
+        rate(&count)
+    };
+    let (fast, slow_again) = (set("3000"), set("250"));
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    child.wait_with_output().unwrap();
+    assert!((300..700).contains(&slow), "{slow} KB/s at 500");
+    assert!((1500..3600).contains(&fast), "{fast} KB/s at 3000");
+    assert!((100..500).contains(&slow_again), "{slow_again} KB/s at 250");
 }

@@ -207,12 +207,10 @@ impl Migration {
     }
 }
 
-/// Size of the file system that holds `directory`, in GB: what the target must have at least, and no less than 50.
+/// Size of what lies in `directory`, in GB: what the target must have at least, and no less than 50.
 fn disk_size_gb(directory: &Path) -> Result<u64> {
-    let status = nix::sys::statvfs::statvfs(directory).context("measure the source's file system")?;
-    Ok((status.blocks() * status.fragment_size())
-        .div_ceil(1 << 30)
-        .max(50))
+    let disk = agent::inventory::of_directory(directory).context("measure the source")?;
+    Ok(disk.bytes.div_ceil(1 << 30).max(50))
 }
 
 fn pause(cloud: &mut Cloud<'_>) -> Result<()> {

@@ -5,18 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use clap::{Arg, ArgAction, Command};
 
 use crate::refusal::Refusals;
 
-/// Rewrites `args` (the first one is the program's name) into the spelling `--flag=value`.
-///
-/// # Errors
-/// Every flag that is unknown, lacks its value, or contradicts itself.
-pub fn normalise(command: &Command, args: Vec<OsString>) -> Result<Vec<OsString>, Refusals> {
-    let mut words = args.into_iter();
+/// Rewrites `args` (the first one is the program's name) into the spelling `--flag=value`. What is unknown, lacks its
+/// value, or contradicts itself is refused and left out, so that the rest can be looked at, too.
+pub fn normalise(command: &Command, args: Vec<OsString>) -> (Vec<OsString>, Refusals) {
+    let mut words = args.into_iter().peekable();
     let mut normaliser = Normaliser {
         command,
         output: words.next().into_iter().collect(),
@@ -41,11 +40,7 @@ pub fn normalise(command: &Command, args: Vec<OsString>) -> Result<Vec<OsString>
             normaliser.output.push(word);
         }
     }
-    if normaliser.refusals.is_empty() {
-        Ok(normaliser.output)
-    } else {
-        Err(normaliser.refusals)
-    }
+    (normaliser.output, normaliser.refusals)
 }
 
 struct Normaliser<'a> {
@@ -57,7 +52,7 @@ struct Normaliser<'a> {
 }
 
 impl Normaliser<'_> {
-    fn flag(&mut self, word: &[u8], rest: &mut impl Iterator<Item = OsString>) {
+    fn flag(&mut self, word: &[u8], rest: &mut Peekable<impl Iterator<Item = OsString>>) {
         let shown = String::from_utf8_lossy(word).into_owned();
         let bare = word.strip_prefix(b"--").unwrap_or(&word[1..]);
         let (name, value) = match bare.iter().position(|byte| *byte == b'=') {
@@ -66,11 +61,14 @@ impl Normaliser<'_> {
         };
         let Some(arg) = std::str::from_utf8(name).ok().and_then(|name| self.find(name)) else {
             let shown = shown.split('=').next().unwrap_or_default().to_owned();
-            let nearest = self.nearest(&String::from_utf8_lossy(name));
-            self.refusals.add(match nearest {
+            let nearest = self.nearest(&String::from_utf8_lossy(name)).map(str::to_owned);
+            self.refusals.add(match &nearest {
                 Some(nearest) => format!("unknown flag `{shown}`; did you mean `--{nearest}`?"),
                 None => format!("unknown flag `{shown}`"),
             });
+            if let Some(nearest) = nearest {
+                self.assume(&nearest, value, rest);
+            }
             return;
         };
         let long = arg.get_long().unwrap_or_default().to_owned();
@@ -92,6 +90,26 @@ impl Normaliser<'_> {
         }
         let mut word = format!("--{long}=").into_bytes();
         word.extend_from_slice(value.as_bytes());
+        self.output.push(OsString::from_vec(word));
+    }
+
+    /// Goes on as if the nearest flag had been typed, so that it is not missed as well.
+    fn assume(
+        &mut self,
+        long: &str,
+        value: Option<&OsStr>,
+        rest: &mut Peekable<impl Iterator<Item = OsString>>,
+    ) {
+        let takes_value = self.find(long).is_some_and(|arg| arg.get_action().takes_values());
+        let mut word = format!("--{long}").into_bytes();
+        if takes_value {
+            let is_value = |word: &OsString| !word.as_bytes().starts_with(b"-");
+            let Some(value) = value.map(OsStr::to_owned).or_else(|| rest.next_if(is_value)) else {
+                return;
+            };
+            word.push(b'=');
+            word.extend_from_slice(value.as_bytes());
+        }
         self.output.push(OsString::from_vec(word));
     }
 
@@ -182,9 +200,12 @@ mod tests {
 
     fn run(line: &str) -> Result<String, Vec<String>> {
         let args = line.split(' ').map(OsString::from).collect();
-        normalise(&command(), args)
-            .map(|args| args.join(OsStr::new(" ")).into_string().unwrap())
-            .map_err(|refusals| refusals.as_slice().to_vec())
+        let (args, refusals) = normalise(&command(), args);
+        if refusals.is_empty() {
+            Ok(args.join(OsStr::new(" ")).into_string().unwrap())
+        } else {
+            Err(refusals.as_slice().to_vec())
+        }
     }
 
     #[test]
@@ -237,6 +258,13 @@ mod tests {
                 "`--check=maybe`: the value must be true or false",
                 "`-region` needs a value",
             ]
+        );
+        let line = ["g", "-regoin", "R", "-chek", "-exclud", "-zzz"].map(OsString::from);
+        let (assumed, _) = normalise(&command(), line.to_vec());
+        assert_eq!(
+            assumed.join(OsStr::new(" ")),
+            "g --region=R --check",
+            "what is meant is not missed, too"
         );
         assert_eq!(
             run("g --exclude a --exclude b").unwrap(),

@@ -19,6 +19,8 @@ pub struct Mount {
     pub source: String,
     /// Whether it is mounted read-only.
     pub read_only: bool,
+    /// Whether the kernel has stopped it because of an error.
+    pub shut_down: bool,
 }
 
 /// All mounts, in the order of the kernel: later ones may cover earlier ones.
@@ -35,13 +37,18 @@ fn parse(line: &str) -> Option<Mount> {
     let root = plain(before.next()?);
     let point = PathBuf::from(plain(before.next()?));
     let options = before.next()?;
+    let (file_system, source) = (after.next()?.to_owned(), plain(after.next()?));
+    let of_file_system = after.next().unwrap_or_default();
     Some(Mount {
         device,
         root,
         point,
-        file_system: after.next()?.to_owned(),
-        source: plain(after.next()?),
+        file_system,
+        source,
         read_only: options.split(',').any(|option| option == "ro"),
+        shut_down: of_file_system
+            .split(',')
+            .any(|option| ["shutdown", "emergency_ro"].contains(&option)),
     })
 }
 
@@ -82,7 +89,12 @@ mod tests {
             (mount.file_system.as_str(), mount.source.as_str()),
             ("ext3", "/dev/root")
         );
-        assert!(!mount.read_only);
+        assert!(!mount.read_only && !mount.shut_down);
+        assert!(
+            parse("36 35 98:0 / / rw - ext4 /dev/vda1 rw,emergency_ro")
+                .unwrap()
+                .shut_down
+        );
         assert!(parse("nonsense").is_none());
     }
 }

@@ -155,6 +155,7 @@ impl<'a> Running<'a> {
                 self.context.api,
                 self.job,
                 self.context.inventory,
+                self.context.plan.transit_image(),
                 &self.orders.stop,
             )
             .map(|id| (id, None))

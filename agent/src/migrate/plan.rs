@@ -51,8 +51,13 @@ pub struct Plan {
 /// What is asked for.
 #[derive(Debug)]
 pub enum Task {
-    /// Only check; the control plane is looked at if it is known.
-    Check(Option<Control>),
+    /// Only check; control plane and receiver are looked at as far as they are known.
+    Check {
+        /// The control plane.
+        control: Option<Control>,
+        /// Address and secret of a receiver.
+        receiver: Option<(std::net::SocketAddr, Secret)>,
+    },
     /// Only test whether block-level migration is possible.
     BlockTest,
     /// Leave migration mode and clean up.
@@ -225,10 +230,10 @@ impl Plan {
     /// Checks `args` with the files beside the program.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
-    pub fn check(args: &JobArgs) -> Result<Self, Refusals> {
+    /// `refusals`, and everything that is wrong with the arguments.
+    pub fn check(args: &JobArgs, refusals: Refusals) -> Result<Self, Refusals> {
         let folder = folder::of_program().unwrap_or_else(|| PathBuf::from("/"));
-        Self::check_in(args, &folder)
+        Self::check_in(args, &folder, refusals)
     }
 
     /// What this run migrates, for the inventory.
@@ -239,6 +244,14 @@ impl Plan {
             Scope::Directory(&self.source_root)
         } else {
             Scope::Machine
+        }
+    }
+
+    /// The image that a transit instance is made from, if one was named.
+    pub fn transit_image(&self) -> Option<&str> {
+        match &self.task {
+            Task::Jobs(_, Some(Target::Image { transit_image, .. })) => transit_image.as_deref(),
+            _ => None,
         }
     }
 
@@ -277,9 +290,8 @@ impl Plan {
     /// Checks `args` with the files in `folder`.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
-    pub fn check_in(args: &JobArgs, folder: &Path) -> Result<Self, Refusals> {
-        let mut refusals = Refusals::default();
+    /// `refusals`, and everything that is wrong with the arguments.
+    pub fn check_in(args: &JobArgs, folder: &Path, mut refusals: Refusals) -> Result<Self, Refusals> {
         let files = Files::read(Some(folder), &mut refusals);
         let checker = check::Checker { args, files, folder };
         let network = checker.network(&mut refusals);

@@ -126,8 +126,20 @@ fn find(api: &Api, identifier: &str, stop: &StopFlag) -> Result<Option<SourceSer
 
 /// A registration describes the disks of its day: jobs made from it would be wrong for others.
 fn notice_changes(source: &SourceServer, inventory: &Inventory) {
+    if let Some(change) = change_of_disks(source, inventory) {
+        let text = format!(
+            "the disks have changed since this machine was imported ({change}): delete the source server in the console \
+             and start this program again"
+        );
+        tracing::warn!("{text}");
+        complain(&format!("warning: {text}"));
+    }
+}
+
+/// What has changed about the disks, if anything has. What less than the whole machine holds may change all the time.
+fn change_of_disks(source: &SourceServer, inventory: &Inventory) -> Option<String> {
     if !inventory.whole {
-        return;
+        return None;
     }
     let system = source
         .system_disk_info
@@ -146,12 +158,11 @@ fn notice_changes(source: &SourceServer, inventory: &Inventory) {
     let now: Vec<(String, u64)> = now
         .chain(data.into_iter().map(|disk| (disk.device, disk.size)))
         .collect();
-    if known != now {
-        let text = "the disks have changed since this machine was imported: delete the source server in the console \
-                    and start this program again";
-        tracing::warn!(?known, ?now, "{text}");
-        complain(&format!("warning: {text}"));
-    }
+    let list = |disks: &[(String, u64)]| {
+        let disks = disks.iter().map(|(device, size)| format!("{device} {size} GB"));
+        disks.collect::<Vec<_>>().join(", ")
+    };
+    (known != now).then(|| format!("then: {}; now: {}", list(&known), list(&now)))
 }
 
 fn heartbeat(id: &str) -> ModifySourceServer {
@@ -178,5 +189,50 @@ fn beats(api: &Api, id: &str, gone: &StopFlag) {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{Disk, Machine, of_directory};
+
+    fn disk(device: &str, gb: u64) -> Disk {
+        Disk {
+            device: device.to_owned(),
+            bytes: gb << 30,
+            ..of_directory(std::path::Path::new("/sys/fs")).unwrap()
+        }
+    }
+
+    #[test]
+    fn disks_that_came_went_or_grew_since_the_import_are_noticed() {
+        let mut inventory = Inventory::take(&Machine::here()).unwrap();
+        inventory.disks = vec![disk("/dev/vda", 50), disk("/dev/vdb", 100)];
+        let imported = SourceServer {
+            system_disk_info: Some(inventory.system_disk()),
+            data_disks_info: inventory.data_disks(),
+            ..Default::default()
+        };
+        assert_eq!(change_of_disks(&imported, &inventory), None);
+        for disks in [
+            vec![disk("/dev/vda", 50)],
+            vec![disk("/dev/vda", 60), disk("/dev/vdb", 100)],
+            vec![disk("/dev/vda", 50), disk("/dev/vdc", 100)],
+            vec![disk("/dev/vda", 50), disk("/dev/vdb", 100), disk("/dev/vdc", 1)],
+        ] {
+            let now = Inventory {
+                disks,
+                ..inventory.clone()
+            };
+            let change = change_of_disks(&imported, &now).unwrap();
+            assert!(
+                change.contains("then: /dev/vda 50 GB, /dev/vdb 100 GB; now: "),
+                "{change}"
+            );
+        }
+        inventory.whole = false;
+        inventory.disks.clear();
+        assert_eq!(change_of_disks(&imported, &inventory), None);
     }
 }

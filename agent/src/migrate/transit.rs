@@ -25,7 +25,7 @@ pub fn is_image(job: &MigrationJob) -> bool {
         .is_some_and(|kind| kind.ends_with("Image"))
 }
 
-/// Creates the job's transit instance, or finds it, and waits until it runs. Gives its id.
+/// Creates the job's transit instance, from `image` if one is named, or finds it, and waits until it runs. Gives its id.
 ///
 /// # Errors
 /// It is not created, or does not run in time.
@@ -33,6 +33,7 @@ pub fn create(
     api: &Api,
     job: &MigrationJob,
     inventory: &Inventory,
+    image: Option<&str>,
     stop: &StopFlag,
 ) -> Result<String, Ended> {
     let job_id = job.job_id.clone().unwrap_or_default();
@@ -44,6 +45,7 @@ pub fn create(
                 job_id: job_id.clone(),
                 system_disk_info: Some(inventory.system_disk()),
                 data_disks_info: inventory.data_disks(),
+                image_id: image.map(str::to_owned),
                 ..Default::default()
             };
             let answer = api.insist(&request, stop).map_err(|error| {

@@ -1,32 +1,30 @@
-//! How long it will take, and whether it converges: amount, speed of the link, and what changes meanwhile.
+//! How long it will take, how long the last round is, and whether it converges: amount, link, and what changes meanwhile.
+//!
+//! Every number says where it comes from: the link is measured or said to be assumed ([`super::link`]), the changes are
+//! what the disks take while they are watched for some seconds.
 
 use std::time::Duration;
 
-use rustix::fs::statvfs;
-
+use super::link::Rate;
+use super::space::amount;
 use super::{Finding, Status, Subject};
 use crate::inventory::Machine;
 use crate::units;
 
 /// How long the disks are watched.
-const SAMPLE: Duration = Duration::from_secs(2);
-/// Share of a link's nominal rate that arrives as data: headers, and what else runs.
-const LINK_SHARE: f64 = 0.8;
-/// Rate that is assumed when the link does not tell its own, in bytes per second: 100 Mbit/s.
-const LINK_ASSUMED: f64 = 12.5e6;
+const SAMPLE: Duration = Duration::from_secs(3);
 /// Unit of /proc/diskstats, in bytes.
 const SECTOR: u64 = 512;
+/// Seconds that freezing, the last exchange and thawing take at least.
+const HANDOVER_SECONDS: f64 = 1.0;
 
-pub(super) fn check(subject: &Subject<'_>) -> Finding {
-    let used = statvfs(&subject.plan.source_root)
-        .map(|space| (space.f_blocks - space.f_bfree) * space.f_frsize)
-        .unwrap_or(0);
+pub(super) fn check(subject: &Subject<'_>, rate: &Rate) -> Finding {
+    let used = amount(subject).map_or(0, |(used, _)| used);
     let before = written(subject.machine);
     std::thread::sleep(SAMPLE);
     let churn = (written(subject.machine).saturating_sub(before)) as f64 / SAMPLE.as_secs_f64();
     let limit = subject.plan.transfer.bandwidth_limit.unwrap_or(0) * 1024;
-    let link = rate(link_speed(subject.machine), limit);
-    let mut finding = forecast(used as f64, churn, link);
+    let mut finding = forecast(used as f64, churn, &limited(rate, limit));
     if !subject.is_whole() && finding.status == Status::Warn {
         // What the whole machine writes says little about one directory.
         finding.status = Status::Info;
@@ -53,42 +51,46 @@ fn written(machine: &Machine) -> u64 {
         * SECTOR
 }
 
-/// Nominal speed of the fastest network card, in bytes per second.
-fn link_speed(machine: &Machine) -> Option<f64> {
-    let names = machine.names("/sys/class/net");
-    let speeds = names
-        .iter()
-        .filter_map(|name| machine.number(&format!("/sys/class/net/{name}/speed")));
-    speeds
-        .max()
-        .filter(|megabits| *megabits > 0)
-        .map(|megabits| megabits as f64 * 1e6 / 8.0)
+fn limited(rate: &Rate, limit: u64) -> Rate {
+    if limit > 0 && (limit as f64) < rate.bytes {
+        Rate {
+            bytes: limit as f64,
+            source: format!("limited to {}/s", units::bytes(limit)),
+        }
+    } else {
+        rate.clone()
+    }
 }
 
-fn rate(link: Option<f64>, limit: u64) -> f64 {
-    let link = link.unwrap_or(LINK_ASSUMED) * LINK_SHARE;
-    if limit > 0 { link.min(limit as f64) } else { link }
-}
-
-fn forecast(used: f64, churn: f64, rate: f64) -> Finding {
+fn forecast(used: f64, churn: f64, rate: &Rate) -> Finding {
     let name = "forecast";
     let text = format!(
-        "up to {} at {}/s, {}/s changing",
+        "up to {}; link: {}; {}/s changing, sampled for {} s",
         units::bytes(used as u64),
-        units::bytes(rate as u64),
-        units::bytes(churn as u64)
+        rate.source,
+        units::bytes(churn as u64),
+        SAMPLE.as_secs()
     );
-    if churn >= rate {
+    if churn >= rate.bytes {
         let remedy =
             "raise the bandwidth, or migrate at a quieter hour: changes come faster than they can be sent";
         return Finding::warn("F01", name, format!("{text}: does not converge"), remedy);
     }
     // Each round sends what changed during the one before: a geometric series with the ratio churn to rate.
-    let seconds = used / rate / (1.0 - churn / rate);
+    let ratio = churn / rate.bytes;
+    let seconds = used / rate.bytes / (1.0 - ratio);
+    // The second round sends what changed during the first; what changed during the second is sent while frozen.
+    let last = used / rate.bytes * ratio;
+    let frozen = HANDOVER_SECONDS + last * ratio;
     Finding::info(
         "F01",
         name,
-        format!("{text}: about {}, converges", units::seconds(seconds as u64)),
+        format!(
+            "{text}: about {}, of which {} are the second round; block by block frozen for about {}; converges",
+            units::seconds(seconds as u64),
+            units::seconds(last as u64),
+            units::seconds(frozen.ceil() as u64)
+        ),
     )
 }
 
@@ -96,27 +98,38 @@ fn forecast(used: f64, churn: f64, rate: f64) -> Finding {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rounds_are_a_geometric_series() {
-        let finding = forecast(51200e6, 0.0, 12.5e6);
-        assert!(
-            finding.observed.contains("1h08m, converges"),
-            "{}",
-            finding.observed
-        );
-        let finding = forecast(51200e6, 6.25e6, 12.5e6);
-        assert!(
-            finding.observed.contains("2h16m, converges"),
-            "{}",
-            finding.observed
-        );
-        assert_eq!(forecast(1e9, 2e6, 1e6).status, Status::Warn);
+    fn rate(bytes: f64) -> Rate {
+        Rate {
+            bytes,
+            source: "measured".into(),
+        }
     }
 
     #[test]
-    fn the_smaller_of_link_and_limit_counts() {
-        assert_eq!(rate(Some(125e6), 1024), 1024.0);
-        assert_eq!(rate(Some(125e6), 0), 1e8);
-        assert_eq!(rate(None, 0), 1e7);
+    fn rounds_are_a_geometric_series() {
+        let finding = forecast(51200e6, 0.0, &rate(12.5e6));
+        assert!(
+            finding.observed.contains(
+                "about 1h08m, of which 0s are the second round; block by block frozen for about 1s; converges"
+            ),
+            "{}",
+            finding.observed
+        );
+        let finding = forecast(51200e6, 6.25e6, &rate(12.5e6));
+        assert!(
+            finding.observed.contains("about 2h16m, of which 34m08s")
+                && finding.observed.contains("frozen for about 17m05s"),
+            "{}",
+            finding.observed
+        );
+        assert_eq!(forecast(1e9, 2e6, &rate(1e6)).status, Status::Warn);
+    }
+
+    #[test]
+    fn the_smaller_of_link_and_limit_counts_and_says_so() {
+        assert_eq!(limited(&rate(125e6), 1024).bytes, 1024.0);
+        assert!(limited(&rate(125e6), 1024).source.contains("limited"));
+        assert_eq!(limited(&rate(125e6), 0), rate(125e6));
+        assert_eq!(limited(&rate(1000.0), 1024), rate(1000.0));
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn check(machine: &Machine, release: &str) -> Vec<Finding> {
     vec![
         virtio(release, &drivers),
         initramfs_drivers(machine, image.as_deref(), &drivers),
+        nvme(machine, release, image.as_deref()),
         generator(machine, &drivers),
         boot_files(machine, release, image.as_deref(), blk),
         modules(machine, release),
@@ -160,6 +161,33 @@ fn initramfs_drivers(machine: &Machine, image: Option<&str>, drivers: &[(&str, D
     Finding::warn("P11", name, format!("lacks {}", missing.join(", ")), remedy).auto_fixed()
 }
 
+/// Some clouds show disks as NVMe.
+fn nvme(machine: &Machine, release: &str, image: Option<&str>) -> Finding {
+    let name = "NVMe driver";
+    let remedy = "dracut -f --add-drivers nvme, or: echo nvme >> /etc/initramfs-tools/modules && update-initramfs -u; not needed where the target's disks are virtio";
+    match driver(machine, release, "nvme", "CONFIG_BLK_DEV_NVME") {
+        Driver::BuiltIn => Finding::pass("P12", name, "built in"),
+        Driver::Unknown => Finding::info(
+            "P12",
+            name,
+            "cannot tell; it matters only where the target's disks are NVMe",
+        ),
+        Driver::Missing => Finding::warn(
+            "P12",
+            name,
+            format!("kernel {release} has none"),
+            "choose a target whose disks are virtio, or install the distribution's regular kernel package",
+        ),
+        Driver::Module => match image.and_then(|image| contents(machine, image)) {
+            Some(list) if !list.lines().any(|line| is_module(line, "nvme")) => {
+                Finding::warn("P12", name, "not in the initramfs", remedy).auto_fixed()
+            }
+            Some(_) => Finding::pass("P12", name, "in the initramfs"),
+            None => Finding::info("P12", name, "a module; the target verifies the initramfs"),
+        },
+    }
+}
+
 /// The file list of an initramfs by the distribution's own tool; `None` when there is none, or it fails.
 fn contents(machine: &Machine, image: &str) -> Option<String> {
     let image = machine.path(image);
@@ -188,6 +216,13 @@ fn generator(machine: &Machine, drivers: &[(&str, Driver)]) -> Finding {
             .any(|folder| machine.path(&format!("{folder}/{tool}")).exists())
     });
     match found {
+        Some(tool) if only_own_drivers(machine) => Finding::warn(
+            "P13",
+            name,
+            format!("{tool} puts only this machine's drivers in (MODULES=dep)"),
+            "sed -i 's/^MODULES=dep/MODULES=most/' /etc/initramfs-tools/initramfs.conf /etc/initramfs-tools/conf.d/*; update-initramfs -u",
+        )
+        .auto_fixed(),
         Some(tool) => Finding::pass("P13", name, tool),
         None if drivers.iter().all(|(_, driver)| *driver == Driver::BuiltIn) => {
             Finding::info("P13", name, "none, and none is needed: the drivers are built in")
@@ -199,6 +234,19 @@ fn generator(machine: &Machine, drivers: &[(&str, Driver)]) -> Finding {
             "install dracut or initramfs-tools",
         ),
     }
+}
+
+/// Whether initramfs-tools is told to look at this machine's hardware.
+fn only_own_drivers(machine: &Machine) -> bool {
+    let more = machine.names("/etc/initramfs-tools/conf.d");
+    let more = more
+        .iter()
+        .map(|name| format!("/etc/initramfs-tools/conf.d/{name}"));
+    let mut files = more.chain(["/etc/initramfs-tools/initramfs.conf".to_owned()]);
+    files.any(|file| {
+        let text = machine.text(&file).unwrap_or_default();
+        text.lines().any(|line| line.trim() == "MODULES=dep")
+    })
 }
 
 fn boot_files(machine: &Machine, release: &str, image: Option<&str>, blk: Driver) -> Finding {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use rustix::fs::statvfs;
 
+use super::health::on_disks;
 use super::{Finding, Subject};
+use crate::inventory::{Scope, mounts};
 use crate::units;
 
 /// Free bytes that the baseline and the logs need at least.
@@ -65,13 +67,40 @@ fn boot_space(subject: &Subject<'_>) -> Finding {
     }
 }
 
+/// Bytes to migrate, as far as they are known without reading everything, and files on the file systems they lie on.
+pub(super) fn amount(subject: &Subject<'_>) -> std::io::Result<(u64, u64)> {
+    match subject.plan.scope() {
+        Scope::Directory(root) => {
+            let space = statvfs(root)?;
+            let used = subject.inventory.disks.iter().map(|disk| disk.bytes).sum();
+            Ok((used, space.f_files.saturating_sub(space.f_ffree)))
+        }
+        Scope::Disks(_) => Ok((subject.inventory.disks.iter().map(|disk| disk.bytes).sum(), 0)),
+        Scope::Machine => {
+            let mounts = mounts::mounts(subject.machine);
+            let mut total = (0, 0);
+            for mount in on_disks(&mounts) {
+                let space = statvfs(&mount.point)?;
+                total.0 += (space.f_blocks - space.f_bfree) * space.f_frsize;
+                total.1 += space.f_files.saturating_sub(space.f_ffree);
+            }
+            if total.0 == 0 {
+                let space = statvfs(&subject.plan.source_root)?;
+                total = (
+                    (space.f_blocks - space.f_bfree) * space.f_frsize,
+                    space.f_files.saturating_sub(space.f_ffree),
+                );
+            }
+            Ok(total)
+        }
+    }
+}
+
 fn files(subject: &Subject<'_>) -> Finding {
     let name = "amount";
-    match statvfs(&subject.plan.source_root) {
+    match amount(subject) {
         Err(error) => Finding::fail("P42", name, error.to_string(), "check the directory"),
-        Ok(space) => {
-            let used = (space.f_blocks - space.f_bfree) * space.f_frsize;
-            let files = space.f_files.saturating_sub(space.f_ffree);
+        Ok((used, files)) => {
             let observed = format!("up to {} in {} files", units::bytes(used), units::count(files));
             if files > FILES_MANY {
                 Finding::warn(

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::inventory::mounts::{self, Mount};
-use crate::inventory::{Inventory, Machine};
+use crate::inventory::{Inventory, Machine, Style};
 
 /// Disks that clouds attach to one instance.
 const DISKS_MAX: usize = 21;
@@ -10,6 +10,7 @@ const DISKS_MAX: usize = 21;
 pub(super) fn check(machine: &Machine, inventory: &Inventory) -> Vec<Finding> {
     let mounts = mounts::mounts(machine);
     vec![
+        tables(inventory),
         file_systems(inventory, &mounts),
         encryption(inventory),
         volume_manager(machine, inventory),
@@ -19,6 +20,41 @@ pub(super) fn check(machine: &Machine, inventory: &Inventory) -> Vec<Finding> {
         count(inventory),
         sectors(inventory),
     ]
+}
+
+/// Largest disk that an MBR describes: 2^32 sectors of 512 bytes.
+const MBR_BYTES_MAX: u64 = 2 << 40;
+
+fn tables(inventory: &Inventory) -> Finding {
+    let name = "partition tables";
+    let disks = || inventory.disks.iter();
+    let unknown: Vec<&str> = disks()
+        .filter(|disk| disk.style.is_none() && !disk.partitions.is_empty())
+        .map(|disk| disk.device.as_str())
+        .collect();
+    let large: Vec<&str> = disks()
+        .filter(|disk| disk.style == Some(Style::Mbr) && disk.bytes > MBR_BYTES_MAX)
+        .map(|disk| disk.device.as_str())
+        .collect();
+    if !unknown.is_empty() {
+        let remedy = "only MBR and GPT are known: exclude the disk, or move its content to one with GPT";
+        Finding::fail(
+            "P30",
+            name,
+            format!("of another kind: {}", unknown.join(", ")),
+            remedy,
+        )
+    } else if !large.is_empty() {
+        let remedy = "an MBR reaches 2 TiB only: what lies behind is not used on the target either; sgdisk --mbrtogpt makes a GPT of it";
+        Finding::warn(
+            "P30",
+            name,
+            format!("MBR on more than 2 TiB: {}", large.join(", ")),
+            remedy,
+        )
+    } else {
+        Finding::pass("P30", name, "MBR or GPT")
+    }
 }
 
 fn contents(inventory: &Inventory) -> impl Iterator<Item = (&str, &str)> {

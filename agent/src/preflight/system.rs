@@ -8,7 +8,7 @@ const KERNEL_MIN: (u32, u32) = (2, 6);
 
 /// Checks that every migration needs.
 pub(super) fn always(machine: &Machine) -> Vec<Finding> {
-    vec![root(), memory(machine)]
+    vec![root(), load(machine)]
 }
 
 /// Checks for a whole system.
@@ -33,8 +33,31 @@ fn root() -> Finding {
     }
 }
 
+/// Share of the processors above which reading is felt.
+const LOAD_SHARE_MAX: f64 = 0.8;
+
+fn load(machine: &Machine) -> Finding {
+    let text = machine.text("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text
+        .split(' ')
+        .next()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(0.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = memory(machine);
+    if memory.status == super::Status::Pass && load > LOAD_SHARE_MAX * processors as f64 {
+        let seen = format!(
+            "{}; {load} processes want {processors} processors",
+            memory.observed
+        );
+        let remedy = "migrate at a quieter hour; or let it be: reading gives way to everything else";
+        return Finding::warn("P41", memory.name, seen, remedy);
+    }
+    memory
+}
+
 fn memory(machine: &Machine) -> Finding {
-    let name = "free memory";
+    let name = "memory and load";
     let text = machine.text("/proc/meminfo").unwrap_or_default();
     let available = text.lines().find_map(|line| {
         let value = line.strip_prefix("MemAvailable:")?;
@@ -162,7 +185,14 @@ fn clock_mode(machine: &Machine) -> Finding {
 
 fn packages(machine: &Machine) -> Finding {
     let name = "package state";
-    let pending = !machine.names("/var/lib/dpkg/updates").is_empty();
+    let status = machine.text("/var/lib/dpkg/status").unwrap_or_default();
+    let half = |line: &str| {
+        line.starts_with("Status: ")
+            && ["half-installed", "half-configured", "unpacked"]
+                .iter()
+                .any(|state| line.ends_with(state))
+    };
+    let pending = !machine.names("/var/lib/dpkg/updates").is_empty() || status.lines().any(half);
     let reboot =
         machine.path("/run/reboot-required").exists() || machine.path("/var/run/reboot-required").exists();
     if pending {

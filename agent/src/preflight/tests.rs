@@ -129,3 +129,164 @@ fn the_worst_finding_decides_the_exit_code() {
     assert_eq!(finding::exit(&[pass.clone(), warn.clone()]), exit::CHECK_WARNED);
     assert_eq!(finding::exit(&[warn, fail, pass]), exit::CHECK_FAILED);
 }
+
+#[test]
+fn devices_that_are_gone_and_choices_of_disks_are_named() {
+    let swap = |files: &[(&str, &str)]| {
+        let (_folder, machine) = machine(files);
+        let finding = swap::check(&machine);
+        (finding.status, finding.observed)
+    };
+    let there = ("/dev/disk/by-uuid/1-2", "");
+    assert_eq!(
+        swap(&[("/proc/cmdline", "quiet noresume=x root=UUID=9")]).0,
+        Status::Pass
+    );
+    assert_eq!(
+        swap(&[("/proc/cmdline", "resume=UUID=1-2"), there]).0,
+        Status::Pass
+    );
+    let (status, seen) = swap(&[
+        ("/etc/initramfs-tools/conf.d/resume", "# x\nRESUME=UUID=3-4\n"),
+        there,
+    ]);
+    assert_eq!(status, Status::Warn);
+    assert!(seen.contains("UUID=3-4"), "{seen}");
+    assert_eq!(
+        swap(&[("/etc/initramfs-tools/conf.d/resume", "RESUME=none\n")]).0,
+        Status::Pass
+    );
+    assert_eq!(
+        swap(&[(
+            "/etc/default/grub",
+            "GRUB_CMDLINE_LINUX=\"resume=/dev/mapper/old-swap\"\n"
+        )])
+        .0,
+        Status::Warn
+    );
+
+    let lvm = |files: &[(&str, &str)]| {
+        let (_folder, machine) = machine(files);
+        volume_groups::check(&machine).status
+    };
+    let conf = "/etc/lvm/lvm.conf";
+    assert_eq!(
+        lvm(&[(
+            conf,
+            "devices {\n # filter = [ \"r|/dev/sdb|\" ]\n filter = [ \"a|.*|\" ]\n}"
+        )]),
+        Status::Pass
+    );
+    assert_eq!(
+        lvm(&[(conf, "global_filter = [ \"a|/dev/sda|\", \"r|.*|\" ]")]),
+        Status::Warn
+    );
+    assert_eq!(
+        lvm(&[("/etc/lvm/devices/system.devices", "IDTYPE=sys_wwid")]),
+        Status::Info
+    );
+}
+
+#[test]
+fn what_minds_being_moved_is_named_with_its_units() {
+    let (_folder, machine) = machine(&[
+        ("/proc/1/comm", "systemd\n"),
+        ("/proc/77/comm", "postgres\n"),
+        ("/proc/78/comm", "corosync\n"),
+        ("/proc/self/comm", "mysqld\n"),
+        ("/etc/yum.repos.d/rhui-load.repo", ""),
+    ]);
+    let findings = workload::check(&machine);
+    assert_eq!(status(&findings, "P74"), Status::Warn);
+    let busy = findings.iter().find(|finding| finding.id == "P75").unwrap();
+    assert_eq!(busy.status, Status::Warn);
+    assert_eq!(busy.observed, "PostgreSQL, Corosync cluster");
+    assert!(
+        busy.remedy.contains("systemctl stop postgresql corosync"),
+        "{}",
+        busy.remedy
+    );
+    let (_folder, idle) = self::machine(&[("/proc/1/comm", "systemd\n")]);
+    assert!(
+        workload::check(&idle)
+            .iter()
+            .all(|finding| finding.status == Status::Pass)
+    );
+}
+
+#[test]
+fn errors_that_a_file_system_has_noted_are_seen() {
+    let check = |files: &[(&str, &str)]| {
+        let (_folder, machine) = machine(files);
+        status(&health::check(&machine), "P39")
+    };
+    let sick = ("/sys/fs/ext4/vda1/errors_count", "3\n");
+    assert_eq!(check(&[("/sys/fs/ext4/vda1/errors_count", "0\n")]), Status::Pass);
+    assert_eq!(check(&[sick]), Status::Warn);
+    let stats = "/sys/fs/btrfs/u/devinfo/1/error_stats";
+    assert_eq!(check(&[(stats, "write_errs 0\nread_errs 0\n")]), Status::Pass);
+    assert_eq!(check(&[(stats, "write_errs 0\nread_errs 10\n")]), Status::Warn);
+    let mounted = "1 0 8:1 / / rw - ext4 /dev/vda1 rw,emergency_ro\n";
+    assert_eq!(check(&[("/proc/self/mountinfo", mounted)]), Status::Warn);
+}
+
+#[test]
+fn an_immutable_file_that_must_be_edited_is_named() {
+    use std::os::fd::AsFd as _;
+    let (folder, machine) = machine(&[("/etc/fstab", "x")]);
+    assert_eq!(attributes::check(&machine).status, Status::Info);
+    let file = fs::File::open(folder.path().join("etc/fstab")).unwrap();
+    let set = |flags| sys::inode_flags::set(file.as_fd(), flags);
+    // A file system without such flags, such as tmpfs of old, cannot show this.
+    if set(sys::inode_flags::IMMUTABLE).is_ok() {
+        let finding = attributes::check(&machine);
+        set(0).unwrap();
+        assert_eq!(finding.status, Status::Warn);
+        assert_eq!(finding.remedy, "chattr -i -a /etc/fstab");
+    }
+}
+
+#[test]
+fn drivers_for_nvme_and_images_with_this_machine_s_drivers_only() {
+    let (_folder, bare) = machine(&[(DEP, "kernel/x.ko:\n"), ("/usr/sbin/update-initramfs", "")]);
+    assert_eq!(status(&kernel::check(&bare, "6.1.0"), "P12"), Status::Warn);
+    let (_folder, dep) = machine(&[
+        (DEP, "kernel/drivers/nvme/host/nvme.ko.xz:\n"),
+        ("/usr/sbin/update-initramfs", ""),
+        ("/etc/initramfs-tools/initramfs.conf", "MODULES=dep\n"),
+    ]);
+    let findings = kernel::check(&dep, "6.1.0");
+    assert_eq!(status(&findings, "P12"), Status::Info);
+    assert_eq!(status(&findings, "P13"), Status::Warn);
+}
+
+#[test]
+fn ids_are_unique_and_what_is_wrong_has_a_remedy() {
+    let state = tempfile::tempdir().unwrap();
+    let args = crate::cli::JobArgs {
+        check: true,
+        state: Some(state.path().to_owned()),
+        ..Default::default()
+    };
+    let plan = Plan::check_in(&args, state.path(), Default::default()).unwrap();
+    let here = Machine::here();
+    let inventory = Inventory::take(&here).unwrap();
+    let findings = check(&Subject {
+        machine: &here,
+        inventory: &inventory,
+        plan: &plan,
+        api: None,
+    });
+    let ids: std::collections::BTreeSet<&str> = findings.iter().map(|finding| finding.id).collect();
+    assert_eq!(ids.len(), findings.len());
+    for id in [
+        "P06", "P12", "P30", "P39", "P43", "P45", "P51", "P52", "P63", "P64", "P74", "P75", "P79", "P80",
+        "F01",
+    ] {
+        assert!(ids.contains(id), "{id}");
+    }
+    for finding in findings {
+        let complains = finding.status >= Status::Warn;
+        assert_eq!(complains, !finding.remedy.is_empty(), "{finding:?}");
+    }
+}

@@ -45,9 +45,8 @@ impl Plan {
     /// Checks `args`.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
-    pub fn check(args: &SyncArgs) -> Result<Self, Refusals> {
-        let mut refusals = Refusals::default();
+    /// `refusals`, and everything that is wrong with the arguments.
+    pub fn check(args: &SyncArgs, mut refusals: Refusals) -> Result<Self, Refusals> {
         let target = check_target(args, &mut refusals);
         let secret = check_secret(args, &mut refusals);
         let volume = check_volume(args, &mut refusals);

@@ -12,7 +12,7 @@ use crate::records::{Instance, InstanceState, Owner};
 use crate::world::World;
 
 /// The image that stands for empty disks.
-const EMPTY_IMAGE: &str = "img-00000000";
+pub(super) const EMPTY_IMAGE: &str = "img-00000000";
 /// Length of a secret that the data plane takes, in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=512;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::job_changes::{find, happen, refused};
+use super::run_instances::EMPTY_IMAGE;
 use super::{Answer, answer, instances, migration_mode};
 use crate::app::{App, Call};
 use crate::code::{ApiError, ApiResult, Code};
@@ -65,7 +66,12 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
             if let Some(known) = transit_of(transaction.world(), &job) {
                 return Ok((known.instance_id.clone(), false));
             }
-            let instance = new_transit(app, call, transaction.world(), &job);
+            let mut instance = new_transit(app, call, transaction.world(), &job);
+            if let Some(image) = base_image(call, transaction.world())? {
+                instance.image_id.clone_from(&image.image_id);
+                instance.kind.clone_from(&image.kind);
+                instance.owner = image.owner;
+            }
             let id = instance.instance_id.clone();
             job.transit_instance_id.clone_from(&id);
             transaction.put(instance);
@@ -79,6 +85,18 @@ pub(super) async fn create(app: &Arc<App>, call: &Call) -> ApiResult<Answer> {
         tokio::spawn(async move { instances::bring_up(&app, &id).await });
     }
     Ok(answer([("InstanceId", id.into())]))
+}
+
+/// The image that the transit instance is made from, if one is named.
+fn base_image(call: &Call, world: &World) -> ApiResult<Option<Arc<Image>>> {
+    let id = call.params.required("ImageId");
+    if id.is_empty() || id == EMPTY_IMAGE {
+        return Ok(None);
+    }
+    instances::find_image(world, id).map(Some).ok_or_else(|| {
+        let message = format!("there is no image {id}; {EMPTY_IMAGE} stands for empty disks");
+        ApiError::new(Code::InvalidParameterValue, message)
+    })
 }
 
 fn new_transit(app: &App, call: &Call, world: &World, job: &Job) -> Instance {

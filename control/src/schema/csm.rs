@@ -407,6 +407,15 @@ pub(super) const ACTIONS: &[Action] = &[
             opt("SystemDiskInfo", SYSTEM_DISK),
             opt("DataDisksInfo", DATA_DISKS),
             opt("DryRun", Kind::Bool),
+            // An extension; docs/API.md.
+            opt(
+                "ImageId",
+                matches(
+                    form::is_image_id,
+                    "like img-1a2b3c4d",
+                    Code::InvalidParameterValue,
+                ),
+            ),
         ],
     ),
     action("DescribeTransitInstance", Read, Agent, TRANSIT_JOB),

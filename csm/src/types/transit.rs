@@ -14,6 +14,8 @@ structure! {
         list data_disks_info: Vec<DataDiskInfo> => "DataDisksInfo",
         /// Only validate the parameters.
         optional dry_run: bool => "DryRun",
+        /// Image that the instance is made from: an extension of `go2cloud-control`.
+        optional image_id: String => "ImageId",
     }
 }
 

@@ -194,8 +194,9 @@ impl Checker<'_> {
         if args.blocktest {
             return Some(Task::BlockTest);
         }
-        if args.secret_file.is_some() {
-            return self.direct(network, refusals);
+        if args.secret_file.is_some() && !args.check {
+            let (address, secret) = self.direct(network, refusals)?;
+            return Some(Task::Direct { address, secret });
         }
         if network.mode == Mode::Staged && !args.check && !args.clean {
             return self.staged(network, refusals);
@@ -209,7 +210,11 @@ impl Checker<'_> {
         };
         let instance = self.instance(refusals);
         if args.check {
-            return Some(Task::Check(control));
+            let receiver = match args.secret_file {
+                Some(_) => Some(self.direct(network, refusals)?),
+                None => None,
+            };
+            return Some(Task::Check { control, receiver });
         }
         if args.clean {
             return Some(Task::Clean(control, instance));
@@ -340,8 +345,9 @@ impl Checker<'_> {
         Some(id)
     }
 
-    fn direct(&self, network: &Network, refusals: &mut Refusals) -> Option<Task> {
-        if !self.no_console() {
+    /// The receiver that `-remote-ip` and `--secret-file` name.
+    fn direct(&self, network: &Network, refusals: &mut Refusals) -> Option<(SocketAddr, Secret)> {
+        if !self.no_console() && !self.args.check {
             refusals.add("`--secret-file` needs `-no-console` and `-remote-ip`");
         }
         if network.remote_ip.is_none() && self.args.remote_ip.is_none() {
@@ -351,10 +357,8 @@ impl Checker<'_> {
         let secret = Secret::from_file(path);
         let secret =
             refusals.take(secret.map_err(|error| format!("`--secret-file`: {}", crate::sync::chain(&error))));
-        Some(Task::Direct {
-            address: SocketAddr::new(network.remote_ip?, network.remote_port.unwrap_or(PORT_DEFAULT)),
-            secret: secret?,
-        })
+        let port = network.remote_port.unwrap_or(PORT_DEFAULT);
+        Some((SocketAddr::new(network.remote_ip?, port), secret?))
     }
 
     fn control(&self, network: &Network, refusals: &mut Refusals) -> Option<Control> {

@@ -8,7 +8,7 @@ const KEYS: &str = "-secret-id AK -secret-key SK";
 fn args(line: &str) -> JobArgs {
     let words = std::iter::once("go2cloud").chain(line.split_whitespace());
     match cli::parse(words.map(OsString::from)) {
-        Parsed::Run(command) => match *command {
+        Parsed::Run(command, _) => match *command {
             Command::Job(args) => *args,
             other => panic!("{line} gave {other:?}"),
         },
@@ -21,7 +21,8 @@ fn plan(line: &str, files: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    Plan::check_in(&args(line), folder.path()).map_err(|refusals| refusals.as_slice().to_vec())
+    Plan::check_in(&args(line), folder.path(), Refusals::default())
+        .map_err(|refusals| refusals.as_slice().to_vec())
 }
 
 #[test]
@@ -102,7 +103,10 @@ fn mode_3_takes_its_proxy_from_flags_or_file() {
 
 #[test]
 fn checks_need_no_control_plane() {
-    assert!(matches!(plan("--check", &[]).unwrap().task, Task::Check(None)));
+    assert!(matches!(
+        plan("--check", &[]).unwrap().task,
+        Task::Check { control: None, .. }
+    ));
     assert!(matches!(plan("-blocktest", &[]).unwrap().task, Task::BlockTest));
     assert!(matches!(
         plan("--clean", &[]).unwrap().task,

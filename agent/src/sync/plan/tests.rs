@@ -3,10 +3,14 @@ use std::ffi::OsString;
 use super::*;
 use crate::cli::{self, Command, Parsed};
 
+fn check(args: &SyncArgs) -> Result<Plan, Refusals> {
+    Plan::check(args, Refusals::default())
+}
+
 fn args(line: &[&str]) -> SyncArgs {
     let words = ["go2cloud", "sync"].iter().chain(line).map(OsString::from);
     match cli::parse(words) {
-        Parsed::Run(command) => match *command {
+        Parsed::Run(command, _) => match *command {
             Command::Sync(args) => *args,
             other => panic!("{line:?} gave {other:?}"),
         },
@@ -30,7 +34,7 @@ fn a_full_command_line_becomes_a_plan() {
     std::fs::create_dir(&data).unwrap();
     std::fs::write(&rules, "*.tmp\n/cache/*\n").unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let plan = Plan::check(&args(&[
+    let plan = check(&args(&[
         "-to",
         "127.0.0.1:8443",
         "--to=[::1]:8444",
@@ -71,7 +75,7 @@ fn a_full_command_line_becomes_a_plan() {
 
 #[test]
 fn everything_wrong_is_refused_at_once() {
-    let refusals = Plan::check(&args(&[
+    let refusals = check(&args(&[
         "--to=host:0",
         "--bandwidth-limit=-1",
         "--compress=20",
@@ -115,7 +119,7 @@ fn the_state_may_not_hold_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let key = secret(folder.path());
     let root = folder.path().to_str().unwrap();
-    let refusals = Plan::check(&args(&["--to=::1", "--secret-file", &key, "--state", root, root]));
+    let refusals = check(&args(&["--to=::1", "--secret-file", &key, "--state", root, root]));
     assert!(refusals.err().unwrap().as_slice()[0].contains("lies in it"));
 }
 
