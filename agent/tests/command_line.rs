@@ -8,6 +8,10 @@ use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use transfer::progress::{Silent, StopFlag};
+use transfer::secret::Secret;
+use transfer::target::{Receiver, ServePlan, TargetVolume};
+
 /// The program in a folder of its own, so that its logs and configuration files are its own.
 struct Tool {
     folder: tempfile::TempDir,
@@ -216,53 +220,95 @@ fn what_follows_a_misspelt_flag_is_checked_as_well() {
     assert!(!shown.contains("is missing"), "{shown}");
 }
 
-#[test]
-fn a_check_measures_the_link_to_a_known_receiver() {
-    let tool = Tool::new();
-    let (target, journal) = (
-        tool.folder.path().join("target"),
-        tool.folder.path().join("journal"),
-    );
-    fs::create_dir(&target).unwrap();
-    tool.write("key", "0123456789abcdef0123456789abcdef");
-    let receiver = transfer::target::Receiver::bind(transfer::target::ServePlan {
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Lets a receiver serve a folder of the tool while `act` runs; gives it the flags that lead there.
+fn with_receiver<T>(tool: &Tool, act: impl FnOnce(&str) -> T) -> T {
+    let target = tool.folder.path().join("target");
+    fs::create_dir_all(&target).unwrap();
+    tool.write("key", SECRET);
+    let receiver = Receiver::bind(ServePlan {
         listen: "127.0.0.1:0".parse().unwrap(),
-        secret: transfer::secret::Secret::parse(b"0123456789abcdef0123456789abcdef").unwrap(),
-        volume: transfer::target::TargetVolume::Tree { root: target.clone() },
-        journal,
+        secret: Secret::parse(SECRET.as_bytes()).unwrap(),
+        volume: TargetVolume::Tree { root: target },
+        journal: tool.folder.path().join("journal"),
     })
     .unwrap();
-    let line = format!(
-        "--check --json --source-root {} -remote-ip 127.0.0.1 --remote-port {} --secret-file {}",
-        target.display(),
+    let flags = format!(
+        "-remote-ip 127.0.0.1 --remote-port {} --secret-file {}",
         receiver.local_addr().port(),
         tool.folder.path().join("key").display()
     );
+    let stop = StopFlag::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+        let result = act(&flags);
+        stop.stop();
+        result
+    })
+}
+
+/// A folder to migrate, outside of the tool's own.
+fn source() -> tempfile::TempDir {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("file"), "content").unwrap();
+    source
+}
+
+#[test]
+fn a_check_measures_the_link_to_a_known_receiver() {
+    let (tool, source) = (Tool::new(), source());
     let find = |output: &Output, id: &str| {
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let findings = report["findings"].as_array().unwrap().clone();
         findings.into_iter().find(|finding| finding["id"] == id).unwrap()
     };
-    let stop = transfer::progress::StopFlag::default();
-    let output = std::thread::scope(|scope| {
-        scope.spawn(|| receiver.run(&transfer::progress::Silent, &stop).unwrap());
+    let (line, output) = with_receiver(&tool, |flags| {
+        let line = format!("--check --json --source-root {} {flags}", source.path().display());
         let output = tool.run(&line);
-        stop.stop();
-        output
+        (line, output)
     });
     assert_eq!(find(&output, "P64")["status"], "pass");
     let forecast = find(&output, "F01")["observed"].to_string();
     assert!(forecast.contains("measured to 127.0.0.1"), "{forecast}");
-    drop(receiver);
     let output = tool.run(&line);
-    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.status.code(), Some(3), "nobody listens any more");
     assert_eq!(find(&output, "P64")["status"], "fail");
-    assert!(
-        find(&output, "F01")["observed"].to_string().contains("assumed")
-            || find(&output, "F01")["observed"]
-                .to_string()
-                .contains("not measured")
-    );
+    let forecast = find(&output, "F01")["observed"].to_string();
+    assert!(forecast.contains("assumed") || forecast.contains("not measured"), "{forecast}");
+}
+
+#[test]
+fn a_migration_without_a_job_has_a_receipt_whatever_its_end() {
+    let (tool, source) = (Tool::new(), source());
+    let receipt = || {
+        let logs = fs::read_dir(tool.folder.path().join("logs")).unwrap();
+        let is_receipt = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "json");
+        let mut found = logs.map(|entry| entry.unwrap().path()).filter(is_receipt);
+        found.next().unwrap()
+    };
+    let verify = |path: &std::path::Path| {
+        let mut command = Command::new(tool.folder.path().join("go2cloud_x64"));
+        command.arg("verify").arg(path).output().unwrap()
+    };
+    with_receiver(&tool, |flags| {
+        let line = format!("-no-console -ignore-check --source-root {} {flags}", source.path().display());
+        let output = tool.run(&line);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let good = receipt();
+        let verified = verify(&good);
+        assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
+        assert!(text(&verified.stdout).contains("Signed by the target"));
+        fs::remove_file(good).unwrap();
+        // Whoever does not know the secret gets no signature either.
+        tool.write("key", "ffffffffffffffffffffffffffffffff");
+        let output = tool.run(&line);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let verified = verify(&receipt());
+        assert_eq!(verified.status.code(), Some(23), "{}", text(&verified.stderr));
+        let said = text(&verified.stdout);
+        assert!(said.contains("Result: failed") && said.contains("NOT signed by the target"), "{said}");
+    });
 }
 
 #[test]
