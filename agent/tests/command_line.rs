@@ -275,7 +275,10 @@ fn a_check_measures_the_link_to_a_known_receiver() {
     assert_eq!(output.status.code(), Some(3), "nobody listens any more");
     assert_eq!(find(&output, "P64")["status"], "fail");
     let forecast = find(&output, "F01")["observed"].to_string();
-    assert!(forecast.contains("assumed") || forecast.contains("not measured"), "{forecast}");
+    assert!(
+        forecast.contains("assumed") || forecast.contains("not measured"),
+        "{forecast}"
+    );
 }
 
 #[test]
@@ -292,7 +295,10 @@ fn a_migration_without_a_job_has_a_receipt_whatever_its_end() {
         command.arg("verify").arg(path).output().unwrap()
     };
     with_receiver(&tool, |flags| {
-        let line = format!("-no-console -ignore-check --source-root {} {flags}", source.path().display());
+        let line = format!(
+            "-no-console -ignore-check --source-root {} {flags}",
+            source.path().display()
+        );
         let output = tool.run(&line);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let good = receipt();
@@ -307,7 +313,10 @@ fn a_migration_without_a_job_has_a_receipt_whatever_its_end() {
         let verified = verify(&receipt());
         assert_eq!(verified.status.code(), Some(23), "{}", text(&verified.stderr));
         let said = text(&verified.stdout);
-        assert!(said.contains("Result: failed") && said.contains("NOT signed by the target"), "{said}");
+        assert!(
+            said.contains("Result: failed") && said.contains("NOT signed by the target"),
+            "{said}"
+        );
     });
 }
 

@@ -106,11 +106,22 @@ fn an_image_is_made_and_the_transit_instance_is_gone() {
         "the name is taken"
     );
     let unknown = json!({"JobId": second, "ImageId": "img-0a0a0a0a"});
-    assert_eq!(plane.refused("CreateTransitInstance", unknown), "InvalidParameterValue");
+    assert_eq!(
+        plane.refused("CreateTransitInstance", unknown),
+        "InvalidParameterValue"
+    );
     let based = json!({"JobId": second, "ImageId": image});
     let based = plane.csm("CreateTransitInstance", based)["InstanceId"].clone();
-    plane.until("the transit instance", || transit_state(&plane, &second) != "PENDING");
-    let made = plane.did().into_iter().rev().find(|(hook, _)| hook == "create").unwrap().1;
+    plane.until("the transit instance", || {
+        transit_state(&plane, &second) != "PENDING"
+    });
+    let made = plane
+        .did()
+        .into_iter()
+        .rev()
+        .find(|(hook, _)| hook == "create")
+        .unwrap()
+        .1;
     assert_eq!((&made["InstanceId"], &made["Image"]["ImageId"]), (&based, &image));
 }
 
