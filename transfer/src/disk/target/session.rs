@@ -78,9 +78,6 @@ pub fn serve(
     };
     let result = session.run(&mut control, data, stop);
     let saved = store.checkpoint();
-    if let Err(error) = &result {
-        reports.failed(error);
-    }
     result.and(saved.map(drop))
 }
 
@@ -175,11 +172,17 @@ impl Session<'_> {
             });
             let result = result.and_then(|()| self.follow_orders(control));
             self.ended.store(true, Ordering::Release);
-            if result.is_err() {
+            if let Err(error) = &result {
+                // The control connection fails, too, when another thread has failed: that one has told why.
+                if self.lock_failure().is_none() {
+                    self.reports.failed(error);
+                }
                 self.break_off();
             }
             result
         });
+        // The source waits for the end of the reports.
+        self.break_off();
         match self.lock_failure().take() {
             // The control connection fails because another thread broke it off: that thread knows why.
             Some(error) => Err(error),
