@@ -1,7 +1,7 @@
 //! A program that a test has started: signalled, waited for, and killed when the test is done with it.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -64,6 +64,15 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its standard input, if it was started with a pipe there.
+    ///
+    /// # Panics
+    /// When it was not, or this was asked before.
+    #[must_use]
+    pub fn take_input(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("its input is a pipe")
     }
 
     /// Whether it still runs.
