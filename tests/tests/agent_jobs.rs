@@ -60,28 +60,6 @@ fn console_mode_creates_the_job_itself_and_ends_with_it() {
 }
 
 #[test]
-fn a_deleted_job_lets_the_source_go() {
-    let cloud = Cloud::new();
-    cloud.fill_source(6, 24);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(&source, &format!("--instance {instance} --bandwidth-limit 2400"));
-    cloud.wait_for_progress(&job, 5.0);
-    cloud.admin(&format!("job stop {job}"));
-    cloud.wait_for(&job, "STOPPED");
-    cloud.admin(&format!("job delete {job}"));
-    let other = cloud.create_instance("");
-    let next = cloud.wait("the source to be free", || {
-        let options = format!("job create --source {source} --json --instance {other}");
-        Some(member(&cloud.admin(&options), "JobId"))
-    });
-    cloud.admin(&format!("job start {next}"));
-    cloud.wait_for(&next, "SUCCESS");
-    cloud.assert_arrived(&other);
-}
-
-#[test]
 fn without_a_job_and_in_three_stages() {
     let cloud = Cloud::new();
     cloud.fill_source(9, 1);
