@@ -14,6 +14,7 @@ use crate::{log, signals};
 
 pub mod account;
 pub mod api;
+mod baselines;
 mod check;
 mod clean;
 mod daemon;

@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::control::program;
+use crate::process::Process;
 
 /// Folders for both sides and a secret that they share.
 #[derive(Debug)]
@@ -23,22 +24,47 @@ pub struct Bed {
 /// A receiver that is killed when it is dropped.
 #[derive(Debug)]
 pub struct Receiver {
-    process: Child,
+    process: Process,
     /// Where it listens.
     pub address: String,
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 impl Receiver {
+    /// Starts a receiver with arguments that name its target, and waits until it listens.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(listen: &str, secret: &Path, target: &[&OsStr], journal: &Path) -> Self {
+        let (ready, inside) = std::io::pipe().expect("a pipe");
+        let mut command = Command::new(program("go2cloud-receiver"));
+        command
+            .args(["--listen", listen, "--json", "--secret-file"])
+            .arg(secret)
+            .args(target)
+            .arg("--journal")
+            .arg(journal)
+            .stdout(inside)
+            .stderr(Stdio::null());
+        let process = Process::start(&mut command);
+        // The command holds an end of the pipe; with it open, the receiver's end would never be noticed.
+        drop(command);
+        let mut stdout = BufReader::new(ready);
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("its first line");
+        // What it says later must not block it.
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        let ready: Value = serde_json::from_str(&line).expect("its first line is JSON");
+        let address = ready["address"].as_str().expect("it says where it listens");
+        Self {
+            process,
+            address: address.to_owned(),
+        }
+    }
+
     /// Kills it at once.
-    pub fn kill(mut self) {
-        self.process.kill().expect("it runs");
+    pub fn kill(self) {
+        self.process.kill();
     }
 }
 
@@ -150,27 +176,7 @@ impl Bed {
     /// It does not start.
     #[must_use]
     pub fn receiver_at(&self, address: &str, target: &[&OsStr]) -> Receiver {
-        let mut process = Command::new(program("go2cloud-receiver"))
-            .args(["--listen", address, "--json", "--secret-file"])
-            .arg(self.path("key"))
-            .args(target)
-            .arg("--journal")
-            .arg(self.path("journal"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the receiver starts");
-        let mut stdout = BufReader::new(process.stdout.take().expect("its output"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("its first line");
-        // What it says later must not block it.
-        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        let ready: Value = serde_json::from_str(&line).expect("its first line is JSON");
-        let address = ready["address"]
-            .as_str()
-            .expect("it says where it listens")
-            .to_owned();
-        Receiver { process, address }
+        Receiver::start(address, &self.path("key"), target, &self.path("journal"))
     }
 
     /// `go2cloud sync` of the source to `address`.

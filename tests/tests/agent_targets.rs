@@ -6,11 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use go2cloud_tests::bed::Receiver;
 use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::compare::{Options, compare};
-use go2cloud_tests::control::program;
 use go2cloud_tests::medium::{Format, Medium};
-use go2cloud_tests::process::Process;
 
 /// An image mounted read-only; unmounted when dropped.
 struct Mounted {
@@ -112,36 +111,21 @@ fn failure(cloud: &Cloud, instance: &str, more: &str) -> String {
     code
 }
 
-/// A receiver that was started by hand, on all addresses of this machine; ended when dropped.
-struct Receiver {
-    _process: Process,
-    port: u16,
-}
-
-impl Receiver {
-    fn start(cloud: &Cloud) -> Self {
-        fs::write(cloud.path("right"), "0123456789abcdef0123456789abcdef").unwrap();
-        fs::write(cloud.path("wrong"), "fedcba9876543210fedcba9876543210").unwrap();
-        fs::create_dir(cloud.path("target")).unwrap();
-        let mut command = Command::new(program("go2cloud-receiver"));
-        command
-            .args(["--listen", "0.0.0.0:0", "--secret-file"])
-            .arg(cloud.path("right"))
-            .arg("--into")
-            .arg(cloud.path("target"))
-            .arg("--journal")
-            .arg(cloud.path("journal"))
-            .stdout(fs::File::create(cloud.path("ready")).unwrap());
-        let process = Process::start(&mut command);
-        let port = cloud.wait("the receiver", || {
-            let text = fs::read_to_string(cloud.path("ready")).unwrap();
-            text.trim().rsplit_once(':')?.1.parse().ok()
-        });
-        Self {
-            _process: process,
-            port,
-        }
-    }
+/// Starts a receiver by hand, on all addresses of this machine. Gives its port, too.
+fn receiver(cloud: &Cloud) -> (Receiver, String) {
+    fs::write(cloud.path("right"), "0123456789abcdef0123456789abcdef").unwrap();
+    fs::write(cloud.path("wrong"), "fedcba9876543210fedcba9876543210").unwrap();
+    fs::create_dir(cloud.path("target")).unwrap();
+    let [secret, target, journal] = ["right", "target", "journal"].map(|name| cloud.path(name));
+    let receiver = Receiver::start(
+        "0.0.0.0:0",
+        &secret,
+        &["--into".as_ref(), target.as_os_str()],
+        &journal,
+    );
+    let (_, port) = receiver.address.rsplit_once(':').unwrap();
+    let port = port.to_owned();
+    (receiver, port)
 }
 
 /// An address of this machine that is not the loopback one.
@@ -156,10 +140,10 @@ fn own_address() -> std::net::IpAddr {
 fn a_receiver_with_another_secret_fails_to_initialise() {
     let cloud = Cloud::new();
     cloud.fill_source(21, 1);
-    let receiver = Receiver::start(&cloud);
+    let (_receiver, port) = receiver(&cloud);
     let declare = |key: &str| {
         let key = cloud.path(key);
-        let address = format!("127.0.0.1:{}", receiver.port);
+        let address = format!("127.0.0.1:{}", port);
         cloud.create_instance(&format!(
             "--address {address} --lan-address {address} --secret-file {}",
             key.display()
@@ -177,8 +161,8 @@ fn a_receiver_with_another_secret_fails_to_initialise() {
 fn a_private_mode_with_one_address_on_both_sides_is_refused_unless_it_is_wanted() {
     let cloud = Cloud::new();
     cloud.fill_source(25, 1);
-    let receiver = Receiver::start(&cloud);
-    let lan = format!("{}:{}", own_address(), receiver.port);
+    let (_receiver, port) = receiver(&cloud);
+    let lan = format!("{}:{}", own_address(), port);
     let key = cloud.path("right");
     let instance = cloud.create_instance(&format!(
         "--address {lan} --lan-address {lan} --secret-file {}",

@@ -186,16 +186,8 @@ impl Terminal {
     }
 }
 
-#[test]
-fn the_documented_steps_work_word_for_word() {
-    let cloud = Cloud::new();
-    let system = System::new();
-    let mut terminal = Terminal::open(&system, cloud.path("screen"));
-    terminal.types("cd /root/go2cloud");
-    terminal.types("chmod +x go2cloud_x64");
-
-    // Check first: what is wrong with this system for a start elsewhere is named, with what to do about it.
-    let endpoint = format!("http://{}", cloud.control.address);
+/// Check first: what is wrong with this system for a start elsewhere is named, with what to do about it.
+fn checks(terminal: &mut Terminal, endpoint: &str) {
     let (shown, code) = terminal.runs("./go2cloud_x64 --check");
     assert_eq!(code, 3, "{shown}");
     for part in [
@@ -209,22 +201,18 @@ fn the_documented_steps_work_word_for_word() {
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
-    let (shown, code) = terminal.runs(&format!(
-        "./go2cloud_x64 -region local-1 -endpoint {endpoint} -instance-id web-1 -mode 7"
-    ));
+    let mistaken = format!("-region local-1 -endpoint {endpoint} -instance-id web-1 -mode 7");
+    let (shown, code) = terminal.runs(&format!("./go2cloud_x64 {mistaken}"));
     assert_eq!(code, 2, "{shown}");
     assert!(shown.contains("web-1") && shown.contains("-mode 7"), "{shown}");
+}
 
-    // This system has no boot loader, and its user knows. The tool asks for the key and does not show it.
-    terminal.types(&format!(
-        "./go2cloud_x64 -region local-1 -endpoint {endpoint} -ignore-check"
-    ));
-    terminal.wait_for("Please input the SecretId");
-    terminal.types(&cloud.key.0);
-    terminal.wait_for("Please input the SecretKey");
-    terminal.types(&cloud.key.1);
+/// From the console: a job for the source, which runs to its end while the tool waits. Gives the instance.
+fn job_from_the_console(cloud: &Cloud, terminal: &mut Terminal) -> String {
     terminal.wait_for("Import source server successfully");
-    let source = member(&cloud.admin("source list --json"), "SourceServerId");
+    let sources = cloud.admin("source list --json");
+    assert_eq!(sources.matches("\"SourceServerId\"").count(), 1, "{sources}");
+    let source = member(&sources, "SourceServerId");
     let instance = cloud.create_instance("--system-disk 32000");
     let job = cloud.start_job(&source, &format!("--instance {instance}"));
     terminal.wait_for("Migrate successfully.");
@@ -232,6 +220,41 @@ fn the_documented_steps_work_word_for_word() {
     terminal.press("\u{3}");
     terminal.wait_for("Stopped. Start this program again to go on");
     terminal.wait_for("# ");
+    assert_eq!(member(&cloud.admin("source list --json"), "Status"), "OFFLINE");
+    instance
+}
+
+/// Fills in `user.json`, and says in `client.json` that the checks are known to fail.
+fn fill_in(system: &System, key: &(String, String), endpoint: &str) {
+    let user = format!(
+        r#"{{"SecretId": "{}", "SecretKey": "{}", "Region": "local-1", "InstanceId": "", "EndPoint": "{endpoint}"}}"#,
+        key.0, key.1
+    );
+    fs::write(system.path("root/go2cloud/user.json"), user).expect("user.json");
+    let path = system.path("root/go2cloud/client.json");
+    let client = fs::read_to_string(&path).expect("client.json");
+    let client = client.replace("\"IgnoreCheck\": false", "\"IgnoreCheck\": true");
+    fs::write(path, client).expect("client.json");
+}
+
+#[test]
+fn the_documented_steps_work_word_for_word() {
+    let cloud = Cloud::new();
+    let system = System::new();
+    let endpoint = format!("http://{}", cloud.control.address);
+    let mut terminal = Terminal::open(&system, cloud.path("screen"));
+    terminal.types("cd /root/go2cloud");
+    terminal.types("chmod +x go2cloud_x64");
+    checks(&mut terminal, &endpoint);
+
+    // This system has no boot loader, and its user knows. The tool asks for the key and does not show it.
+    let line = format!("./go2cloud_x64 -region local-1 -endpoint {endpoint} -ignore-check");
+    terminal.types(&line);
+    terminal.wait_for("Please input the SecretId");
+    terminal.types(&cloud.key.0);
+    terminal.wait_for("Please input the SecretKey");
+    terminal.types(&cloud.key.1);
+    let instance = job_from_the_console(&cloud, &mut terminal);
     system.assert_arrived(&cloud.instance_folder(&instance));
     let log = fs::read_to_string(system.path("root/go2cloud/logs/log")).expect("a log");
     assert!(log.contains("Import source server successfully"), "{log}");
@@ -239,33 +262,13 @@ fn the_documented_steps_work_word_for_word() {
     for text in [shown, log] {
         assert!(!text.contains(&cloud.key.1), "the key is shown: {text}");
     }
-    assert_eq!(member(&cloud.admin("source list --json"), "Status"), "OFFLINE");
 
     // The next time with the files filled in, and no flags at all: the machine is known again.
-    let user = format!(
-        r#"{{"SecretId": "{}", "SecretKey": "{}", "Region": "local-1", "InstanceId": "", "EndPoint": "{endpoint}"}}"#,
-        cloud.key.0, cloud.key.1
-    );
-    fs::write(system.path("root/go2cloud/user.json"), user).expect("user.json");
-    let client = fs::read_to_string(system.path("root/go2cloud/client.json")).expect("client.json");
-    let client = client.replace("\"IgnoreCheck\": false", "\"IgnoreCheck\": true");
-    fs::write(system.path("root/go2cloud/client.json"), client).expect("client.json");
+    fill_in(&system, &cloud.key, &endpoint);
     fs::write(system.path("srv/data/new"), "since then").expect("a file");
     terminal.types("./go2cloud_x64");
-    terminal.wait_for("Import source server successfully");
-    assert_eq!(
-        cloud
-            .admin("source list --json")
-            .matches("\"SourceServerId\"")
-            .count(),
-        1
-    );
-    let other = cloud.create_instance("--system-disk 32000");
-    cloud.start_job(&source, &format!("--instance {other}"));
-    terminal.wait_for("Migrate successfully.");
-    terminal.press("\u{3}");
-    terminal.wait_for("# ");
-    system.assert_arrived(&cloud.instance_folder(&other));
+    let instance = job_from_the_console(&cloud, &mut terminal);
+    system.assert_arrived(&cloud.instance_folder(&instance));
 
     // Cleaned up, the files are as they were unpacked.
     let (shown, code) = terminal.runs("./go2cloud_x64 --clean");

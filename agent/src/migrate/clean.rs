@@ -9,7 +9,7 @@ use transfer::progress::StopFlag;
 
 use super::api::Api;
 use super::plan::{Control, Plan};
-use super::{staged, target};
+use super::{baselines, staged, target};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine};
 use crate::output::{complain, remark};
@@ -51,6 +51,7 @@ pub(super) fn run(
         }
     }
     for name in [
+        baselines::FILE,
         "finish.json",
         "migration-mode.json",
         "status.json",

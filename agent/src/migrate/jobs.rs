@@ -10,6 +10,7 @@ use csm::types::job::{
 use transfer::progress::StopFlag;
 
 use super::api::{Api, chain};
+use super::baselines;
 use super::check::is_fit;
 use super::explained;
 use super::failure::{Code, Ended, Failure};
@@ -183,6 +184,7 @@ fn wait(context: &Context<'_>, once: bool) -> anyhow::Result<Exit> {
             Err(_) if context.stop.is_stopped() => break,
             Err(error) => anyhow::bail!(explained(&error)),
         };
+        baselines::forget_gone(context.plan, &jobs);
         let with = |status: &str| jobs.iter().find(|job| job.status.as_deref() == Some(status));
         if let Some(job) = with("STOPPING") {
             job::rest(context, job);
@@ -212,12 +214,13 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
     let style = context.plan.run.style;
     let id = job.job_id.as_deref().unwrap_or_default();
     remark(style, &format!("Job {id}: migrating."));
+    baselines::keep(context.plan, id);
     let result = job::migrate(context, job);
     leave_status(context, id, &result);
     match result {
         Ok(summary) => {
             crate::output::print_summary(style, &summary);
-            forget_baseline(context, id);
+            baselines::forget(context.plan, id);
             remark(style, "Migrate successfully.");
             Some(exit::DONE)
         }
@@ -234,7 +237,7 @@ fn carry_out(context: &Context<'_>, job: &MigrationJob) -> Option<Exit> {
         }
         Err(Ended::Deleted) => {
             remark(style, &format!("Job {id}: deleted."));
-            forget_baseline(context, id);
+            baselines::forget(context.plan, id);
             Some(exit::FAILED)
         }
         Err(Ended::Interrupted) => Some(exit::INTERRUPTED),
@@ -256,16 +259,6 @@ fn leave_status(context: &Context<'_>, id: &str, result: &Result<transfer::progr
         ..Status::default()
     };
     status.write(&context.plan.state());
-}
-
-/// What is known about a target is worth nothing once its job has ended for good.
-fn forget_baseline(context: &Context<'_>, id: &str) {
-    let folder = context.plan.state_of(id);
-    if let Err(error) = std::fs::remove_dir_all(&folder)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("cannot remove {}: {error}", folder.display());
-    }
 }
 
 /// Tells systemd, if it started this program, that the source is registered.
