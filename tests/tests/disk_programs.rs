@@ -472,3 +472,80 @@ fn disks_in_another_order_are_refused() {
         assert_equal(disk, image);
     }
 }
+
+/// A disk with sectors that cannot be read: a file on btrfs, one block of which was damaged beneath the file system, so that
+/// its checksum does not fit.
+struct Scratched {
+    disk: Disk,
+    _below: Disk,
+    bad: std::ops::Range<u64>,
+    content: Vec<u8>,
+}
+
+impl Scratched {
+    fn new() -> Self {
+        let (len, bad) = (12 * MIB, 5 * MIB + 8192..5 * MIB + 12_288);
+        let mut content = vec![0; len as usize];
+        Dice::new(77).fill(&mut content);
+        let mut below = Disk::new(160);
+        below.format(0, "btrfs");
+        let point = below.mount(0, "noatime");
+        std::fs::write(point.join("disk.img"), &content).unwrap();
+        run(Command::new("umount").arg(&point));
+        let block = &content[bad.start as usize..bad.end as usize];
+        let beneath = std::fs::read(&below.backing).unwrap();
+        let places = beneath
+            .chunks(4096)
+            .enumerate()
+            .filter(|(_, part)| *part == block);
+        let file = std::fs::File::options().write(true).open(&below.device).unwrap();
+        for (at, _) in places {
+            file.write_all_at(&[0xff; 64], at as u64 * 4096).unwrap();
+        }
+        file.sync_all().unwrap();
+        let point = below.mount(0, "noatime");
+        let disk = Disk::of_image(&point.join("disk.img"));
+        Self {
+            disk,
+            _below: below,
+            bad,
+            content,
+        }
+    }
+}
+
+#[test]
+fn bad_sectors_are_reported_by_range_and_copied_when_they_can_be_read_again() {
+    let bed = Bed::new();
+    let scratched = Scratched::new();
+    let image = bed.path("target.img");
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    for _ in 0..2 {
+        let run = sync(&bed, &receiver.address, &[&scratched.disk], &["--rounds", "2"]);
+        assert_eq!(run.code, Some(23), "done, but not whole: {run:?}");
+        let skipped = run.summary()["skipped"].as_array().unwrap();
+        let place = format!("bytes {}-{}", scratched.bad.start, scratched.bad.end - 1);
+        assert!(
+            skipped.len() == 1 && skipped[0]["path"].to_string().contains(&place),
+            "{skipped:?}"
+        );
+        let mut expected = scratched.content.clone();
+        expected[scratched.bad.start as usize..scratched.bad.end as usize].fill(0);
+        assert!(
+            std::fs::read(&image).unwrap() == expected,
+            "everything else is there"
+        );
+    }
+    // A write heals a sector.
+    let (start, end) = (scratched.bad.start, scratched.bad.end as usize);
+    let device = std::fs::File::options()
+        .write(true)
+        .open(&scratched.disk.device)
+        .unwrap();
+    device
+        .write_all_at(&scratched.content[start as usize..end], start)
+        .unwrap();
+    device.sync_all().unwrap();
+    sync(&bed, &receiver.address, &[&scratched.disk], &["--checksum"]).assert_done();
+    assert!(std::fs::read(&image).unwrap() == scratched.content);
+}
