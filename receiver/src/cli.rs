@@ -67,7 +67,8 @@ pub struct ServeArgs {
     )]
     pub into: Option<PathBuf>,
 
-    /// Disk or image file that receives a source disk; repeat in the order of the source's disks
+    /// Disk or image file that receives a source disk, NAME.qcow2 by way of a raw copy beside it; repeat in the order of the
+    /// source's disks
     #[arg(long, value_name = "DEVICE|FILE")]
     pub into_disk: Vec<PathBuf>,
 

@@ -74,6 +74,8 @@ pub struct Harvest {
 pub struct BlockTracker {
     chunk_count: u64,
     backend: Backend,
+    /// Why not by the better method.
+    instead: Option<io::Error>,
 }
 
 enum Backend {
@@ -142,9 +144,12 @@ impl BlockTracker {
     /// # Errors
     /// The kernel refuses both methods: no privilege, lockdown, no tracefs. The message holds both reasons.
     pub fn attach(device: &BlockDevice) -> io::Result<Self> {
-        Self::attach_by(device, Method::Bpf).or_else(|bpf| {
-            Self::attach_by(device, Method::Perf)
-                .map_err(|perf| io::Error::new(perf.kind(), format!("BPF: {bpf}; perf: {perf}")))
+        Self::attach_by(device, Method::Bpf).or_else(|bpf| match Self::attach_by(device, Method::Perf) {
+            Ok(tracker) => Ok(Self {
+                instead: Some(bpf),
+                ..tracker
+            }),
+            Err(perf) => Err(io::Error::new(perf.kind(), format!("BPF: {bpf}; perf: {perf}"))),
         })
     }
 
@@ -163,7 +168,19 @@ impl BlockTracker {
             Method::Bpf => Backend::Bpf(attach_programs(device, &events, chunk_count)?),
             Method::Perf => Backend::Perf(PerfWatch::attach(device, &events, chunk_count)?),
         };
-        Ok(Self { chunk_count, backend })
+        Ok(Self {
+            chunk_count,
+            backend,
+            instead: None,
+        })
+    }
+
+    /// How this device is watched, and why not better; for people.
+    pub fn describe(&self) -> String {
+        match &self.instead {
+            None => self.method().to_string(),
+            Some(why) => format!("{}, for there is no BPF: {why}", self.method()),
+        }
     }
 
     /// How this device is watched.

@@ -1,56 +1,78 @@
-//! A set of chunk numbers of one disk: one bit per chunk.
-//!
-//! 64 KiB chunks of 1 TiB take 2 MiB. Numbers at or above the length given at creation are not members and are ignored.
+//! Sets of chunk numbers of one device. Memory follows the members: a page of 512 bytes for every 4096 chunks (256 MiB of disk)
+//! that has any, 2 MiB for a full TiB.
 
 use std::ops::Range;
 
-/// A fixed-size set of chunk numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Words of one page.
+const PAGE_WORDS: usize = 64;
+/// Chunks of one page.
+const PAGE_CHUNKS: u64 = PAGE_WORDS as u64 * 64;
+
+type Page = [u64; PAGE_WORDS];
+
+/// A set of chunk numbers below a fixed length.
+#[derive(Clone, Debug)]
 pub struct ChunkSet {
-    words: Vec<u64>,
     len: u64,
+    pages: Vec<Option<Box<Page>>>,
 }
 
 impl ChunkSet {
-    /// An empty set for chunks `0..len`.
+    /// The empty set for a device of `len` chunks.
     pub fn empty(len: u64) -> Self {
         Self {
-            words: vec![0; len.div_ceil(64) as usize],
             len,
+            pages: vec![None; len.div_ceil(PAGE_CHUNKS) as usize],
         }
     }
 
-    /// A set that holds every chunk of `0..len`.
+    /// The set of all `len` chunks.
     pub fn full(len: u64) -> Self {
         let mut set = Self::empty(len);
         set.insert_range(0..len);
         set
     }
 
-    /// How many chunks there could be.
+    /// Number of chunks of the device.
     pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Whether no chunk is a member.
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.next_from(0).is_none()
     }
 
     /// How many chunks are members.
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+        let pages = self.pages.iter().flatten();
+        pages
+            .flat_map(|page| page.iter())
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
     }
 
     /// Whether `chunk` is a member.
     pub fn contains(&self, chunk: u64) -> bool {
-        chunk < self.len && self.words[(chunk / 64) as usize] >> (chunk % 64) & 1 == 1
+        chunk < self.len && self.word(chunk / 64) >> (chunk % 64) & 1 == 1
+    }
+
+    /// Word `index`; beyond the end there are zeros.
+    fn word(&self, index: u64) -> u64 {
+        let page = self.pages.get((index / PAGE_WORDS as u64) as usize);
+        let page = page.and_then(Option::as_deref);
+        page.map_or(0, |page| page[(index % PAGE_WORDS as u64) as usize])
+    }
+
+    fn word_mut(&mut self, index: u64) -> &mut u64 {
+        let page = &mut self.pages[(index / PAGE_WORDS as u64) as usize];
+        &mut page.get_or_insert_with(|| Box::new([0; PAGE_WORDS]))[(index % PAGE_WORDS as u64) as usize]
     }
 
     /// Adds `chunk`.
     pub fn insert(&mut self, chunk: u64) {
         if chunk < self.len {
-            self.words[(chunk / 64) as usize] |= 1 << (chunk % 64);
+            *self.word_mut(chunk / 64) |= 1 << (chunk % 64);
         }
     }
 
@@ -60,7 +82,7 @@ impl ChunkSet {
         let mut chunk = range.start;
         while chunk < end {
             if chunk.is_multiple_of(64) && end - chunk >= 64 {
-                self.words[(chunk / 64) as usize] = u64::MAX;
+                *self.word_mut(chunk / 64) = u64::MAX;
                 chunk += 64;
             } else {
                 self.insert(chunk);
@@ -71,8 +93,8 @@ impl ChunkSet {
 
     /// Removes `chunk`.
     pub fn remove(&mut self, chunk: u64) {
-        if chunk < self.len {
-            self.words[(chunk / 64) as usize] &= !(1 << (chunk % 64));
+        if self.contains(chunk) {
+            *self.word_mut(chunk / 64) &= !(1 << (chunk % 64));
         }
     }
 
@@ -81,28 +103,43 @@ impl ChunkSet {
         if end >= self.len {
             return;
         }
-        let word = (end / 64) as usize;
-        self.words[word] &= (1 << (end % 64)) - 1;
-        self.words[word + 1..].fill(0);
+        let first = end.div_ceil(PAGE_CHUNKS);
+        self.pages[first as usize..].fill(None);
+        for chunk in end..(first * PAGE_CHUNKS).min(self.len) {
+            self.remove(chunk);
+        }
     }
 
     /// Adds all members of `other`, which must be of the same length.
     pub fn union_with(&mut self, other: &Self) {
         assert_eq!(self.len, other.len, "sets of one disk have one length");
-        for (word, more) in self.words.iter_mut().zip(&other.words) {
-            *word |= more;
+        for (page, more) in self.pages.iter_mut().zip(&other.pages) {
+            match (page, more) {
+                (Some(page), Some(more)) => {
+                    page.iter_mut()
+                        .zip(more.iter())
+                        .for_each(|(word, more)| *word |= more);
+                }
+                (page @ None, Some(more)) => *page = Some(more.clone()),
+                (_, None) => {}
+            }
         }
     }
 
     /// The first member that is not below `chunk`.
     pub fn next_from(&self, chunk: u64) -> Option<u64> {
-        let mut index = (chunk / 64) as usize;
-        let mut word = self.words.get(index)? & (u64::MAX << (chunk % 64));
+        let mut index = chunk / 64;
+        let mut word = self.word(index) & (u64::MAX << (chunk % 64));
         while word == 0 {
             index += 1;
-            word = *self.words.get(index)?;
+            let page = (index / PAGE_WORDS as u64) as usize;
+            if self.pages.get(page)?.is_none() {
+                // Its last word; the next step leads to the next page.
+                index = (page as u64 + 1) * PAGE_WORDS as u64 - 1;
+            }
+            word = self.word(index);
         }
-        Some(index as u64 * 64 + u64::from(word.trailing_zeros()))
+        Some(index * 64 + u64::from(word.trailing_zeros()))
     }
 
     /// The members that are not below `chunk`, in ascending order.
@@ -113,21 +150,27 @@ impl ChunkSet {
     /// Removes all members of `other`, which must be of the same length.
     pub fn subtract(&mut self, other: &Self) {
         assert_eq!(self.len, other.len, "sets of one disk have one length");
-        for (word, gone) in self.words.iter_mut().zip(&other.words) {
-            *word &= !gone;
+        for (page, gone) in self.pages.iter_mut().zip(&other.pages) {
+            if let (Some(page), Some(gone)) = (page, gone) {
+                page.iter_mut()
+                    .zip(gone.iter())
+                    .for_each(|(word, gone)| *word &= !gone);
+            }
+        }
+    }
+
+    /// Gives back the memory of pages without members.
+    pub fn shrink(&mut self) {
+        for page in &mut self.pages {
+            if page.as_deref().is_some_and(|page| *page == [0; PAGE_WORDS]) {
+                *page = None;
+            }
         }
     }
 
     /// The members in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.words.iter().enumerate().flat_map(|(index, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
-                rest &= rest - 1;
-                Some(index as u64 * 64 + u64::from(bit))
-            })
-        })
+        self.iter_from(0)
     }
 
     /// The members as maximal runs in ascending order, none longer than `run_len_max` chunks.
@@ -143,6 +186,14 @@ impl ChunkSet {
         })
     }
 }
+
+impl PartialEq for ChunkSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for ChunkSet {}
 
 #[cfg(test)]
 mod tests {
@@ -165,6 +216,31 @@ mod tests {
                 end.min(200) - start.min(200)
             );
         }
+    }
+
+    #[test]
+    fn pages_come_and_go() {
+        let len = 5 * PAGE_CHUNKS + 100;
+        let mut set = ChunkSet::empty(len);
+        let members = [0, PAGE_CHUNKS - 1, 3 * PAGE_CHUNKS, len - 1];
+        members.iter().for_each(|chunk| set.insert(*chunk));
+        assert_eq!(set.iter().collect::<Vec<_>>(), members);
+        assert_eq!(set.next_from(PAGE_CHUNKS), Some(3 * PAGE_CHUNKS));
+        assert_eq!(
+            (set.next_from(len), set.contains(len), set.count()),
+            (None, false, 4)
+        );
+        let mut other = ChunkSet::full(len);
+        other.subtract(&set);
+        assert_eq!(other.count(), len - 4);
+        other.union_with(&set);
+        assert_eq!(other, ChunkSet::full(len));
+        set.truncate(3 * PAGE_CHUNKS);
+        set.remove(PAGE_CHUNKS - 1);
+        set.remove(0);
+        assert!(set.is_empty() && set == ChunkSet::empty(len));
+        set.shrink();
+        assert!(set.pages.iter().all(Option::is_none));
     }
 
     #[test]

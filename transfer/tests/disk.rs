@@ -19,7 +19,7 @@ use sys::block_tracker::{BlockTracker, CHUNK_LEN};
 use sys::chunk_set::ChunkSet;
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::disk::medium::{DiskMedium, Medium};
-use transfer::disk::used_map::survey;
+use transfer::disk::used_map::{Effort, survey};
 use transfer::progress::{Event, Observer};
 use transfer::source::{Rounds, SourceVolume};
 use workload::Workload;
@@ -272,7 +272,7 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
 fn compare_used(disk: &Path, image: &Path, written_since: &ChunkSet) -> (u64, Vec<u64>) {
     let source = DiskMedium::open(disk, Access::Read).unwrap();
     let copy = DiskMedium::open(image, Access::Read).unwrap();
-    let map = survey(&source).unwrap().map;
+    let map = survey(&source, Effort::Look).unwrap().map;
     let (mut ours, mut theirs) = (AlignedBuffer::zeroed(65_536), AlignedBuffer::zeroed(65_536));
     let (mut compared, mut differing) = (0, Vec::new());
     for chunk in (0..source.length() / CHUNK_LEN).filter(|chunk| !written_since.contains(*chunk)) {

@@ -161,3 +161,34 @@ fn the_copy_of_another_disk_is_not_written_over() {
     let again = bed.sync(&targets, bed.plan(&[one, two])).unwrap();
     assert_eq!(again.sent, 0, "the refusal changed nothing");
 }
+
+#[test]
+fn an_image_for_qemu_is_made_of_the_complete_copy() {
+    let disk = roomy_disk("gpt");
+    let bed = Bed::new();
+    let image = bed.path("disk.qcow2");
+    let compare = || {
+        let output = std::process::Command::new("qemu-img")
+            .args(["compare", "-f", "qcow2", "-F", "raw"])
+            .args([&image, &disk.path])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    compare();
+    // A later run sends what changed, and the image is made anew; one of somebody else is not replaced.
+    flip(&disk.path, 50 * MIB);
+    let again = bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    assert_eq!(again.sent, 1, "{again:?}");
+    compare();
+    std::fs::remove_file(bed.path("disk.qcow2.raw")).unwrap();
+    let error = bed
+        .sync(&[&image], bed.plan(&[&disk.path]))
+        .unwrap_err()
+        .describe();
+    assert!(
+        error.contains("not ours") && error.contains("--overwrite"),
+        "{error}"
+    );
+}

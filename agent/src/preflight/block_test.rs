@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 use sys::block_device::{Access, BlockDevice, DirectFile};
+use transfer::disk::source::examine;
 
-use super::trackers::tracker;
 use crate::exit::{self, Exit};
 use crate::inventory::{Disk, Inventory};
 use crate::output::{Style, say};
@@ -22,8 +22,25 @@ pub struct Verdict {
     pub possible: bool,
     /// Why not.
     pub obstacles: Vec<String>,
-    /// How its changes will be tracked; without a tracker, every used block is read again in each round.
+    /// How its changes will be tracked, or why they cannot be.
     pub tracker: Option<String>,
+    /// What is read of it, partition by partition.
+    pub areas: Vec<AreaVerdict>,
+}
+
+/// What is read of a part of a disk.
+#[derive(Debug, Serialize)]
+pub struct AreaVerdict {
+    /// Number of the partition, 0 for the disk itself.
+    pub partition: u32,
+    /// What it holds.
+    pub kind: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Bytes that are read.
+    pub used: u64,
+    /// How the used blocks are found, or why all of them count.
+    pub method: String,
 }
 
 /// Tests all disks, prints the verdicts and gives the exit code: 0 when all can be migrated.
@@ -61,12 +78,22 @@ fn verdict(disk: &Disk) -> Verdict {
     if let Err(error) = read_directly(path) {
         obstacles.push(format!("cannot be read past the page cache: {error}"));
     }
+    let seen = examine(path).ok();
+    let areas = seen.iter().flat_map(|seen| &seen.survey.areas);
+    let areas = areas.map(|area| AreaVerdict {
+        partition: area.partition,
+        kind: area.kind.clone(),
+        bytes: area.range.end - area.range.start,
+        used: area.used,
+        method: area.method.clone(),
+    });
     Verdict {
+        areas: areas.collect(),
+        tracker: seen.as_ref().map(|seen| seen.tracking.clone()),
         device: disk.device.clone(),
         bytes: disk.bytes,
         possible: obstacles.is_empty(),
         obstacles,
-        tracker: tracker(path).ok(),
     }
 }
 
@@ -85,8 +112,9 @@ fn text(verdict: &Verdict) -> String {
         .as_deref()
         .unwrap_or("no tracker: each round reads every used block");
     if verdict.possible {
+        let areas = verdict.areas.iter().map(area_text).collect::<String>();
         format!(
-            "{} ({size}): block-level migration is possible; {tracker}",
+            "{} ({size}): block-level migration is possible; {tracker}{areas}",
             verdict.device
         )
     } else {
@@ -96,4 +124,13 @@ fn text(verdict: &Verdict) -> String {
             verdict.obstacles.join("; ")
         )
     }
+}
+
+fn area_text(area: &AreaVerdict) -> String {
+    let place = match area.partition {
+        0 => "whole disk".to_owned(),
+        number => format!("partition {number}"),
+    };
+    let (used, all) = (units::bytes(area.used), units::bytes(area.bytes));
+    format!("\n    {place} ({}): {used} of {all}; {}", area.kind, area.method)
 }

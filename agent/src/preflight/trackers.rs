@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use sys::block_device::BlockDevice;
-use sys::block_tracker::BlockTracker;
 use sys::fanotify::{Queue, Watch};
+use transfer::disk::source::examine;
 
 use super::{Finding, Subject};
 
@@ -40,28 +39,32 @@ fn files(root: &Path) -> Finding {
 
 fn blocks(subject: &Subject<'_>) -> Finding {
     let name = "change tracker (blocks)";
-    let Some(disk) = subject.inventory.disks.first() else {
+    let disks = &subject.inventory.disks;
+    if disks.is_empty() {
         return Finding::info("T02", name, "no disk is visible");
-    };
-    match tracker(Path::new(&disk.device)) {
-        Ok(method) => Finding::pass("T02", name, method),
-        Err(why) => Finding::warn(
-            "T02",
-            name,
-            format!("none on {}: {why}", disk.device),
-            "later rounds of a block-level migration read every used block; mount tracefs and run as root",
-        ),
     }
-}
-
-/// How the blocks of `device` can be tracked.
-pub(super) fn tracker(device: &Path) -> Result<String, String> {
-    match BlockDevice::look(device) {
-        Ok(Some(device)) => match BlockTracker::attach(&device) {
-            Ok(tracker) => Ok(tracker.method().to_string()),
-            Err(error) => Err(error.to_string()),
-        },
-        Ok(None) => Err("not a block device".to_owned()),
-        Err(error) => Err(error.to_string()),
+    let (mut tracked, mut told) = (true, Vec::new());
+    for disk in disks {
+        match examine(Path::new(&disk.device)) {
+            Ok(seen) => {
+                tracked &= seen.is_tracked;
+                told.push(format!("{}: {}", disk.device, seen.tracking));
+            }
+            Err(error) => {
+                tracked = false;
+                told.push(format!("{}: {error}", disk.device));
+            }
+        }
     }
+    let told = told.join("; ");
+    if tracked {
+        return Finding::pass("T02", name, told);
+    }
+    Finding::warn(
+        "T02",
+        name,
+        told,
+        "later rounds of a block-level migration read every used block of a disk that is not tracked; mount tracefs and run \
+         as root",
+    )
 }

@@ -137,6 +137,30 @@ impl DigestFile {
         Ok(())
     }
 
+    /// Sets digests of ascending chunks, neighbours together.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_each(&self, changed: &[(u64, Digest)]) -> io::Result<()> {
+        for run in changed.chunk_by(|a, b| a.0 + 1 == b.0) {
+            let values: Vec<Digest> = run.iter().map(|(_, digest)| *digest).collect();
+            self.set(run[0].0, &values)?;
+        }
+        Ok(())
+    }
+
+    /// The digests of ascending chunks.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn get_each(&self, chunks: &[u64]) -> io::Result<Vec<Digest>> {
+        let mut digests = Vec::with_capacity(chunks.len());
+        for run in chunks.chunk_by(|a, b| a + 1 == *b) {
+            digests.extend(self.get(run[0], run.len() as u64)?);
+        }
+        Ok(digests)
+    }
+
     /// Keeps changes in memory from now on.
     pub fn hold(&self) {
         self.lock_held().get_or_insert_default();

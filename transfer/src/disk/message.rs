@@ -186,12 +186,21 @@ pub enum DiskReport {
 /// # Errors
 /// Never for batches within the limits.
 pub fn encode_batch(batch: &Batch, blocks: &[u8]) -> Result<Vec<u8>> {
+    let mut payload = begin_batch(batch, blocks.len())?;
+    payload.extend_from_slice(blocks);
+    Ok(payload)
+}
+
+/// The beginning of a payload, with room for so many bytes of blocks, which the caller appends.
+///
+/// # Errors
+/// Never for batches within the limits.
+pub fn begin_batch(batch: &Batch, blocks_len: usize) -> Result<Vec<u8>> {
     let head = postcard::to_stdvec(batch)
         .map_err(|error| Error::new(Kind::Corrupt, "encode chunks").because(error))?;
-    let mut payload = Vec::with_capacity(4 + head.len() + blocks.len());
+    let mut payload = Vec::with_capacity(4 + head.len() + blocks_len);
     payload.extend_from_slice(&(head.len() as u32).to_le_bytes());
     payload.extend_from_slice(&head);
-    payload.extend_from_slice(blocks);
     Ok(payload)
 }
 

@@ -31,7 +31,7 @@ use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::Urgency;
 use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
-use crate::disk::used_map::{Survey, survey};
+use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
@@ -505,13 +505,27 @@ fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
         .collect()
 }
 
-/// What a run would do with a disk: for `--check`. Attaches a tracker for a moment, reads a few blocks, writes nothing.
-/// Returns how changes would be tracked, or why not, and what the disk holds.
+/// What is known of a disk before a run.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Whether its changes can be tracked.
+    pub is_tracked: bool,
+    /// How, or why not.
+    pub tracking: String,
+    /// What it holds.
+    pub survey: Survey,
+}
+
+/// What a run would do with a disk: for checks beforehand. Attaches a tracker for a moment, reads a few blocks, disturbs nothing.
 ///
 /// # Errors
 /// The disk cannot be opened or read.
-pub fn examine(path: &Path) -> Result<(String, Survey)> {
+pub fn examine(path: &Path) -> Result<Examined> {
     let medium = DiskMedium::open(path, Access::Read)?;
-    let (_tracker, tracking) = disk::attach(&medium);
-    Ok((tracking, survey(&medium)?))
+    let (tracker, tracking) = disk::attach(&medium);
+    Ok(Examined {
+        is_tracked: tracker.is_some(),
+        tracking,
+        survey: survey(&medium, Effort::Look)?,
+    })
 }

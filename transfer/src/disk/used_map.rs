@@ -13,7 +13,7 @@ pub mod btrfs;
 pub mod ext;
 pub mod survey;
 
-pub use survey::{Area, Survey, survey};
+pub use survey::{Area, Effort, Survey, survey};
 
 /// Granularity of the map in bytes: the largest block of the file systems that are understood is not smaller.
 pub const BLOCK_LEN: u64 = 4096;

@@ -12,9 +12,7 @@ use sys::block_tracker::CHUNK_LEN;
 
 use crate::compress::{Compressor, Governor};
 use crate::disk::digest::Digest;
-use crate::disk::message::{
-    BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, block_len, block_mask, encode_batch,
-};
+use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, begin_batch, block_mask};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, Urgency, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
@@ -91,39 +89,43 @@ impl<'a> Reader<'a> {
             disk: number as u16,
             pieces: Vec::new(),
         };
-        let mut blocks = Vec::new();
+        let mut contents: Vec<&[u8]> = Vec::new();
         let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
-        for (slot, &chunk) in job.iter().enumerate() {
+        let known = disk.digests.get_each(job).map_err(failed)?;
+        let slots = self.content.chunks(CHUNK_LEN as usize);
+        for ((slot, &chunk), expected) in slots.zip(job).zip(known) {
             let range = bytes_of(&(chunk..chunk + 1), disk.len());
-            let len = (range.end - range.start) as usize;
-            let content = &self.content[slot * CHUNK_LEN as usize..][..len];
-            self.counters.bytes_done.fetch_add(len as u64, Ordering::Relaxed);
+            let content = &slot[..(range.end - range.start) as usize];
+            self.counters
+                .bytes_done
+                .fetch_add(content.len() as u64, Ordering::Relaxed);
             let digest = Digest::of(content);
-            let expected = disk.digests.get(chunk, 1).map_err(failed)?[0];
             if digest == expected {
                 continue;
             }
-            let mask = append_blocks(content, &mut blocks);
-            disk.digests.set(chunk, &[digest]).map_err(failed)?;
             batch.pieces.push(Piece {
                 chunk,
                 expected,
                 digest,
-                blocks: mask,
+                blocks: block_mask(content),
             });
+            contents.push(content);
         }
         self.counters
             .scanned
             .fetch_add(job.len() as u64, Ordering::Relaxed);
         if !batch.pieces.is_empty() {
+            let changed: Vec<(u64, Digest)> = batch
+                .pieces
+                .iter()
+                .map(|piece| (piece.chunk, piece.digest))
+                .collect();
+            disk.digests.set_each(&changed).map_err(failed)?;
             self.counters
                 .sent
                 .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
-            self.counters
-                .bytes_data
-                .fetch_add(blocks.len() as u64, Ordering::Relaxed);
-            let payload = encode_batch(&batch, &blocks)?;
-            let len = blocks.len() as u64;
+            let (payload, len) = payload_of(&batch, &contents)?;
+            self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
             pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
         }
         disk.done(job, &bad);
@@ -168,36 +170,34 @@ pub fn send_again(
     if known.first() != Some(&digest) {
         return Ok(false);
     }
-    let mut blocks = Vec::new();
-    let mask = append_blocks(&buffer, &mut blocks);
     let piece = Piece {
         chunk,
         expected: Digest::UNKNOWN,
         digest,
-        blocks: mask,
+        blocks: block_mask(&buffer),
     };
     let batch = Batch {
         disk: number,
         pieces: vec![piece],
     };
-    let payload = encode_batch(&batch, &blocks)?;
-    pack_and_send(
-        &mut Compressor::new()?,
-        payload,
-        blocks.len() as u64,
-        session,
-        governor,
-    )?;
+    let (payload, len) = payload_of(&batch, &[&buffer])?;
+    pack_and_send(&mut Compressor::new()?, payload, len, session, governor)?;
     Ok(true)
 }
 
-/// Appends the blocks of a chunk that are not zero, and says which they are.
-fn append_blocks(content: &[u8], blocks: &mut Vec<u8>) -> u16 {
-    let mask = block_mask(content);
-    for block in (0..u16::BITS as usize).filter(|block| mask >> block & 1 == 1) {
-        blocks.extend_from_slice(&content[block * BLOCK_LEN..][..block_len(content.len(), block)]);
+/// The payload of a batch whose chunks have these contents, and how many bytes of blocks it holds.
+fn payload_of(batch: &Batch, contents: &[&[u8]]) -> Result<(Vec<u8>, u64)> {
+    let mut payload = begin_batch(batch, contents.iter().map(|content| content.len()).sum())?;
+    let head_len = payload.len();
+    for (piece, content) in batch.pieces.iter().zip(contents) {
+        for (index, block) in content.chunks(BLOCK_LEN).enumerate() {
+            if piece.blocks >> index & 1 == 1 {
+                payload.extend_from_slice(block);
+            }
+        }
     }
-    mask
+    let blocks_len = (payload.len() - head_len) as u64;
+    Ok((payload, blocks_len))
 }
 
 fn pack_and_send(

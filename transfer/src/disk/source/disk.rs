@@ -20,7 +20,7 @@ use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::DiskFacts;
 use crate::disk::source::read::bytes_of;
-use crate::disk::used_map::{Survey, survey};
+use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
 
 /// A disk being copied.
@@ -67,7 +67,7 @@ impl SourceDisk {
     pub fn open(path: &Path, digests: &Path) -> Result<Self> {
         let medium = DiskMedium::open(path, Access::Read)?;
         let (tracker, tracking) = attach(&medium);
-        let survey = survey(&medium)?;
+        let survey = survey(&medium, Effort::Copy)?;
         let chunk_count = medium.length().div_ceil(CHUNK_LEN);
         let digests = DigestFile::open(digests, chunk_count)
             .map_err(|error| Error::io("open the digests", digests, error))?;
@@ -252,6 +252,7 @@ impl SourceDisk {
     /// A new map cannot be taken.
     pub fn begin_round(&self) -> Result<Option<String>> {
         let mut state = self.lock();
+        state.chunks.todo.shrink();
         let unreadable: Vec<u64> = state.unreadable.keys().copied().collect();
         let doubt = state.take_marks();
         let empty = ChunkSet::empty(state.chunks.fresh.len());
@@ -275,7 +276,7 @@ impl SourceDisk {
     pub fn begin_rescan(&self) -> Result<()> {
         // Before the map is taken: what is written from now on is marked.
         drop(self.lock().take_marks());
-        let survey = survey(&self.medium)?;
+        let survey = survey(&self.medium, Effort::Copy)?;
         let mut state = self.lock();
         if state.tracker.is_none() {
             let chunk_count = state.chunks.whole.len();
@@ -389,8 +390,8 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
     }
     match BlockTracker::attach(device) {
         Ok(tracker) => {
-            let method = tracker.method().to_string();
-            (Some(tracker), method)
+            let described = tracker.describe();
+            (Some(tracker), described)
         }
         Err(error) => (None, format!("not tracked: {error}")),
     }

@@ -20,17 +20,20 @@ pub fn read_parts(
     start: u64,
     parts: &[Range<u64>],
 ) -> (u64, Vec<Range<u64>>) {
-    buffer.fill(0);
-    let mut bytes_read = 0;
+    let (mut bytes_read, mut filled_to) = (0, start);
     let mut bad = Vec::new();
     for group in parts.chunk_by(|a, b| b.start - a.end <= GAP_LEN_MAX) {
         let range = group[0].start..group[group.len() - 1].end;
         bytes_read += range.end - range.start;
+        slice(buffer, start, &(filled_to..range.start)).fill(0);
+        filled_to = range.end;
         read_range(medium, buffer, start, range, &mut bad);
         for pair in group.windows(2) {
             slice(buffer, start, &(pair[0].end..pair[1].start)).fill(0);
         }
     }
+    let end = start + buffer.len() as u64;
+    slice(buffer, start, &(filled_to..end)).fill(0);
     // What cannot be read but is not used either is no loss.
     bad.retain(|range| {
         parts

@@ -8,6 +8,7 @@ use sys::block_device::Access;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::{DiskFacts, is_zero};
 use crate::disk::target::DiskTarget;
+use crate::disk::target::image::check_tool;
 use crate::error::{Error, Kind, Result};
 
 /// Bytes looked at from both ends of a disk: partition tables and the superblocks of every usual file system.
@@ -29,7 +30,15 @@ pub struct Admitted {
 /// # Errors
 /// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set.
 pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<Admitted> {
-    let path = &target.path;
+    let path = &target.copy_path();
+    if let Some(image) = target.image() {
+        check_tool(image)?;
+        if image.exists() && !path.exists() && !target.overwrite {
+            return Err(Error::new(Kind::Usage, "replace an image that is not ours")
+                .on(image)
+                .remedy("make sure that it is the right one, then allow it with --overwrite"));
+        }
+    }
     let is_new = make_image(path)?;
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
     check_sectors(&medium, source)?;

@@ -34,11 +34,17 @@ pub struct VerifiedBatch {
 }
 
 impl VerifiedBatch {
-    /// Decodes and verifies a payload; `disk_lens` are the lengths of the source's disks in bytes.
+    /// A buffer for the content of any batch: making one costs more than filling it.
+    pub fn buffer() -> AlignedBuffer {
+        AlignedBuffer::zeroed(BATCH_CHUNKS_MAX * CHUNK_LEN as usize)
+    }
+
+    /// Decodes and verifies a payload; `disk_lens` are the lengths of the source's disks in bytes. The content goes to
+    /// `buffer`, one of [`Self::buffer`], which [`Self::into_buffer`] gives back.
     ///
     /// # Errors
     /// [`Kind::Corrupt`]: malformed, outside the disk, or a digest does not fit its content.
-    pub fn open(payload: &[u8], disk_lens: &[u64]) -> Result<Self> {
+    pub fn open(payload: &[u8], disk_lens: &[u64], buffer: AlignedBuffer) -> Result<Self> {
         let (batch, blocks) = decode_batch(payload)?;
         let corrupt = |what: &str| Error::new(Kind::Corrupt, format!("accept chunks: {what}"));
         let disk_len = *disk_lens
@@ -52,17 +58,22 @@ impl VerifiedBatch {
         if !ascending || !inside || batch.pieces.len() > BATCH_CHUNKS_MAX {
             return Err(corrupt("their numbers are out of order or out of range"));
         }
-        Self::fill(&batch, blocks, disk_len).ok_or_else(|| corrupt("a digest does not fit its content"))
+        Self::fill(&batch, blocks, disk_len, buffer)
+            .ok_or_else(|| corrupt("a digest does not fit its content"))
     }
 
-    fn fill(batch: &Batch, mut blocks: &[u8], disk_len: u64) -> Option<Self> {
-        let mut content = AlignedBuffer::zeroed(batch.pieces.len() * CHUNK_LEN as usize);
+    fn fill(batch: &Batch, mut blocks: &[u8], disk_len: u64, mut content: AlignedBuffer) -> Option<Self> {
         let mut chunks = Vec::with_capacity(batch.pieces.len());
         for (piece, slot) in batch.pieces.iter().zip(content.chunks_mut(CHUNK_LEN as usize)) {
             let len = CHUNK_LEN.min(disk_len - piece.chunk * CHUNK_LEN) as usize;
-            for block in (0..u16::BITS as usize).filter(|block| piece.blocks >> block & 1 == 1) {
+            for block in 0..u16::BITS as usize {
+                let place = &mut slot[block * BLOCK_LEN..(block + 1) * BLOCK_LEN];
+                if piece.blocks >> block & 1 == 0 {
+                    place.fill(0);
+                    continue;
+                }
                 let (bytes, rest) = blocks.split_at_checked(block_len(len, block))?;
-                slot[block * BLOCK_LEN..][..bytes.len()].copy_from_slice(bytes);
+                place[..bytes.len()].copy_from_slice(bytes);
                 blocks = rest;
             }
             if Digest::of(&slot[..len]) != piece.digest {
@@ -83,6 +94,11 @@ impl VerifiedBatch {
         })
     }
 
+    /// The buffer, for the next batch.
+    pub fn into_buffer(self) -> AlignedBuffer {
+        self.content
+    }
+
     /// The content of the chunks at positions `range` of the batch, which must be neighbours on the disk.
     pub fn content(&self, range: Range<usize>) -> &[u8] {
         let last = range.end - 1;
@@ -95,6 +111,12 @@ impl VerifiedBatch {
 mod tests {
     use super::*;
     use crate::disk::message::{Piece, encode_batch};
+
+    fn open(payload: &[u8], disk_lens: &[u64]) -> Result<VerifiedBatch> {
+        let mut used = VerifiedBatch::buffer();
+        used.fill(0xee); // what an earlier batch left
+        VerifiedBatch::open(payload, disk_lens, used)
+    }
 
     #[test]
     fn only_fitting_content_is_verified() {
@@ -113,24 +135,18 @@ mod tests {
             pieces: vec![piece(1, zeros, 0), piece(3, Digest::of(&content), 1)],
         };
         let payload = encode_batch(&good, &content).unwrap();
-        let batch = VerifiedBatch::open(&payload, &[disk_len]).unwrap();
+        let batch = open(&payload, &[disk_len]).unwrap();
         assert_eq!(batch.content(1..2), content);
-        assert!(
-            VerifiedBatch::open(&payload, &[3 * CHUNK_LEN]).is_err(),
-            "outside the disk"
-        );
-        assert!(VerifiedBatch::open(&payload, &[]).is_err(), "no such disk");
+        assert!(open(&payload, &[3 * CHUNK_LEN]).is_err(), "outside the disk");
+        assert!(open(&payload, &[]).is_err(), "no such disk");
         let mut damaged = payload.clone();
         *damaged.last_mut().unwrap() ^= 1;
-        assert!(
-            VerifiedBatch::open(&damaged, &[disk_len]).is_err(),
-            "damaged content"
-        );
-        assert!(VerifiedBatch::open(&encode_batch(&good, &content[..511]).unwrap(), &[disk_len]).is_err());
+        assert!(open(&damaged, &[disk_len]).is_err(), "damaged content");
+        assert!(open(&encode_batch(&good, &content[..511]).unwrap(), &[disk_len]).is_err());
         let unordered = Batch {
             disk: 0,
             pieces: vec![piece(1, zeros, 0), piece(1, zeros, 0)],
         };
-        assert!(VerifiedBatch::open(&encode_batch(&unordered, b"").unwrap(), &[disk_len]).is_err());
+        assert!(open(&encode_batch(&unordered, b"").unwrap(), &[disk_len]).is_err());
     }
 }

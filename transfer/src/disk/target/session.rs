@@ -229,16 +229,18 @@ impl Session<'_> {
 
     fn write_frames(&self, connection: &mut FrameReader, due: &Sender<()>) -> Result<()> {
         let disk_lens = self.store.disk_lens();
+        let mut buffer = VerifiedBatch::buffer();
         while let Some(frame) = connection.receive()? {
             if frame.kind != KIND_DISK {
                 continue; // keeps the connection alive
             }
             let number = frame.number;
             let payload = frame.decode()?;
-            let batch = VerifiedBatch::open(&payload, &disk_lens)?;
+            let batch = VerifiedBatch::open(&payload, &disk_lens, buffer)?;
+            let disk = batch.disk;
             let applied = self.store.apply(number, &batch)?;
+            buffer = batch.into_buffer();
             for chunk in applied.refused {
-                let disk = batch.disk;
                 self.reports.send(&DiskReport::Wanted { disk, chunk })?;
             }
             if applied.is_checkpoint_due {

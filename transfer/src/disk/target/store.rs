@@ -17,12 +17,12 @@ use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::medium::Medium;
 use crate::disk::message::DiskFacts;
-use crate::disk::target::DiskTarget;
 use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
 use crate::disk::target::store::known::is_our_copy;
 use crate::disk::target::store::write::write_batch;
+use crate::disk::target::{DiskTarget, image};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
@@ -50,8 +50,19 @@ pub struct StoredDisk {
     pub source_len: u64,
     /// Length of the whole source disk in bytes.
     disk_len: u64,
+    /// The image that is made of a complete copy.
+    image: Option<PathBuf>,
     /// Whether chunks without a digest read as zeros.
     blank: AtomicBool,
+}
+
+impl StoredDisk {
+    fn make_image(&self) -> Result<()> {
+        match &self.image {
+            Some(image) => image::convert(&self.path, image),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What became of a frame.
@@ -106,7 +117,8 @@ impl DiskStore {
         let mut record = journal.record.clone();
         let mut disks = Vec::new();
         for (number, (target, source)) in targets.iter().zip(sources).enumerate() {
-            let path = std::path::absolute(&target.path).unwrap_or_else(|_| target.path.clone());
+            let path = target.copy_path();
+            let path = std::path::absolute(&path).unwrap_or(path);
             let digests_path = journal.digests_path(number);
             let open = regions_of(&record, number);
             let ours = known
@@ -143,6 +155,7 @@ impl DiskStore {
                 digests,
                 source_len,
                 disk_len: source.len,
+                image: target.image().map(Path::to_owned),
                 blank: AtomicBool::new(blank),
             });
         }
@@ -311,7 +324,7 @@ impl DiskStore {
             }
             disk.medium
                 .sync()
-                .and_then(|()| set_all(&disk.digests, &changed))
+                .and_then(|()| disk.digests.set_each(&changed))
                 .and_then(|()| disk.digests.sync())
                 .map_err(|error| Error::io("make the copy durable", &disk.path, error))?;
         }
@@ -368,15 +381,17 @@ impl DiskStore {
             .map_err(|error| Error::io("write the digests", &stored.path, error))
     }
 
-    /// Adapts the copies to disks larger than their sources. Returns what was changed, for people.
+    /// Adapts the copies to disks of another length than their sources, and makes images of them where these are wanted.
+    /// Returns what was changed, for people.
     ///
     /// # Errors
-    /// A medium refuses.
+    /// A medium refuses, or an image cannot be made.
     pub fn adapt(&self) -> Result<Vec<String>> {
         let mut changes = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {
             let failed = |error| Error::io("move the backup of the partition table", &disk.path, error);
             let Some(change) = gpt::plan_move(disk.medium.as_ref(), disk.disk_len).map_err(failed)? else {
+                disk.make_image()?;
                 continue;
             };
             // Forgotten before it is changed: the next session sends these chunks again.
@@ -388,6 +403,7 @@ impl DiskStore {
                 }
             }
             change.apply(disk.medium.as_ref()).map_err(failed)?;
+            disk.make_image()?;
             changes.push(format!(
                 "{}: backup of the partition table moved to the end of the larger disk",
                 disk.path.display()
@@ -432,15 +448,6 @@ fn regions_of(record: &Record, disk: usize) -> BTreeSet<u64> {
         .iter()
         .filter(|region| usize::from(region.disk) == disk);
     own.map(|region| region.number).collect()
-}
-
-/// Writes digests of ascending chunks, neighbours together.
-fn set_all(digests: &DigestFile, changed: &[(u64, Digest)]) -> std::io::Result<()> {
-    for run in changed.chunk_by(|a, b| a.0 + 1 == b.0) {
-        let values: Vec<Digest> = run.iter().map(|(_, digest)| *digest).collect();
-        digests.set(run[0].0, &values)?;
-    }
-    Ok(())
 }
 
 /// Computes the digests of chunks from what is on the medium.

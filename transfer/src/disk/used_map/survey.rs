@@ -77,11 +77,20 @@ impl Finding {
     }
 }
 
+/// How far a survey may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// It may freeze a file system for a moment where nothing else makes its bitmaps true.
+    Copy,
+    /// Nothing is disturbed; the answer may be that only a copy could tell.
+    Look,
+}
+
 /// Surveys an open disk. Attach the tracker before.
 ///
 /// # Errors
 /// The disk or sysfs cannot be read.
-pub fn survey(medium: &DiskMedium) -> Result<Survey> {
+pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
     let failed = |error| Error::io("find the used space of the disk", &medium.path, error);
     let Some(device) = &medium.device else {
         return Ok(whole(medium, "an image file is not mounted anywhere"));
@@ -107,7 +116,7 @@ pub fn survey(medium: &DiskMedium) -> Result<Survey> {
     let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
     for (number, piece) in pieces {
         let range = piece.start - device.start..piece.start - device.start + piece.len;
-        let finding = examine(medium, &piece, &range, &mounts).map_err(failed)?;
+        let finding = examine(medium, &piece, &range, &mounts, effort).map_err(failed)?;
         let tail = range.end.saturating_sub(TAIL_LEN).max(range.start);
         let clip = |gap: Range<u64>| gap.start.max(range.start)..gap.end.min(tail);
         let found: Vec<_> = finding
@@ -175,6 +184,7 @@ fn examine(
     piece: &BlockDevice,
     range: &Range<u64>,
     mounts: &[(DeviceNumber, Mount)],
+    effort: Effort,
 ) -> io::Result<Finding> {
     let mut head = AlignedBuffer::zeroed(HEAD_LEN.min(piece.len as usize / 4096 * 4096));
     if let Err(error) = medium.read(&mut head, range.start) {
@@ -206,7 +216,7 @@ fn examine(
             free: Vec::new(),
             scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
         }),
-        (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount),
+        (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount, effort),
         (Kind::Btrfs, Some(mount)) => {
             synchronise(&mount.point)?;
             Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
@@ -241,6 +251,7 @@ fn mapped_by_kernel(
     range: &Range<u64>,
     kind: Kind,
     mount: &Mount,
+    effort: Effort,
 ) -> io::Result<Finding> {
     if !kind.is_mounted_as(&mount.kind) {
         return Ok(Finding::whole(
@@ -262,6 +273,12 @@ fn mapped_by_kernel(
     }
     if kind != Kind::Ext {
         return Ok(Finding::whole(kind.name(), "this kernel has no GETFSMAP"));
+    }
+    if effort == Effort::Look {
+        return Ok(Finding::whole(
+            kind.name(),
+            "this kernel has no GETFSMAP; a copy will freeze it for some milliseconds and read its block bitmaps",
+        ));
     }
     // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
     let points = std::slice::from_ref(&mount.point);
