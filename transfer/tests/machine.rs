@@ -61,7 +61,8 @@ impl Bed {
             compression: Compression::Auto,
             verify: false,
             rounds: Rounds::Count(1),
-            retry: Retry::Never,
+            // The session before may not have ended yet.
+            retry: Retry::Times(20),
         };
         sync(&plan, &Silent, &StopFlag::default())
     }
@@ -84,10 +85,19 @@ fn serving(receiver: &Receiver, work: impl FnOnce(SocketAddr)) -> Vec<String> {
     let (watcher, stop) = (Warnings::default(), StopFlag::default());
     std::thread::scope(|scope| {
         scope.spawn(|| receiver.run(&watcher, &stop).unwrap());
+        let _end = End(&stop);
         work(receiver.local_addr());
-        stop.stop();
     });
     watcher.0.into_inner().unwrap()
+}
+
+/// Ends the receiver also when the work panics.
+struct End<'a>(&'a StopFlag);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 #[derive(Default)]
