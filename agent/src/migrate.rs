@@ -25,6 +25,7 @@ pub mod failure;
 pub mod finish;
 pub mod job;
 mod jobs;
+pub mod machine;
 pub mod plan;
 pub mod report;
 pub mod source;

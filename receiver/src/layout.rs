@@ -9,7 +9,8 @@
 pub mod command;
 pub mod file_system;
 pub mod grow;
-pub mod inventory;
 pub mod partitions;
 pub mod plan;
-pub mod survey;
+
+pub use transfer::storage as inventory;
+pub use transfer::storage::survey;

@@ -17,6 +17,7 @@ pub mod secret;
 pub mod sequence;
 pub mod signature;
 pub mod source;
+pub mod storage;
 pub mod target;
 pub mod throttle;
 pub mod tree;

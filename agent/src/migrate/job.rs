@@ -14,6 +14,7 @@ use super::account::Account;
 use super::api::{Api, chain};
 use super::failure::{Code, Ended, Failure};
 use super::finish;
+use super::machine::TargetMachine;
 use super::plan::{Mode, Plan};
 use super::report::Reporter;
 use super::supervisor::{Orders, Supervised, Supervisor};
@@ -137,9 +138,26 @@ impl<'a> Running<'a> {
         let entered = self.enter_migration_mode(&target, ipv6, way)?;
         self.reach(&entered)?;
         way.account.reached(entered.address, &entered.secret);
-        let mut summary = self.rounds(entered)?;
+        let (address, secret) = (entered.address, entered.secret.clone());
+        let tell = |text: &str| self.reporter.say(text.to_owned());
+        let machine = TargetMachine {
+            address,
+            secret: &secret,
+            stop: &self.orders.stop,
+            tell: &tell,
+        };
+        let plan = self.sync_plan(entered)?;
+        let is_machine = self.prepare(&machine, &plan)?;
+        let mut summary = self.rounds(plan)?;
         summary = self.complete(summary)?;
+        if is_machine {
+            self.reporter.say("the target makes the system bootable");
+            machine.convert().map_err(|ended| self.or_orders(ended))?;
+        }
         way.account.done(&summary);
+        if is_machine {
+            machine.restart().map_err(|ended| self.or_orders(ended))?;
+        }
         self.leave_migration_mode(&target)?;
         way.instance = None;
         target::forget(&self.context.plan.state());
@@ -202,9 +220,18 @@ impl<'a> Running<'a> {
         target::reach(entered.address, &self.orders.stop).map_err(|ended| self.or_orders(ended))
     }
 
+    /// Makes the target's disks ready, where that is this migration's affair. An image is made of disks as they are.
+    fn prepare(&self, machine: &TargetMachine<'_>, plan: &SyncPlan) -> Result<bool, Ended> {
+        if transit::is_image(self.job) {
+            return Ok(false);
+        }
+        machine
+            .prepare(self.context.plan, self.context.inventory, &plan.volume)
+            .map_err(|ended| self.or_orders(ended))
+    }
+
     /// The full round, and rounds for what changed meanwhile: one, or as long as the incremental phase lasts.
-    fn rounds(&self, entered: Entered) -> Result<Summary, Ended> {
-        let mut plan = self.sync_plan(entered)?;
+    fn rounds(&self, mut plan: SyncPlan) -> Result<Summary, Ended> {
         if self.orders.incremental().is_none() {
             plan.rounds = Rounds::Count(ROUNDS);
             plan.verify = self.wants_checksum();

@@ -3,29 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-/// A file system, swap space or container on the target's disks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Volume {
-    /// Device node of ours.
-    pub device: PathBuf,
-    /// Type as `blkid` names it.
-    pub kind: String,
-    /// File system UUID.
-    pub uuid: Option<String>,
-    /// Label.
-    pub label: Option<String>,
-    /// UUID of the partition.
-    pub partition_uuid: Option<String>,
-    /// Name of the partition.
-    pub partition_label: Option<String>,
-    /// Type of the partition: a GUID, or `0x83`.
-    pub partition_type: Option<String>,
-    /// Number of the disk (0 is the first) and of the partition (from 1; 0 is the whole disk).
-    pub position: Option<(usize, u32)>,
-    /// Where the guest mounts it, once that is known.
-    pub mounted_at: Option<String>,
-}
+pub use transfer::storage::volumes::Volume;
 
 /// Firmware that starts the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -119,22 +97,6 @@ impl Machine {
             .iter()
             .flatten()
             .find(|volume| volume.mounted_at.as_deref() == Some(mount_point))
-    }
-}
-
-impl Volume {
-    /// A name that does not depend on the hardware.
-    pub fn stable_name(&self) -> Option<String> {
-        let mapped = self.device.starts_with("/dev/mapper");
-        if mapped {
-            return Some(self.device.display().to_string());
-        }
-        let uuid = self.uuid.as_ref().map(|uuid| format!("UUID={uuid}"));
-        uuid.or_else(|| {
-            self.partition_uuid
-                .as_ref()
-                .map(|uuid| format!("PARTUUID={uuid}"))
-        })
     }
 }
 

@@ -39,6 +39,10 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = BootloaderMode::Auto)]
     pub bootloader: BootloaderMode,
 
+    /// What is kept on purpose although it belongs to the old place: no warnings about it, and nothing may set it anew
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT,…")]
+    pub keep: Vec<Kept>,
+
     /// SELinux labels: set them where they were lost, set them all, or do not touch them
     #[arg(long, value_enum, default_value_t = RelabelMode::Auto)]
     pub relabel: RelabelMode,
@@ -55,6 +59,7 @@ impl Default for Options {
             console: "ttyS0".to_owned(),
             initramfs: InitramfsMode::Rebuild,
             bootloader: BootloaderMode::Auto,
+            keep: Vec::new(),
             relabel: RelabelMode::Auto,
         }
     }
@@ -65,6 +70,22 @@ impl Options {
     pub fn serial_console(&self) -> Option<&str> {
         (self.console != "none").then_some(self.console.as_str())
     }
+}
+
+/// Something that a new place would set anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kept {
+    /// The host name.
+    Hostname,
+    /// `/etc/hosts`.
+    Hosts,
+    /// Name servers.
+    Dns,
+    /// Package mirrors.
+    Mirrors,
+    /// Time servers.
+    Ntp,
 }
 
 /// Where addresses come from.

@@ -5,7 +5,7 @@
 use transfer::Result;
 
 use crate::convert::draft::Draft;
-use crate::convert::options::{CloudInitMode, NetworkMode, Purpose};
+use crate::convert::options::{CloudInitMode, Kept, NetworkMode, Purpose};
 use crate::convert::step::{Command, Context, Findings, Step};
 
 /// Keeps cloud-init from changing what was migrated.
@@ -72,6 +72,9 @@ fn preserve_text(context: &Context<'_>, sources_pinned: bool) -> String {
     text.push_str("growpart:\n  mode: \"off\"\nresize_rootfs: false\n");
     if options.disable_cloud_init_network || options.network == NetworkMode::Keep {
         text.push_str("network:\n  config: disabled\n");
+    }
+    if options.keep.contains(&Kept::Dns) {
+        text.push_str("manage_resolv_conf: false\n");
     }
     if sources_pinned {
         text.push_str("datasource_list: [NoCloud, ConfigDrive, OpenStack, None]\n");

@@ -6,15 +6,16 @@ use transfer::Result;
 
 use super::fstab::each_line;
 use crate::convert::draft::Draft;
-use crate::convert::options::{NetworkMode, Purpose};
+use crate::convert::options::{Kept, NetworkMode, Options, Purpose};
 use crate::convert::step::{Command, Context, Findings, Step};
 
 /// Keeps or renews the machine's identity.
 pub struct Identity;
 
 /// Names and addresses that exist in one cloud only: what they are and how they look.
-const PLACES: &[(&str, &[&str])] = &[
+const PLACES: &[(Kept, &str, &[&str])] = &[
     (
+        Kept::Mirrors,
         "package mirrors",
         &[
             "mirrors.cloud.aliyuncs.com",
@@ -31,6 +32,7 @@ const PLACES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        Kept::Ntp,
         "time servers",
         &[
             "metadata.google.internal",
@@ -43,6 +45,7 @@ const PLACES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        Kept::Dns,
         "name servers",
         &[
             "100.100.2.13",
@@ -66,7 +69,7 @@ impl Step for Identity {
         draft: &mut Draft<'_>,
         findings: &mut Findings,
     ) -> Result<Vec<Command>> {
-        report_places(draft, findings)?;
+        report_places(context.options, draft, findings)?;
         report_access(draft, findings)?;
         let clock = draft.text("/etc/adjtime")?.unwrap_or_default();
         if clock.lines().nth(2).is_some_and(|line| line.trim() == "LOCAL") {
@@ -136,7 +139,7 @@ fn renew(draft: &mut Draft<'_>, findings: &mut Findings) -> Result<Vec<Command>>
     Ok(commands)
 }
 
-fn report_places(draft: &Draft<'_>, findings: &mut Findings) -> Result<()> {
+fn report_places(options: &Options, draft: &Draft<'_>, findings: &mut Findings) -> Result<()> {
     let files = [
         vec![
             "/etc/apt/sources.list".to_owned(),
@@ -154,8 +157,12 @@ fn report_places(draft: &Draft<'_>, findings: &mut Findings) -> Result<()> {
     for file in files.concat() {
         let text = draft.text(&file)?.unwrap_or_default();
         let active: String = each_line(&text, |line| line.trim_start().starts_with('#').then(String::new));
-        for (what, marks) in PLACES {
+        for (kept, what, marks) in PLACES {
             if let Some(mark) = marks.iter().find(|mark| active.contains(*mark)) {
+                if options.keep.contains(kept) {
+                    findings.note(format!("{file} keeps {what} of the old place, as asked: {mark}"));
+                    continue;
+                }
                 findings.warn(
                     format!("{file} uses {what} that exist at the old place only: {mark}"),
                     "replace them by public ones or those of the new place",

@@ -1,4 +1,9 @@
-//! What has to be known about a source's disks to make equal ones: the contract between survey and layout, as JSON.
+//! What has to be known about a source's disks to make equal ones at the target, as JSON: the source takes it
+//! ([`survey`]), the target lays out its disks by it. Part of what a source says when it prepares the target
+//! ([`crate::machine`]).
+
+pub mod survey;
+pub mod volumes;
 
 use serde::{Deserialize, Serialize};
 

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sys::block_device::BlockDevice;
-use transfer::{Error, Kind, Result};
 
-use super::inventory::{
+use super::volumes::{self, Volume, tool};
+use super::{
     DiskRecord, Format, GroupRecord, InterfaceRecord, Inventory, LogicalRecord, PartitionRecord, Place,
     TableRecord, VERSION, VolumeRecord,
 };
-use crate::convert::machine::Volume;
-use crate::convert::probe::{self, tool};
+use crate::error::{Error, Kind, Result};
 
 /// Looks at `disks`, or at all disks of the machine when none is named.
 ///
@@ -37,7 +36,7 @@ pub fn survey(disks: &[PathBuf]) -> Result<Inventory> {
     inventory.groups = groups(&disks)?;
     let mounts = sys::mounts::mounts()
         .map_err(|error| Error::io("read the mount table", "/proc/self/mountinfo", error))?;
-    for volume in probe::volumes(&disks)? {
+    for volume in volumes::volumes(&disks)? {
         if volume.kind.is_empty() || volume.kind == "LVM2_member" {
             continue;
         }
@@ -64,7 +63,8 @@ fn all_disks() -> Vec<PathBuf> {
         .collect()
 }
 
-fn interfaces() -> Vec<InterfaceRecord> {
+/// Network interfaces of this machine that are hardware, by name.
+pub fn interfaces() -> Vec<InterfaceRecord> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
         let is_hardware = entry.path().join("device").exists();
@@ -292,7 +292,7 @@ fn read_btrfs(record: &mut VolumeRecord, mount: Option<&sys::mounts::Mount>) -> 
 }
 
 fn groups(disks: &[PathBuf]) -> Result<Vec<GroupRecord>> {
-    let members: Vec<Volume> = probe::volumes(disks)?
+    let members: Vec<Volume> = volumes::volumes(disks)?
         .into_iter()
         .filter(|volume| volume.kind == "LVM2_member")
         .collect();
