@@ -49,6 +49,9 @@ pub(crate) fn run_machines() -> Result<()> {
         "long",
         "--test",
         "machines",
+        "--",
+        "--test-threads",
+        "1",
     ];
     cargo(&suite, std::iter::empty())
 }

@@ -84,6 +84,11 @@ impl<'guest> Draft<'guest> {
         &self.stale
     }
 
+    /// Says that `derived` has to be made again, for a reason that its files do not show.
+    pub fn outdate(&mut self, derived: Derived) {
+        self.stale.insert(derived);
+    }
+
     /// Says that `derived` has been made, or will have been by a planned command.
     pub fn made(&mut self, derived: Derived) {
         self.stale.remove(&derived);
@@ -292,9 +297,7 @@ fn derived_from(path: &Path) -> Option<Derived> {
     if below(&["/etc/default/grub", "/etc/default/grub.d", "/etc/kernel/cmdline"]) {
         return Some(Derived::BootMenu);
     }
-    let names_interface =
-        path.starts_with("/etc/systemd/network") && path.extension().is_some_and(|end| end == "link");
-    (below(INITRAMFS) || names_interface).then_some(Derived::Initramfs)
+    below(INITRAMFS).then_some(Derived::Initramfs)
 }
 
 /// Text of `bytes` and whether they were UTF-8; otherwise every byte stands for the character of the same number.

@@ -6,7 +6,7 @@ mod dhcp;
 
 use transfer::Result;
 
-use crate::convert::draft::Draft;
+use crate::convert::draft::{Derived, Draft};
 use crate::convert::machine::Pin;
 use crate::convert::options::NetworkMode;
 use crate::convert::step::{Command, Context, Findings, Step};
@@ -169,7 +169,12 @@ fn rule_text(pin: &Pin) -> String {
 fn pin_name(draft: &mut Draft<'_>, context: &Context<'_>, pin: &Pin) -> Result<()> {
     let why = "the interface keeps its name";
     if context.facts.systemd {
-        return draft.write(link_path(&pin.name), link_text(pin).as_bytes(), None, why);
+        let (path, text) = (link_path(&pin.name), link_text(pin));
+        // The system's own udev renames an interface that the initial RAM file system has named already, unless it is up.
+        if draft.text(&path)?.as_deref() != Some(&text) && has_early_network(draft)? {
+            draft.outdate(Derived::Initramfs);
+        }
+        return draft.write(path, text.as_bytes(), None, why);
     }
     let text = draft.text(OLD_RULES)?.unwrap_or_default();
     let wanted = rule_text(pin);
@@ -182,6 +187,28 @@ fn pin_name(draft: &mut Draft<'_>, context: &Context<'_>, pin: &Pin) -> Result<(
         lines.push(&wanted);
     }
     draft.write(OLD_RULES, (lines.join("\n") + "\n").as_bytes(), None, why)
+}
+
+/// Whether the initial RAM file system sets up the network: for a login before the disks are unlocked, or by `ip=`.
+fn has_early_network(draft: &Draft<'_>) -> Result<bool> {
+    if draft.exists("/etc/dropbear/initramfs") || draft.exists("/etc/dropbear-initramfs") {
+        return Ok(true);
+    }
+    for file in [
+        "/etc/default/grub",
+        "/etc/kernel/cmdline",
+        "/etc/initramfs-tools/initramfs.conf",
+    ] {
+        let text = draft.text(file)?.unwrap_or_default();
+        let mut words = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'))
+            .flat_map(|line| line.split([' ', '"', '\'']));
+        if words.any(|word| word.to_lowercase().starts_with("ip=") || word.starts_with("rd.neednet")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The address that carries `name` by configuration.

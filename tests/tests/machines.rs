@@ -1,0 +1,367 @@
+//! Whole systems from one virtual machine into another, by a job: the source runs the agent beside a service that never
+//! stops writing, the target is blank and in migration mode, the control plane is the host. What arrived is compared
+//! file by file, then the target starts by itself and says what it is like.
+//!
+//! They take root, loop devices, tap devices and QEMU, which emulates: minutes each, so they run one after the other.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
+
+#[path = "../../receiver/tests/native_conversion/image.rs"]
+#[expect(dead_code, reason = "some of it is for tests of the receiver only")]
+mod image;
+#[path = "machines/source.rs"]
+mod source;
+#[path = "machines/uefi.rs"]
+mod uefi;
+#[path = "machines/vm.rs"]
+mod vm;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use go2cloud_tests::cloud::{Cloud, member};
+use go2cloud_tests::control::program;
+use go2cloud_tests::hooks::Place;
+use image::Image;
+use serde_json::{Value, json};
+use source::{ADDRESS, Firmware, HOSTNAME, INTERFACE, MACHINE_ID, ROOT};
+use vm::{Bridge, Hardware, Machine, migration_image};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const SOURCE_MAC: &str = "52:54:00:00:00:05";
+const TARGET_MAC: &str = "52:54:00:00:00:09";
+/// Longest wait for a job.
+const PATIENCE: Duration = Duration::from_secs(2400);
+
+/// A migration from beginning to end.
+struct Case {
+    firmware: Firmware,
+    /// Options of the job.
+    job: &'static str,
+    /// The volume group that the target gets for its root file system.
+    volume_group: Option<&'static str>,
+    disk_mebibytes: u64,
+}
+
+/// What is left when the job has succeeded.
+struct Migrated {
+    source: Image,
+    target: Image,
+    bridge: Bridge,
+    _cloud: Cloud,
+    /// Records that were durable at the source before the job began, and when it was done.
+    records: (u64, u64),
+}
+
+fn migrate(case: &Case) -> Migrated {
+    let bridge = Bridge::new();
+    let cloud = Cloud::in_network(
+        (bridge.namespace(), "10.77.0.1:8443"),
+        bridge.namespace(),
+        &Place::default(),
+    );
+    let source = source::disk(case.firmware, &cloud.key);
+    let target = blank(case.disk_mebibytes);
+    let folder = target.folder.path();
+    let mut receiving = start_receiving(case, &bridge, &source, &target);
+    let mut running = Machine::start(&source_hardware(case, &source), &bridge, folder, "source");
+    receiving.wait("migration mode", |machine| {
+        machine.console().contains("READY").then_some(())
+    });
+    fs::write(folder.join("secret"), SECRET).unwrap();
+    let instance = cloud.create_instance(&format!(
+        "--name target --system-disk 4 --address 10.77.0.9:443 --secret-file {}",
+        folder.join("secret").display()
+    ));
+    let id = running.wait("the source's registration", |_| {
+        let list = cloud.admin("source list --json");
+        list.contains("ONLINE").then(|| member(&list, "SourceServerId"))
+    });
+    let first = running.wait("the ledger", |machine| count(&machine.words()));
+    let line = format!(
+        "job create --source {id} --instance {instance} --start now --json {}",
+        case.job
+    );
+    let job = member(&cloud.admin(&line), "JobId");
+    wait_for_success(&cloud, &job, &running, &receiving);
+    receiving.wait_for_end();
+    let last = count(&running.words()).unwrap();
+    drop(running);
+    Migrated {
+        source,
+        target,
+        bridge,
+        _cloud: cloud,
+        records: (first, last),
+    }
+}
+
+fn blank(mebibytes: u64) -> Image {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("disk.img");
+    fs::File::create(&path).unwrap().set_len(mebibytes << 20).unwrap();
+    Image { folder, path }
+}
+
+fn start_receiving(case: &Case, bridge: &Bridge, source: &Image, target: &Image) -> Machine {
+    let (disk, folder) = (&target.path, target.folder.path());
+    let image = migration_image();
+    let mut settings = json!({ "secret": SECRET, "network": { "addresses": ["10.77.0.9/24"] } });
+    if let Some(group) = case.volume_group {
+        settings["inventory"] = on_a_logical_volume(source, group);
+    }
+    let file = folder.join("settings.json");
+    fs::write(&file, settings.to_string()).unwrap();
+    let hardware = Hardware {
+        disk,
+        memory: 640,
+        kernel: Some((
+            image.join("vmlinuz"),
+            image.join("initrd.zst"),
+            "console=ttyS0 quiet panic=30".to_owned(),
+        )),
+        settings: Some(file),
+        ..target_hardware(case, disk)
+    };
+    Machine::start(&hardware, bridge, folder, "receiving")
+}
+
+/// The source's inventory with its root file system on a logical volume.
+fn on_a_logical_volume(source: &Image, group: &str) -> Value {
+    let disk = source.attach();
+    let output = std::process::Command::new(program("go2cloud-receiver"))
+        .args(["inventory", "--disk", &disk.device])
+        .output()
+        .unwrap();
+    let mut inventory: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let place = json!({ "logical": { "group": group, "name": "root" } });
+    let mut len = 0;
+    for volume in inventory["volumes"].as_array_mut().unwrap() {
+        if volume["kind"] == "ext4" {
+            // What the labels of LVM take, and extents.
+            len = (volume["len"].as_u64().unwrap() - (16 << 20)) >> 22 << 22;
+            volume["place"] = place.clone();
+            volume["len"] = len.into();
+            volume["mounted_at"] = "/".into();
+        }
+    }
+    inventory["groups"] = json!([{
+        "name": group,
+        "extent_len": 4 << 20,
+        "members": [{ "partition": { "disk": 0, "number": ROOT } }],
+        "logical": [{ "name": "root", "len": len, "layout": "linear" }],
+    }]);
+    inventory["interfaces"] = json!([]);
+    inventory
+}
+
+fn target_hardware<'a>(case: &Case, disk: &'a Path) -> Hardware<'a> {
+    Hardware {
+        name: "target",
+        disk,
+        memory: 512,
+        slot: 7,
+        mac: TARGET_MAC,
+        port: "check",
+        firmware: case.firmware,
+        kernel: None,
+        settings: None,
+    }
+}
+
+fn source_hardware<'a>(case: &Case, source: &'a Image) -> Hardware<'a> {
+    let kernel = (case.firmware == Firmware::Uefi).then(|| uefi::kernel_of(source));
+    Hardware {
+        name: "source",
+        disk: &source.path,
+        memory: 640,
+        slot: 5,
+        mac: SOURCE_MAC,
+        port: "source",
+        firmware: case.firmware,
+        kernel,
+        settings: None,
+    }
+}
+
+/// The last number that the ledger's count showed.
+fn count(words: &str) -> Option<u64> {
+    words
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("ledger ")?.trim().parse().ok())
+}
+
+fn wait_for_success(cloud: &Cloud, job: &str, source: &Machine, target: &Machine) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let shown = cloud.job(job);
+        match member(&shown, "Status").as_str() {
+            "SUCCESS" => return,
+            "FAILED" => panic!("{shown}\n{}\n{}", source.words(), target.console()),
+            _ => {}
+        }
+        assert!(
+            Instant::now() < end,
+            "{shown}\n{}\n{}\n{}",
+            source.words(),
+            source.console(),
+            target.console()
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Every file of the source's disk is at the target, byte for byte, but for those that the conversion says it changed
+/// and those that a running system writes.
+fn assert_same_files(migrated: &Migrated, target_root: u32) {
+    const RUNNING: &[&str] = &[
+        "/var/cache/",
+        "/var/log/",
+        "/var/lib/systemd/",
+        "/var/lib/ledger/",
+        "/etc/resolv.conf",
+        "/opt/go2cloud/",
+        "/run/",
+    ];
+    let compared = migrated.source.mounted(&[(ROOT, "/", "ro")], |source| {
+        migrated.target.mounted(&[(target_root, "/", "ro")], |target| {
+            let report = fs::read(target.join("var/lib/go2cloud/conversion/report.json")).unwrap();
+            let report: Value = serde_json::from_slice(&report).unwrap();
+            let changed = changed_paths(&report);
+            let mut compared = 0;
+            for entry in walkdir::WalkDir::new(source) {
+                let entry = entry.unwrap();
+                let name = entry.path().strip_prefix(source).unwrap();
+                let path = format!("/{}", name.display());
+                if RUNNING.iter().any(|prefix| path.starts_with(prefix)) || changed.contains(&path) {
+                    continue;
+                }
+                if entry.file_type().is_file() {
+                    let other = fs::read(target.join(name)).unwrap_or_else(|error| panic!("{path}: {error}"));
+                    assert!(fs::read(entry.path()).unwrap() == other, "{path} differs");
+                    compared += 1;
+                } else if entry.file_type().is_symlink() {
+                    assert_eq!(
+                        fs::read_link(entry.path()).unwrap(),
+                        fs::read_link(target.join(name)).unwrap(),
+                        "{path}"
+                    );
+                }
+            }
+            compared
+        })
+    });
+    assert!(compared > 4000, "{compared}");
+}
+
+fn changed_paths(report: &Value) -> Vec<String> {
+    let steps = report["steps"].as_array().unwrap();
+    let changes = steps
+        .iter()
+        .flat_map(|step| step["changes"].as_array().unwrap())
+        .filter_map(|change| change["path"].as_str());
+    let outputs = steps
+        .iter()
+        .flat_map(|step| step["commands"].as_array().unwrap())
+        .flat_map(|command| command["outputs"].as_array().unwrap())
+        .filter_map(Value::as_str);
+    changes.chain(outputs).map(str::to_owned).collect()
+}
+
+/// Starts the target by itself and checks what it says.
+fn assert_boots(case: &Case, migrated: &Migrated, root: &str, has_index: bool) {
+    let disk: &PathBuf = &migrated.target.path;
+    let folder = migrated.target.folder.path();
+    let mut machine = Machine::start(&target_hardware(case, disk), &migrated.bridge, folder, "migrated");
+    let said = machine.wait("the migrated system's words", |machine| {
+        let words = machine.words();
+        words.contains("\nEND").then_some(words)
+    });
+    let value = |key: &str| -> Vec<&str> {
+        let lines = said.lines().filter_map(|line| line.strip_prefix(key));
+        lines.map(str::trim).collect()
+    };
+    assert_eq!(value("hostname "), [HOSTNAME], "{said}");
+    assert_eq!(value("machine-id "), [MACHINE_ID], "{said}");
+    assert_eq!(value("root "), [root], "{said}");
+    assert_eq!(value("failed "), [""; 0], "{said}");
+    assert_eq!(
+        value("unit "),
+        ["ledger active", "ssh active", "networking active"],
+        "{said}"
+    );
+    assert_eq!(value("address "), [format!("{INTERFACE} {ADDRESS}")], "{said}");
+    assert_eq!(value("reached "), ["yes"], "{said}");
+    assert_eq!(
+        value("alice "),
+        ["uid=1005(alice) gid=1005(alice) groups=1005(alice) alice"],
+        "{said}"
+    );
+    let ledger: Vec<&str> = value("ledger ")[0].split_whitespace().collect();
+    let number = |at: usize| ledger[at].parse::<u64>().unwrap();
+    let (records, rest, index) = (number(1), number(3), number(5));
+    let (first, last) = migrated.records;
+    assert!(records > first && records <= last, "{first} {last}\n{said}");
+    if has_index {
+        // The state of one moment: whole records, and the index names the last one or the one before it.
+        assert!(rest == 0 && (index == records || index + 1 == records), "{said}");
+    }
+    let writes: u64 = value("writes ")[0].parse().unwrap();
+    assert!(writes > records, "the service goes on writing: {said}");
+}
+
+#[test]
+fn a_system_is_migrated_file_by_file() {
+    let case = Case {
+        firmware: Firmware::Bios,
+        job: "",
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", false);
+}
+
+#[test]
+fn a_system_is_migrated_block_by_block() {
+    let case = Case {
+        firmware: Firmware::Bios,
+        job: "--block",
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn a_uefi_system_is_migrated_file_by_file() {
+    let case = Case {
+        firmware: Firmware::Uefi,
+        job: "",
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", false);
+}
+
+/// The target's disks were laid out by its settings, with the root file system on a logical volume.
+#[cfg(feature = "long")]
+#[test]
+fn a_system_is_migrated_to_a_logical_volume() {
+    let case = Case {
+        firmware: Firmware::Bios,
+        job: "",
+        volume_group: Some("vg0"),
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_boots(&case, &migrated, "/dev/mapper/vg0-root ext4", false);
+}

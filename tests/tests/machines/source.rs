@@ -1,0 +1,180 @@
+//! The disk of a source: a Debian 12 with a host name, users, a static network, a service that never stops writing, and
+//! the agent as its administrator unpacked it. Made natively on a loop device; each test has its own, because it holds
+//! the keys of the test's control plane.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use go2cloud_tests::control::program;
+
+use super::image::{Image, debian, run};
+
+/// What starts the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    Bios,
+    #[cfg_attr(not(feature = "long"), expect(dead_code, reason = "for the longer suite"))]
+    Uefi,
+}
+
+/// Number of the root partition.
+pub(crate) const ROOT: u32 = 3;
+/// What the source is called, and how it is known.
+pub(crate) const HOSTNAME: &str = "ledger-1";
+pub(crate) const MACHINE_ID: &str = "b08dfa6083e7567a1921a715000001fb";
+/// Its address, and the name of its interface as its place on the bus makes it.
+pub(crate) const ADDRESS: &str = "10.77.0.5/24";
+pub(crate) const INTERFACE: &str = "enp0s5";
+
+const LEDGER: &str = include_str!("ledger.pl");
+const CHECK: &str = include_str!("check.sh");
+
+const LEDGER_UNIT: &str = "[Unit]\nDescription=Ledger\n\n[Service]\nUser=ledger\n\
+    ExecStartPre=/usr/local/bin/ledger check /var/lib/ledger /run/ledger/check\n\
+    ExecStart=/usr/local/bin/ledger write /var/lib/ledger /run/ledger/count\nRuntimeDirectory=ledger\n\n\
+    [Install]\nWantedBy=multi-user.target\n";
+const CHECK_UNIT: &str = "[Unit]\nDescription=Says what this machine is like\n\n\
+    [Service]\nType=simple\nExecStart=/bin/sh /usr/local/bin/check\n\n[Install]\nWantedBy=multi-user.target\n";
+const AGENT_UNIT: &str = "[Unit]\nDescription=go2cloud\nAfter=network.target ssh.service\n\
+    ConditionPathExists=/dev/virtio-ports/source\n\n[Service]\nEnvironmentFile=/opt/go2cloud/keys\n\
+    ExecStart=/opt/go2cloud/go2cloud -region local-1 -endpoint http://10.77.0.1:8443\n\
+    StandardOutput=journal+console\n\n[Install]\nWantedBy=multi-user.target\n";
+
+/// Makes the disk; `key` is the account's at the control plane.
+pub(crate) fn disk(firmware: Firmware, key: &(String, String)) -> Image {
+    let first = match firmware {
+        Firmware::Bios => "size=1M,type=21686148-6449-6E6F-744E-656564454649",
+        Firmware::Uefi => "size=64M,type=U",
+    };
+    let image = Image::new(1100, &format!("label: gpt\n{first}\nsize=32M,type=S\ntype=L\n"));
+    let disk = image.attach();
+    run("mkswap", &["-q", &disk.partition(2)]);
+    let root = disk.partition(ROOT);
+    run(
+        "mkfs.ext4",
+        &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &root],
+    );
+    let uuid = |number| {
+        let device = disk.partition(number);
+        run("blkid", &["-p", "-s", "UUID", "-o", "value", &device])
+    };
+    let (root, swap) = (uuid(ROOT), uuid(2));
+    let system = (firmware == Firmware::Uefi).then(|| {
+        super::uefi::make_system_partition(&disk.partition(1), &root);
+        uuid(1)
+    });
+    drop(disk);
+    image.mounted(&[(ROOT, "/", "rw")], |place| {
+        fill(place, key);
+        let mut fstab = format!("UUID={root} / ext4 errors=remount-ro 0 1\nUUID={swap} none swap sw 0 0\n");
+        if let Some(system) = &system {
+            fs::create_dir_all(place.join("boot/efi")).unwrap();
+            fstab.push_str(&format!("UUID={system} /boot/efi vfat umask=0077 0 1\n"));
+        }
+        fs::write(place.join("etc/fstab"), fstab).unwrap();
+        install_grub(place, &root, firmware);
+    });
+    image
+}
+
+fn fill(root: &Path, key: &(String, String)) {
+    run(
+        "cp",
+        &["-a", &format!("{}/.", debian().display()), root.to_str().unwrap()],
+    );
+    for folder in ["var/lib/apt/lists", "var/cache/apt", "usr/share/zoneinfo"] {
+        fs::remove_dir_all(root.join(folder)).unwrap();
+    }
+    let write = |path: &str, text: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let append = |path: &str, text: &str| {
+        let before = fs::read_to_string(root.join(path)).unwrap();
+        fs::write(root.join(path), before + text).unwrap();
+    };
+    write("etc/hostname", &format!("{HOSTNAME}\n"));
+    write("etc/machine-id", &format!("{MACHINE_ID}\n"));
+    write(
+        "etc/hosts",
+        &format!("127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n"),
+    );
+    write(
+        "etc/network/interfaces",
+        &format!(
+            "auto lo\niface lo inet loopback\nauto {INTERFACE}\niface {INTERFACE} inet static\n  address {ADDRESS}\n"
+        ),
+    );
+    // The system was installed for a machine like the target: its drivers are there.
+    append(
+        "etc/initramfs-tools/modules",
+        "virtio_pci\nvirtio_blk\nvirtio_scsi\nvirtio_net\n",
+    );
+    append(
+        "etc/passwd",
+        "alice:x:1005:1005::/home/alice:/bin/sh\nledger:x:990:990::/var/lib/ledger:/bin/false\n",
+    );
+    append("etc/group", "alice:x:1005:\nledger:x:990:\n");
+    write("home/alice/notes", "what alice wrote\n");
+    chown(root.join("home/alice"), Some(1005), Some(1005)).unwrap();
+    chown(root.join("home/alice/notes"), Some(1005), Some(1005)).unwrap();
+    fs::create_dir_all(root.join("var/lib/ledger")).unwrap();
+    chown(root.join("var/lib/ledger"), Some(990), Some(990)).unwrap();
+    write("usr/local/bin/ledger", LEDGER);
+    fs::set_permissions(
+        root.join("usr/local/bin/ledger"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    write("usr/local/bin/check", CHECK);
+    write(
+        "opt/go2cloud/keys",
+        &format!("GO2CLOUD_SECRET_ID={}\nGO2CLOUD_SECRET_KEY={}\n", key.0, key.1),
+    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for name in ["client.json", "user.json", "rsync_excludes_linux.txt"] {
+        fs::copy(folder.join(name), root.join("opt/go2cloud").join(name)).unwrap();
+    }
+    fs::copy(program("go2cloud"), root.join("opt/go2cloud/go2cloud")).unwrap();
+    for (name, text) in [
+        ("ledger", LEDGER_UNIT),
+        ("check", CHECK_UNIT),
+        ("go2cloud", AGENT_UNIT),
+    ] {
+        write(&format!("etc/systemd/system/{name}.service"), text);
+        let wanted = root.join(format!(
+            "etc/systemd/system/multi-user.target.wants/{name}.service"
+        ));
+        symlink(format!("/etc/systemd/system/{name}.service"), wanted).unwrap();
+    }
+}
+
+/// GRUB as its packages install it, with a menu of one entry.
+fn install_grub(root: &Path, uuid: &str, firmware: Firmware) {
+    let entries = fs::read_dir(root.join("boot")).unwrap().flatten();
+    let release = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
+        .unwrap();
+    fs::create_dir_all(root.join("boot/grub")).unwrap();
+    let console = "console=tty0 console=ttyS0,115200n8";
+    let defaults = format!(
+        "GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"{console}\"\n\
+         GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n"
+    );
+    fs::write(root.join("etc/default/grub"), defaults).unwrap();
+    let menu = format!(
+        "set timeout=0\nserial --unit=0 --speed=115200\nterminal_output console serial\ninsmod part_gpt\ninsmod ext2\n\
+         search --no-floppy --fs-uuid --set=root {uuid}\nmenuentry 'Debian GNU/Linux' {{\n\
+         \tlinux /boot/vmlinuz-{release} root=UUID={uuid} ro {console} quiet\n\tinitrd /boot/initrd.img-{release}\n}}\n"
+    );
+    fs::write(root.join("boot/grub/grub.cfg"), menu).unwrap();
+    if firmware == Firmware::Bios {
+        let device = run("findmnt", &["-n", "-o", "SOURCE", root.to_str().unwrap()]);
+        let disk = device.trim_end_matches(&format!("p{ROOT}")).to_owned();
+        let folder = format!("--boot-directory={}", root.join("boot").display());
+        run("grub-install", &["--target=i386-pc", &folder, &disk]);
+    }
+}
