@@ -115,7 +115,7 @@ mod tests {
             ..Volume::default()
         };
         let (efi, bios) = (volume("C12A7328-F81F-11D2-BA4B-00A0C93EC93B"), volume(BIOS_BOOT));
-        assert_eq!(firmware(&[efi.clone()]), Firmware::Uefi);
+        assert_eq!(firmware(std::slice::from_ref(&efi)), Firmware::Uefi);
         assert_eq!(firmware(&[efi, bios]), Firmware::Bios);
         assert_eq!(firmware(&[]), Firmware::Bios);
     }

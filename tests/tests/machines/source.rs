@@ -14,7 +14,6 @@ use super::image::{Image, debian, run};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Firmware {
     Bios,
-    #[cfg_attr(not(feature = "long"), expect(dead_code, reason = "for the longer suite"))]
     Uefi,
 }
 
