@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::control::{Control, program};
 use crate::hooks::{Hooks, Place};
 use crate::host::Host;
-use crate::process::command_in;
+use crate::process::{Process, command_in};
 
 /// The parts, each ended when dropped. What its one host can do, the cloud can do.
 #[derive(Debug)]
@@ -20,6 +20,17 @@ pub struct Cloud {
     pub key: (String, String),
     host: Host,
     hooks: Option<Hooks>,
+}
+
+/// An agent that carries out a job.
+#[derive(Debug)]
+pub struct UnderWay {
+    /// The agent.
+    pub agent: Process,
+    /// The job's target.
+    pub instance: String,
+    /// The job.
+    pub job: String,
 }
 
 impl Deref for Cloud {
@@ -194,6 +205,19 @@ impl Cloud {
         let job = self.create_job(source, options);
         self.admin(&format!("job start {job}"));
         job
+    }
+
+    /// Starts the agent, and a job for it with a new instance as its target.
+    ///
+    /// # Panics
+    /// When one of them does not come about.
+    #[must_use]
+    pub fn under_way(&self, flags: &str, options: &str) -> UnderWay {
+        let instance = self.create_instance("");
+        let agent = self.start(flags);
+        let source = self.wait_for_source();
+        let job = self.start_job(&source, &format!("--instance {instance} {options}"));
+        UnderWay { agent, instance, job }
     }
 
     /// A job in JSON.

@@ -37,6 +37,11 @@ impl Network {
             run(Command::new("ip").args(["netns", "add", &network.namespace(host)]));
             network.hosts.push((*host).to_owned());
             network.ip(host, "link set lo up");
+            // Else a router says for the first second that nobody is there: its own link address is still in doubt.
+            network.run(
+                host,
+                "for name in all default; do echo 0 > /proc/sys/net/ipv6/conf/$name/accept_dad; done",
+            );
         }
         network
     }
@@ -73,9 +78,7 @@ impl Network {
             ),
         );
         for (host, interface, address) in [one, other] {
-            // Without `nodad` an IPv6 address cannot be used for the first second.
-            let more = if address.contains(':') { " nodad" } else { "" };
-            self.ip(host, &format!("addr add {address} dev {interface}{more}"));
+            self.ip(host, &format!("addr add {address} dev {interface}"));
             self.ip(host, &format!("link set {interface} up"));
         }
     }

@@ -111,28 +111,15 @@ fn an_enrolment_code_is_enough_to_register_and_report() {
 fn an_incremental_phase_sends_what_changes_until_it_is_ended() {
     let cloud = Cloud::new();
     cloud.fill_source(11, 1);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(
-        &source,
-        &format!("--instance {instance} --incremental-time 60 --checksum"),
-    );
-    let has = |text: &str| cloud.job(&job).contains(text).then_some(());
-    cloud.wait("the first incremental round", || {
-        has("incremental round 1 finished")
-    });
+    let under_way = cloud.under_way("", "--incremental-time 60 --checksum");
+    let (instance, job) = (under_way.instance, under_way.job);
+    cloud.wait_for_message(&job, "incremental round 1 finished");
     fs::write(cloud.path("source/while it goes on"), "changed").unwrap();
     fs::write(cloud.path("source/folder 2/file 2"), "changed").unwrap();
-    cloud.wait("the next round", || has("incremental round 2 finished"));
+    cloud.wait_for_message(&job, "incremental round 2 finished");
     assert_eq!(member(&cloud.job(&job), "Status"), "RUNNING");
     fs::remove_file(cloud.path("source/large 0")).unwrap();
-    let finish = std::process::Command::new(cloud.path("tool/go2cloud_x64"))
-        .arg("finish")
-        .arg("--state")
-        .arg(cloud.path("state"))
-        .output()
-        .unwrap();
+    let finish = cloud.tool("finish").output().unwrap();
     assert_eq!(finish.status.code(), Some(0), "{finish:?}");
     cloud.wait_for(&job, "SUCCESS");
     cloud.assert_arrived(&instance);

@@ -5,6 +5,7 @@ use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::hooks::Place;
 use go2cloud_tests::network::Network;
 use go2cloud_tests::proxy::{PASSWORD, Proxy, USER};
+use serde_json::json;
 
 /// Where the control plane is.
 const API: &str = "198.51.100.2";
@@ -95,7 +96,7 @@ fn mode_3_reaches_the_api_by_a_proxy_with_a_password_and_not_otherwise() {
     let cloud = cloud(&network, TARGET_LAN);
     cloud.fill_source(43, 2);
     let inside = network.namespace("proxy");
-    let address = "10.3.0.2".parse().expect("an address");
+    let address: std::net::IpAddr = "10.3.0.2".parse().expect("an address");
     let proxy = Proxy::start(&cloud.path("tool"), Some(&inside), address);
     assert!(
         !network.connects("source", API, 8443),
@@ -116,7 +117,11 @@ fn mode_3_reaches_the_api_by_a_proxy_with_a_password_and_not_otherwise() {
     );
     let said = String::from_utf8_lossy(&refused.stdout);
     assert!(said.contains("proxy"), "{refused:?}");
-    cloud.run_well(&format!("{line} -proxy-password {PASSWORD}"));
+    // The right one, as the documented configuration file has it.
+    let settings = json!({"Ip": address, "Port": proxy.port.to_string(), "User": USER, "Password": PASSWORD});
+    let client = json!({"Client": {"Net": {"Proxy": settings}}});
+    cloud.configure("client.json", &client.to_string());
+    cloud.run_well(&format!("-console -instance-id {instance} -mode 3"));
     cloud.assert_arrived(&instance);
     let log = proxy.log();
     assert!(log.contains(&format!("{API}:8443")), "{log}");

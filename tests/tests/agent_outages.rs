@@ -14,40 +14,33 @@ const OUTAGE: Duration = Duration::from_secs(60);
 fn a_minute_without_the_control_plane_does_not_hold_up_the_data() {
     let mut cloud = Cloud::with_hooks();
     cloud.fill_source(60, 12);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(
-        &source,
-        &format!("--instance {instance} --bandwidth-limit 2400 --checksum"),
-    );
-    cloud.wait_for_progress(&job, 10.0);
+    let under_way = cloud.under_way("", "--bandwidth-limit 2400 --checksum");
+    let (instance, job) = (&under_way.instance, &under_way.job);
+    cloud.wait_for_progress(job, 10.0);
     let outage = std::thread::spawn(|| std::thread::sleep(OUTAGE));
     cloud.control.kill();
     // All data arrive meanwhile; the target can leave migration mode only when somebody answers.
     cloud.wait_for_log("the target leaves migration mode");
     assert!(!outage.is_finished(), "the data waited for the control plane");
-    cloud.assert_arrived(&instance);
+    cloud.assert_arrived(instance);
     outage.join().expect("a thread that sleeps");
     cloud.control.start_again();
-    let shown = cloud.wait_for(&job, "SUCCESS");
+    let shown = cloud.wait_for(job, "SUCCESS");
     assert_eq!(member(&shown, "Result"), "succ");
     assert_eq!(member(&cloud.admin("source list --json"), "Status"), "ONLINE");
-    cloud.assert_arrived(&instance);
+    cloud.assert_arrived(instance);
 }
 
 #[test]
 fn a_control_plane_that_restarts_brings_its_receivers_back() {
     let mut cloud = Cloud::new();
     cloud.fill_source(61, 24);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(&source, &format!("--instance {instance} --bandwidth-limit 2400"));
-    cloud.wait_for_progress(&job, 10.0);
+    let under_way = cloud.under_way("", "--bandwidth-limit 2400");
+    let (instance, job) = (&under_way.instance, &under_way.job);
+    cloud.wait_for_progress(job, 10.0);
     cloud.control.kill_and_restart();
-    cloud.wait_for(&job, "SUCCESS");
-    cloud.assert_arrived(&instance);
+    cloud.wait_for(job, "SUCCESS");
+    cloud.assert_arrived(instance);
 }
 
 /// Everything on the machine ends at once and comes up again, in any order: the files of the last life are still there, and
@@ -113,12 +106,10 @@ fn a_machine_that_loses_power_goes_on_when_it_is_back() {
 fn a_receiver_that_dies_is_found_again() {
     let cloud = Cloud::new();
     cloud.fill_source(63, 16);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(&source, &format!("--instance {instance} --bandwidth-limit 2400"));
-    cloud.wait_for_progress(&job, 30.0);
-    let folder = cloud.instance_folder(&instance);
+    let under_way = cloud.under_way("", "--bandwidth-limit 2400");
+    let (instance, job) = (&under_way.instance, &under_way.job);
+    cloud.wait_for_progress(job, 30.0);
+    let folder = cloud.instance_folder(instance);
     let file = folder
         .parent()
         .expect("the instance's folder")
@@ -126,7 +117,7 @@ fn a_receiver_that_dies_is_found_again() {
     let process = fs::read_to_string(file).expect("a process id");
     let process = Pid::from_raw(process.trim().parse().expect("a number")).expect("a process");
     kill_process(process, Signal::KILL).expect("it runs");
-    cloud.wait_for(&job, "SUCCESS");
+    cloud.wait_for(job, "SUCCESS");
     assert!(cloud.log().contains("connection lost"), "{}", cloud.log());
-    cloud.assert_arrived(&instance);
+    cloud.assert_arrived(instance);
 }

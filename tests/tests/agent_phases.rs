@@ -101,7 +101,17 @@ impl Story {
         let (cloud, job) = (&self.cloud, &self.job);
         match self.phase {
             Phase::Enter => cloud.hooks().wait_for(&self.instance, "enter"),
-            Phase::FullRound => cloud.wait_for_progress(job, 55.0),
+            Phase::FullRound => {
+                cloud.wait_for_progress(job, 55.0);
+                let shown = cloud.job(job);
+                let speed: u32 = member(&shown, "LastSpeed").parse().expect("KB/s");
+                assert!(
+                    (LIMIT / 2..LIMIT * 3 / 2).contains(&speed),
+                    "{speed} KB/s of {LIMIT}"
+                );
+                let left: u32 = member(&shown, "RemainingTimeEstimate").parse().expect("minutes");
+                assert!(left <= 2, "{left} minutes for some seconds");
+            }
             Phase::SecondRound => {
                 cloud.wait_for_progress(job, 10.0);
                 cloud.write_large(51, LARGE);

@@ -1,9 +1,10 @@
 //! Around a job: in the background, scheduled, deleted, cleaned up after.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime};
 
-use go2cloud_tests::cloud::{Cloud, member};
+use go2cloud_tests::cloud::{Cloud, UnderWay, member};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
@@ -72,6 +73,27 @@ fn in_the_background_it_speaks_by_its_log_and_says_goodbye() {
 }
 
 #[test]
+fn a_service_manager_is_told_when_the_source_is_registered() {
+    let cloud = Cloud::new();
+    cloud.fill_source(84, 0);
+    let path = cloud.path("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a socket with a timeout");
+    let mut command = cloud.tool(&format!("{} -daemon", cloud.flags()));
+    // It stays the process that the service manager has started, and sees.
+    let mut agent = cloud.spawn(command.env("NOTIFY_SOCKET", &path));
+    let mut bytes = [0; 100];
+    let count = socket.recv(&mut bytes).expect("a message");
+    assert!(bytes[..count].starts_with(b"READY=1"));
+    assert!(cloud.log().contains("Import source server successfully"));
+    assert!(agent.is_running());
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait(), 130);
+}
+
+#[test]
 fn a_scheduled_job_starts_by_itself() {
     let cloud = Cloud::new();
     cloud.fill_source(81, 1);
@@ -112,10 +134,11 @@ fn a_scheduled_job_starts_by_itself() {
 fn a_deleted_job_lets_source_and_target_go() {
     let cloud = Cloud::new();
     cloud.fill_source(82, 24);
-    let instance = cloud.create_instance("");
-    let _agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(&source, &format!("--instance {instance} --bandwidth-limit 2400"));
+    let UnderWay {
+        agent: _agent,
+        instance,
+        job,
+    } = cloud.under_way("", "--bandwidth-limit 2400");
     cloud.wait_for_progress(&job, 5.0);
     let refused = cloud.try_admin(&format!("job delete {job}"));
     let refused = refused.expect_err("a running job must be paused first");
@@ -127,7 +150,7 @@ fn a_deleted_job_lets_source_and_target_go() {
         let shown = cloud.admin(&format!("instance show {instance} --json"));
         shown.contains("\"MigrationMode\":false").then_some(())
     });
-    let other = cloud.create_instance("");
+    let (source, other) = (cloud.wait_for_source(), cloud.create_instance(""));
     let create = format!("job create --source {source} --json --instance {other}");
     let next = cloud.wait("the source to be free", || cloud.try_admin(&create).ok());
     let next = member(&next, "JobId");
@@ -146,10 +169,7 @@ fn cleaning_up_takes_the_target_out_of_migration_mode() {
     let cloud = Cloud::new();
     cloud.fill_source(83, 24);
     cloud.configure("user.json", &format!(r#"{{"SecretId": "{}"}}"#, cloud.key.0));
-    let instance = cloud.create_instance("");
-    let agent = cloud.start("");
-    let source = cloud.wait_for_source();
-    let job = cloud.start_job(&source, &format!("--instance {instance} --bandwidth-limit 2400"));
+    let UnderWay { agent, instance, job } = cloud.under_way("", "--bandwidth-limit 2400");
     cloud.wait_for_progress(&job, 5.0);
     let mode = || {
         let shown = cloud.admin(&format!("instance show {instance} --json"));

@@ -9,6 +9,7 @@ use std::process::Command;
 use go2cloud_tests::bed::Receiver;
 use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::compare::{Options, compare};
+use go2cloud_tests::dice::Dice;
 use go2cloud_tests::medium::{Format, Medium};
 
 /// An image mounted read-only; unmounted when dropped.
@@ -79,6 +80,72 @@ fn a_mounted_disk_is_migrated_block_by_block() {
         ..Options::default()
     };
     compare(&medium.path(), target.folder.path(), options).assert_equal();
+}
+
+#[test]
+fn a_block_level_job_goes_on_after_a_pause_and_a_kill() {
+    let cloud = Cloud::new();
+    let medium = Medium::new(Format::Ext4, 96).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    for number in 0..32 {
+        Dice::new(number).fill(&mut bytes);
+        fs::write(medium.path().join(format!("file {number}")), &bytes).unwrap();
+    }
+    let instance = cloud.create_instance("--kind disk --system-disk 1");
+    let start = |flags: &str| {
+        let (control, device) = (&cloud.control.address, medium.device().unwrap());
+        let line = format!(
+            "-region local-1 -endpoint http://{control} -ignore-check --source-disk {} {flags}",
+            device.display()
+        );
+        cloud.spawn(&mut cloud.tool(&line))
+    };
+    let agent = start("");
+    let source = cloud.wait_for_source();
+    let options = format!("--block --instance {instance} --bandwidth-limit 2400");
+    let job = cloud.start_job(&source, &options);
+    cloud.wait_for_progress(&job, 20.0);
+    cloud.admin(&format!("job stop {job}"));
+    let shown = cloud.wait_for(&job, "STOPPED");
+    assert_eq!(member(&shown, "State"), "File Transmission Stopped");
+    fs::write(medium.path().join("file 0"), "while it rests").unwrap();
+    cloud.admin(&format!("job start {job}"));
+    cloud.wait_for_progress(&job, 50.0);
+    agent.kill();
+    fs::write(medium.path().join("file 1"), "while nobody looks").unwrap();
+    let _agent = start("-bandwidth-limit 0");
+    cloud.wait_for(&job, "SUCCESS");
+    let target = Mounted::new(&image_in(&cloud.instance_folder(&instance)));
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(&medium.path(), target.folder.path(), options).assert_equal();
+}
+
+#[test]
+fn without_an_api_the_receivers_address_and_secret_are_enough() {
+    let cloud = Cloud::new();
+    cloud.fill_source(26, 1);
+    let (_receiver, port) = receiver(&cloud);
+    let run = |secret: &str| {
+        let line = format!(
+            "-no-console -remote-ip 127.0.0.1 --remote-port {port} -ignore-check --source-root {} --secret-file {}",
+            cloud.path("source").display(),
+            cloud.path(secret).display()
+        );
+        // There is no control plane in this: no key, no endpoint.
+        let mut command = cloud.tool(&line);
+        command
+            .env_remove("GO2CLOUD_SECRET_ID")
+            .env_remove("GO2CLOUD_SECRET_KEY");
+        command.output().unwrap()
+    };
+    assert_eq!(run("wrong").status.code(), Some(1));
+    let output = run("right");
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Migrate successfully."));
+    cloud.assert_equal(&cloud.path("target"));
 }
 
 #[test]

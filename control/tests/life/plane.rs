@@ -189,6 +189,15 @@ impl Plane {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// One more key of the account.
+    pub(crate) fn new_key(&self) -> (String, String) {
+        new_key(self.folder.path(), &self.options)
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
     /// Runs an administrator's command on the database.
     pub(crate) fn key_command(&self, arguments: &[&str]) -> String {
         let mut command = program();
