@@ -193,12 +193,21 @@ fn a_daemon_runs_by_itself_says_so_and_ends_on_sigterm() {
     assert_eq!(status["process"].to_string(), pid);
     let clean = tool.run("--clean");
     assert_eq!(clean.status.code(), Some(2), "--clean does not pull the rug away");
+    let watching = tool
+        .command("status --watch --json")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     while tool.run("status --json").status.code() == Some(0) {
         assert!(Instant::now() < end, "still running");
         std::thread::sleep(Duration::from_millis(100));
     }
+    let watched = watching.wait_with_output().unwrap();
+    assert_eq!(watched.status.code(), Some(1), "whoever watches is told of the end");
+    let watched = text(&watched.stdout);
+    assert!(watched.lines().last().unwrap().contains("\"running\":false"), "{watched}");
     assert_eq!(tool.run("--clean").status.code(), Some(0));
 }
 
