@@ -206,8 +206,15 @@ pub fn decode<M: DeserializeOwned>(kind: u8, frame: Frame) -> Result<M> {
             format!("accept a frame of kind {} here", frame.kind),
         ));
     }
-    let bytes = frame.decode()?;
-    match postcard::take_from_bytes(&bytes) {
+    parse(&frame.decode()?)
+}
+
+/// Reads a message that takes all of `bytes`.
+///
+/// # Errors
+/// [`Kind::Corrupt`]: trailing bytes, or anything malformed.
+pub(crate) fn parse<M: DeserializeOwned>(bytes: &[u8]) -> Result<M> {
+    match postcard::take_from_bytes(bytes) {
         Ok((message, [])) => Ok(message),
         Ok(_) => Err(Error::new(Kind::Corrupt, "decode a message: bytes are left over")),
         Err(error) => Err(Error::new(Kind::Corrupt, "decode a message").because(error)),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Role, VolumeKind};
 use crate::link::tls::{self, TlsStream};
+use crate::protocol::parse;
 use crate::secret::Secret;
 
 /// Longest question, in bytes: an inventory of a thousand volumes.
@@ -169,11 +170,15 @@ fn swallow(stream: &mut TlsStream, len: u64) -> Result<()> {
 }
 
 fn say(stream: &mut TlsStream, message: &impl Serialize) -> Result<()> {
+    stream.say(&written(message)?)
+}
+
+fn written(message: &impl Serialize) -> Result<Vec<u8>> {
     let bytes = postcard::to_stdvec(message)
         .map_err(|error| Error::new(Kind::Corrupt, "encode a message").because(error))?;
     let len =
         u32::try_from(bytes.len()).map_err(|_| Error::new(Kind::Corrupt, "encode a message of 4 GiB"))?;
-    stream.say(&[&len.to_le_bytes()[..], &bytes].concat())
+    Ok([&len.to_le_bytes()[..], &bytes].concat())
 }
 
 fn hear<M: DeserializeOwned>(stream: &mut TlsStream, len_max: usize) -> Result<M> {
@@ -188,9 +193,35 @@ fn hear<M: DeserializeOwned>(stream: &mut TlsStream, len_max: usize) -> Result<M
     }
     let mut bytes = vec![0; len];
     stream.hear(&mut bytes)?;
-    match postcard::take_from_bytes(&bytes) {
-        Ok((message, [])) => Ok(message),
-        Ok(_) => Err(Error::new(Kind::Corrupt, "decode a message: bytes are left over")),
-        Err(error) => Err(Error::new(Kind::Corrupt, "decode a message").because(error)),
+    parse(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::signature::hex;
+
+    #[test]
+    fn golden_messages() {
+        let probe = written(&Errand::Probe { len: 300 }).unwrap();
+        assert_eq!(hex(&probe), "0300000001ac02");
+        let countersign = Errand::Countersign { receipt: [0xab; 32] };
+        assert_eq!(
+            hex(&written(&countersign).unwrap()),
+            format!("2100000000{}", "ab".repeat(32))
+        );
+        assert_eq!(hex(&written(&Answer::Received).unwrap()), "0100000001");
+        let refused = Answer::Refused { message: "no".into() };
+        assert_eq!(hex(&written(&refused).unwrap()), "0400000002026e6f");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_are_refused_or_understood_but_never_panic(bytes: Vec<u8>) {
+            drop(parse::<Errand>(&bytes));
+            drop(parse::<Answer>(&bytes));
+        }
     }
 }
