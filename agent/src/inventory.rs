@@ -95,6 +95,14 @@ pub struct Inventory {
     pub disks: Vec<Disk>,
 }
 
+/// Identifier and system of `machine`, for those who need nothing else of it.
+///
+/// # Errors
+/// The machine has no identity and none can be stored.
+pub fn identity(machine: &Machine) -> std::io::Result<(String, Os)> {
+    Ok((identifier::identifier(machine)?, os::os(machine)))
+}
+
 impl Inventory {
     /// Looks at `machine`.
     ///

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use transfer::progress::{StopFlag, Summary};
+use transfer::source::SourceVolume;
 use transfer::{Error, Kind};
 
 use crate::bandwidth::{Limit, Watch};
 use crate::cli::SyncArgs;
 use crate::exit::{self, Exit};
+use crate::inventory::{self, Machine};
 use crate::output::{self, Style, complain};
+use crate::receipt::{self, Outcome, Peer, Run};
 use crate::refusal::Refusals;
+use crate::state::State;
 use crate::{signals, state};
 
 pub mod plan;
@@ -33,9 +37,60 @@ pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
     let roots = [plan.sync.state.clone()].into_iter().chain(default_root);
     let _requests = Watch::start(roots.collect(), limit);
     let observer = output::observer(plan.style);
+    let began = jiff::Timestamp::now();
     let result = transfer::source::sync(&plan.sync, observer.as_ref(), &stop);
     drop(observer);
+    keep_receipt(args, &plan, began, &result);
     report(&plan, result)
+}
+
+/// Writes the receipt, of a failure too; a run that was only stopped goes on. How it ended does not depend on this.
+fn keep_receipt(args: &SyncArgs, plan: &Plan, began: jiff::Timestamp, result: &transfer::Result<Summary>) {
+    let message;
+    let outcome = match result {
+        Ok(summary) => Outcome::Done(summary),
+        Err(error) if matches!(error.kind(), Kind::Stopped | Kind::Usage) => return,
+        Err(error) => {
+            message = chain(error);
+            Outcome::Failed {
+                code: kind_name(error.kind()),
+                step: "sync",
+                message: &message,
+            }
+        }
+    };
+    let (source, system) = inventory::identity(&Machine::here()).map_or_else(
+        |_| ("-".to_owned(), "-".to_owned()),
+        |(identifier, os)| (identifier, os.name),
+    );
+    let volumes = match &plan.sync.volume {
+        SourceVolume::Tree(tree) => vec![tree.root.display().to_string()],
+        SourceVolume::Disks(source) => source.disks.iter().map(|disk| disk.display().to_string()).collect(),
+    };
+    let run = Run {
+        source: &source,
+        system: &system,
+        volumes,
+        job: None,
+        target: &args.to.join(", "),
+        began,
+        baseline: &plan.sync.state,
+        outcome,
+    };
+    let peer = Peer {
+        addresses: &plan.sync.target,
+        secret: &plan.sync.secret,
+    };
+    let keys = State::at(args.state.clone().unwrap_or_else(|| PathBuf::from(state::ROOT)));
+    let written = receipt::write(&run, Some(peer), &plan.sync.state, "sync", &keys);
+    let copied = written.and_then(|path| match &args.receipt {
+        None => Ok(path),
+        Some(file) => std::fs::copy(&path, file).map(|_| file.clone()),
+    });
+    match copied {
+        Ok(path) => output::remark(plan.style, &format!("Receipt: {}", path.display())),
+        Err(error) => complain(&format!("go2cloud: cannot write the receipt: {error}")),
+    }
 }
 
 fn report(plan: &Plan, result: transfer::Result<Summary>) -> Exit {

@@ -152,7 +152,9 @@ fn events(output: &Output) -> Vec<Value> {
 #[test]
 fn a_tree_arrives_and_the_second_run_sends_no_data() {
     let bench = Bench::new();
-    let output = bench.sync(&["--json", "--checksum"]);
+    let receipt = bench.path("receipt");
+    let wanted = format!("--receipt={}", receipt.display());
+    let output = bench.sync(&["--json", "--checksum", &wanted]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let lines = events(&output);
     let summary = lines.last().unwrap();
@@ -162,6 +164,17 @@ fn a_tree_arrives_and_the_second_run_sends_no_data() {
     assert_eq!(summary["verified"]["repaired"], 0);
     assert!(lines.iter().any(|line| line["event"] == "connected"));
     bench.assert_equal();
+    for receipt in [receipt, bench.path("state/receipt-sync.json")] {
+        let verify = Command::new(env!("CARGO_BIN_EXE_go2cloud"))
+            .arg("verify")
+            .arg(&receipt)
+            .output()
+            .unwrap();
+        assert_eq!(verify.status.code(), Some(0), "{verify:?}");
+        let said = String::from_utf8_lossy(&verify.stdout).into_owned();
+        let root = summary["verified"]["root"].as_str().unwrap();
+        assert!(said.contains("Signed by the target") && said.contains(root), "{said}");
+    }
     let output = bench.sync(&["--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(events(&output).last().unwrap()["bytes_data"], 0);

@@ -73,6 +73,9 @@ pub struct SyncArgs {
     #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
     pub post_freeze: Option<String>,
 
+    /// Where to put the receipt, signed by both sides, besides the state folder
+    #[arg(long, value_name = "FILE", help_heading = "What is shown")]
+    pub receipt: Option<PathBuf>,
     /// Print one JSON object per line to standard output, last a summary
     #[arg(long, help_heading = "What is shown")]
     pub json: bool,
