@@ -27,6 +27,7 @@ mod space;
 mod storage;
 mod swap;
 mod system;
+mod threshold;
 mod trackers;
 mod volume_groups;
 mod workload;

@@ -29,6 +29,8 @@ pub struct Finding {
     pub status: Status,
     /// What was seen.
     pub observed: String,
+    /// What is demanded.
+    pub threshold: &'static str,
     /// What to do; empty when there is nothing to do.
     pub remedy: String,
     /// Whether the target's side repairs it by itself.
@@ -42,6 +44,7 @@ impl Finding {
             name,
             status,
             observed: observed.into(),
+            threshold: super::threshold::of(id),
             remedy: String::new(),
             auto_fix: false,
         }

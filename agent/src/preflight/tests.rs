@@ -288,5 +288,6 @@ fn ids_are_unique_and_what_is_wrong_has_a_remedy() {
     for finding in findings {
         let complains = finding.status >= Status::Warn;
         assert_eq!(complains, !finding.remedy.is_empty(), "{finding:?}");
+        assert_ne!(finding.threshold, "", "{finding:?}");
     }
 }
