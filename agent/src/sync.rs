@@ -65,7 +65,11 @@ fn keep_receipt(args: &SyncArgs, plan: &Plan, began: jiff::Timestamp, result: &t
     );
     let volumes = match &plan.sync.volume {
         SourceVolume::Tree(tree) => vec![tree.root.display().to_string()],
-        SourceVolume::Disks(source) => source.disks.iter().map(|disk| disk.display().to_string()).collect(),
+        SourceVolume::Disks(source) => source
+            .disks
+            .iter()
+            .map(|disk| disk.display().to_string())
+            .collect(),
     };
     let run = Run {
         source: &source,

@@ -205,9 +205,16 @@ fn a_daemon_runs_by_itself_says_so_and_ends_on_sigterm() {
         std::thread::sleep(Duration::from_millis(100));
     }
     let watched = watching.wait_with_output().unwrap();
-    assert_eq!(watched.status.code(), Some(1), "whoever watches is told of the end");
+    assert_eq!(
+        watched.status.code(),
+        Some(1),
+        "whoever watches is told of the end"
+    );
     let watched = text(&watched.stdout);
-    assert!(watched.lines().last().unwrap().contains("\"running\":false"), "{watched}");
+    assert!(
+        watched.lines().last().unwrap().contains("\"running\":false"),
+        "{watched}"
+    );
     assert_eq!(tool.run("--clean").status.code(), Some(0));
 }
 

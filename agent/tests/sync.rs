@@ -173,7 +173,10 @@ fn a_tree_arrives_and_the_second_run_sends_no_data() {
         assert_eq!(verify.status.code(), Some(0), "{verify:?}");
         let said = String::from_utf8_lossy(&verify.stdout).into_owned();
         let root = summary["verified"]["root"].as_str().unwrap();
-        assert!(said.contains("Signed by the target") && said.contains(root), "{said}");
+        assert!(
+            said.contains("Signed by the target") && said.contains(root),
+            "{said}"
+        );
     }
     let output = bench.sync(&["--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -13,6 +13,7 @@ use super::account::Account;
 use super::api::Api;
 use super::check::is_fit;
 use super::failure::Ended;
+use super::machine::TargetMachine;
 use super::plan::{Control, Plan};
 use super::target::{self, Wanted};
 use crate::bandwidth::{Limit, Watch};
@@ -49,12 +50,30 @@ pub(super) fn by_instance(
         let found = target::enter(&api, instance, &wanted, ipv6, super::job::extra_info(plan), stop)?;
         target::reach(found.address, stop)?;
         account.reached(found.address, &found.secret);
+        let tell = |text: &str| remark(plan.run.style, text);
+        let machine = TargetMachine {
+            address: found.address,
+            secret: &found.secret,
+            stop,
+            tell: &tell,
+        };
+        let sync = sync_plan(plan, found.address, &found.secret, instance)
+            .map_err(|error| super::job::ended_by(&error))?;
+        let is_machine = machine.prepare(plan, &inventory, &sync.volume)?;
         remark(plan.run.style, "Stage 2: data.");
-        copy(plan, found.address, &found.secret, instance, stop).map_err(|error| super::job::ended_by(&error))
+        let summary = copy(plan, &sync, stop).map_err(|error| super::job::ended_by(&error))?;
+        let is_bootable = is_machine && summary.ok;
+        if is_bootable {
+            machine.convert()?;
+        }
+        account.done(&summary);
+        if is_bootable {
+            machine.restart()?;
+        }
+        Ok(summary)
     })();
     match result {
         Ok(summary) => {
-            account.done(&summary);
             remark(plan.run.style, "Stage 3: the target leaves migration mode.");
             target::exit(&api, instance, &inventory, true, stop)?;
             target::forget(&plan.state());
@@ -92,9 +111,28 @@ pub(super) fn by_address(
     let target = address.to_string();
     let mut account = Account::open(plan, &inventory, None, &target, &target);
     account.reached(address, secret);
-    match copy(plan, address, secret, &target, stop) {
+    let tell = |text: &str| remark(plan.run.style, text);
+    let machine = TargetMachine {
+        address,
+        secret,
+        stop,
+        tell: &tell,
+    };
+    let sync = sync_plan(plan, address, secret, &target)?;
+    let is_machine = match machine.prepare(plan, &inventory, &sync.volume) {
+        Ok(is_machine) => is_machine,
+        Err(ended) => return Ok(give_up(plan, &account, &ended)),
+    };
+    match copy(plan, &sync, stop) {
         Ok(summary) => {
+            let is_bootable = is_machine && summary.ok;
+            if is_bootable && let Err(ended) = machine.convert() {
+                return Ok(give_up(plan, &account, &ended));
+            }
             account.done(&summary);
+            if is_bootable && let Err(ended) = machine.restart() {
+                return Ok(give_up(plan, &account, &ended));
+            }
             Ok(finish(plan, &summary))
         }
         Err(error) if error.kind() == Kind::Stopped => {
@@ -109,6 +147,17 @@ pub(super) fn by_address(
     }
 }
 
+/// The end of a migration whose target does not do its part beside the data.
+fn give_up(plan: &Plan, account: &Account<'_>, ended: &Ended) -> Exit {
+    let Ended::Failed(failure) = ended else {
+        remark(plan.run.style, "Stopped. The same command goes on.");
+        return exit::INTERRUPTED;
+    };
+    complain(&format!("go2cloud: {failure}"));
+    account.failed(failure.code.name(), &failure.step, &failure.message);
+    exit::FAILED
+}
+
 fn finish(plan: &Plan, summary: &Summary) -> Exit {
     output::print_summary(plan.run.style, summary);
     if summary.ok {
@@ -119,13 +168,14 @@ fn finish(plan: &Plan, summary: &Summary) -> Exit {
     }
 }
 
-fn copy(
-    plan: &Plan,
-    address: SocketAddr,
-    secret: &Secret,
-    key: &str,
-    stop: &StopFlag,
-) -> transfer::Result<Summary> {
+fn copy(plan: &Plan, sync: &SyncPlan, stop: &StopFlag) -> transfer::Result<Summary> {
+    let limit = Arc::new(Limit::new(Arc::clone(&sync.throttle)));
+    let _requests = Watch::start(vec![plan.state_root.clone()], limit);
+    let observer = output::observer(plan.run.style);
+    transfer::source::sync(sync, observer.as_ref(), stop)
+}
+
+fn sync_plan(plan: &Plan, address: SocketAddr, secret: &Secret, key: &str) -> transfer::Result<SyncPlan> {
     let state = plan.state_of(key);
     let volume = match plan.scope() {
         Scope::Disks(disks) => SourceVolume::Disks(DisksSource {
@@ -135,21 +185,16 @@ fn copy(
         _ => super::volume::tree(plan, None, &state)
             .map_err(|failure| Error::new(Kind::Usage, "read what is left out").because(failure.message))?,
     };
-    let throttle = Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024));
-    let limit = Arc::new(Limit::new(Arc::clone(&throttle)));
-    let _requests = Watch::start(vec![plan.state_root.clone()], limit);
-    let sync = SyncPlan {
+    Ok(SyncPlan {
         target: vec![address],
         secret: secret.clone(),
         connections: super::job::CONNECTIONS,
         volume,
         state,
-        throttle: Arc::clone(&throttle),
+        throttle: Arc::new(Throttle::new(plan.transfer.bandwidth_limit.unwrap_or(0) * 1024)),
         compression: Compression::Auto,
         verify: plan.transfer.checksum,
         rounds: Rounds::Count(super::job::ROUNDS),
         retry: Retry::Times(super::job::RETRIES),
-    };
-    let observer = output::observer(plan.run.style);
-    transfer::source::sync(&sync, observer.as_ref(), stop)
+    })
 }

@@ -126,6 +126,12 @@ impl Counter {
             let secret = String::from_utf8_lossy(self.station.secret.expose()).into_owned();
             text.push_str(&format!("secret: {secret}\n"));
         }
+        if let Some(serving) = serving.as_ref() {
+            text.push_str(&format!(
+                "receipts are signed by {}\n",
+                serving.receiver.receipt_key()
+            ));
+        }
         let address = self.addresses.first().map_or("ADDRESS", String::as_str);
         text.push_str(&format!(
             "at the source: go2cloud sync --to {address}:{port} --secret-file FILE {what}\n\
