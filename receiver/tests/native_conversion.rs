@@ -266,10 +266,6 @@ fn a_full_boot_partition_is_refused_before_anything_is_written() {
 }
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one story: a system is made, converted, looked at and undone"
-)]
 fn a_uefi_system_gets_the_path_that_firmware_tries() {
     let image = Image::new(1500, "label: gpt\nsize=64M,type=U\ntype=L\n");
     let attached = image.attach();
@@ -325,6 +321,7 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
         );
         fs::create_dir_all(place.join("boot/efi")).unwrap();
     });
+    assert_boots_beforehand(&image, &folder.path().join("boot-check"));
     let done = report(&image, &[]);
     assert_eq!(
         (done["machine"]["firmware"].as_str(), &done["ok"]),
@@ -336,25 +333,52 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
     assert!(names.to_uppercase().contains("BOOTX64.EFI"), "{names}");
     drop(attached);
     assert!(is_nothing_to_do(&report(&image, &[])));
+}
 
-    // Firmware without any memory of this disk starts it.
+/// Before the cutover: the system is converted on an overlay and started by firmware that does not know it, and nothing
+/// of this is left on the disk.
+fn assert_boots_beforehand(image: &Image, folder: &Path) {
+    let digest = |path: &Path| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(path).unwrap()).unwrap();
+        hasher.finalize()
+    };
+    let before = digest(&image.path);
     let output = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
         .args([
             "boot-check",
-            "--no-convert",
             "--json",
             "--timeout",
-            "900",
+            "1100",
+            "--interface",
+            INTERFACE,
             "--disk",
         ])
         .arg(&image.path)
         .arg("--output")
-        .arg(folder.path().join("boot-check"))
+        .arg(folder)
         .output()
         .unwrap();
-    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let verdict: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
     assert_eq!(verdict["ok"], true, "{verdict:#}");
+    assert_eq!(verdict["converted"], true);
     assert_eq!(verdict["inside"]["hostname"], "oldhost");
+    assert_eq!(verdict["inside"]["failed_units"], serde_json::json!([]));
+    for file in ["serial_log", "screenshot"] {
+        let path = Path::new(verdict[file].as_str().unwrap());
+        assert!(fs::metadata(path).unwrap().len() > 0, "{file}");
+    }
+    let left: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.contains("overlay"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    assert_eq!(digest(&image.path), before, "the disk is only read");
+    assert_eq!(image.loops(), "", "a loop device is left over");
 }
 
 #[test]
@@ -392,4 +416,81 @@ fn a_btrfs_subvolume_is_found_and_used() {
             "{fstab}"
         );
     });
+}
+
+/// What breaks converters: a separate /var, links that lead out of the system, quotes in the command line, files that
+/// cannot be changed, a dead swap device for hibernation.
+#[test]
+fn a_hostile_system_is_converted_and_nothing_outside_of_it_is_touched() {
+    let image = Image::new(
+        1500,
+        "label: gpt\nsize=1M,type=21686148-6449-6E6F-744E-656564454649\nsize=300M,type=L\ntype=L\n",
+    );
+    let attached = image.attach();
+    let options = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    for number in [2, 3] {
+        run(
+            "mkfs.ext4",
+            &[&options[..], &[&attached.partition(number)]].concat(),
+        );
+    }
+    drop(attached);
+    let outside = tempfile::tempdir().unwrap();
+    let canary = outside.path().join("canary");
+    fs::write(&canary, "GRUB_CMDLINE_LINUX=\"mine\"\n").unwrap();
+    let mounts = [(3, "/", "rw"), (2, "/var", "rw")];
+    image.mounted(&mounts, |root| {
+        fill(
+            root,
+            "/dev/sda3 / ext4 defaults 0 1\n/dev/sda2 /var ext4 defaults 0 2\n",
+        );
+        make_hostile(root, &canary);
+    });
+    let done = report(&image, &[]);
+    assert_eq!(done["ok"], true, "{done:#}");
+    assert!(is_nothing_to_do(&report(&image, &[])));
+    assert_eq!(
+        fs::read_to_string(&canary).unwrap(),
+        "GRUB_CMDLINE_LINUX=\"mine\"\n",
+        "a file of the host"
+    );
+    image.mounted(&[(3, "/", "ro"), (2, "/var", "ro")], |root| {
+        let fstab = fs::read_to_string(root.join("etc/fstab")).unwrap();
+        assert_eq!(fstab.matches("UUID=").count(), 2, "{fstab}");
+        let defaults = fs::read_to_string(root.join("opt/settings/grub")).unwrap();
+        assert!(
+            defaults.contains("console=ttyS0"),
+            "the link's target inside: {defaults}"
+        );
+        assert!(root.join("etc/default/grub").is_symlink());
+        let menu = fs::read_to_string(root.join("boot/grub/grub.cfg")).unwrap();
+        assert!(
+            menu.contains("dyndbg=\"file a.c +p\"") && !menu.contains("resume="),
+            "{menu}"
+        );
+        assert!(root.join("var/lib/go2cloud/conversion/report.json").exists());
+        let hosts = root.join("etc/resolv.conf");
+        assert!(run("lsattr", &[hosts.to_str().unwrap()]).contains("i-"));
+    });
+}
+
+fn make_hostile(root: &Path, canary: &Path) {
+    let link = |target: &Path, path: &str| {
+        let _ = fs::remove_file(root.join(path));
+        std::os::unix::fs::symlink(target, root.join(path)).unwrap();
+    };
+    fs::create_dir_all(root.join("opt/settings")).unwrap();
+    let defaults = "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\n\
+                    GRUB_CMDLINE_LINUX='dyndbg=\"file a.c +p\" resume=UUID=gone'\n";
+    fs::write(root.join("opt/settings/grub"), defaults).unwrap();
+    // Absolute, as administrators write them: inside the system they lead to the system's own files.
+    link(Path::new("/opt/settings/grub"), "etc/default/grub");
+    // And one whose target exists on the converting machine only.
+    fs::create_dir_all(root.join("etc/default/grub.d")).unwrap();
+    link(canary, "etc/default/grub.d/90-outside.cfg");
+    link(Path::new("../../../../../../../../etc/hostname"), "etc/mailname");
+    let resolver = root.join("etc/resolv.conf");
+    let _ = fs::remove_file(&resolver);
+    fs::write(&resolver, "nameserver 192.0.2.1\n").unwrap();
+    run("chattr", &["+i", resolver.to_str().unwrap()]);
 }

@@ -18,7 +18,7 @@ const TABLE: &str = "label: gpt\nlabel-id: 11111111-2222-4333-8444-555555555555\
     size=200M,type=L,uuid=99999999-2222-4333-8444-555555555555,attrs=\"LegacyBIOSBootable\"\n\
     size=400M,type=L\nsize=64M,type=S\nsize=256M,type=L\n";
 
-fn receiver(arguments: &[&str]) -> Output {
+fn program(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
         .args(arguments)
         .output()
@@ -111,7 +111,7 @@ fn identity(disk: &Attached) -> Vec<String> {
 fn the_new_disk_is_what_the_old_one_was() {
     let old = source();
     let disk = old.attach();
-    let inventory = receiver(&["inventory", "--disk", &disk.device]);
+    let inventory = program(&["inventory", "--disk", &disk.device]);
     assert!(
         inventory.status.success(),
         "{}",
@@ -127,14 +127,14 @@ fn the_new_disk_is_what_the_old_one_was() {
 
     let new = Image::new(1500, "label: dos\nsize=10M,type=83\n");
     let target = new.attach();
-    let refused = receiver(&["layout", "--inventory", file, "--disk", &target.device]);
+    let refused = program(&["layout", "--inventory", file, "--disk", &target.device]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(
         String::from_utf8_lossy(&refused.stderr).contains("--overwrite"),
         "a disk that carries something"
     );
 
-    let done = receiver(&[
+    let done = program(&[
         "layout",
         "--inventory",
         file,
@@ -148,7 +148,7 @@ fn the_new_disk_is_what_the_old_one_was() {
     let place = folder.path().join("mounted");
     fs::create_dir(&place).unwrap();
     run("mount", &[&target.partition(4), place.to_str().unwrap()]);
-    let refused = receiver(&[
+    let refused = program(&[
         "layout",
         "--inventory",
         file,
@@ -166,7 +166,7 @@ fn the_new_disk_is_what_the_old_one_was() {
 fn a_smaller_disk_is_taken_when_the_data_fit() {
     let old = source();
     let disk = old.attach();
-    let inventory = receiver(&["inventory", "--disk", &disk.device]);
+    let inventory = program(&["inventory", "--disk", &disk.device]);
     drop(disk);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("inventory.json");
@@ -191,7 +191,7 @@ fn a_smaller_disk_is_taken_when_the_data_fit() {
     let file = file.to_str().unwrap();
     let new = Image::new(2000, "label: gpt\n");
     let target = new.attach();
-    let refused = receiver(&[
+    let refused = program(&[
         "layout",
         "--inventory",
         file,
@@ -200,7 +200,7 @@ fn a_smaller_disk_is_taken_when_the_data_fit() {
         "--overwrite",
     ]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--minify"));
-    let done = receiver(&[
+    let done = program(&[
         "layout",
         "--inventory",
         file,
@@ -223,4 +223,63 @@ fn a_smaller_disk_is_taken_when_the_data_fit() {
         .parse()
         .unwrap();
     assert!(len > 1 << 30 && len < 2000 << 20, "{len}");
+}
+
+#[test]
+fn a_copied_disk_grows_into_a_larger_one() {
+    for (label, kind) in [("gpt", "ext4"), ("dos", "xfs")] {
+        let image = Image::new(
+            400,
+            &format!(
+                "label: {label}\nsize=50M\ntype={}\n",
+                if label == "gpt" { "L" } else { "83" }
+            ),
+        );
+        let disk = image.attach();
+        run(&format!("mkfs.{kind}"), &["-q", &disk.partition(2)]);
+        drop(disk);
+        image.mounted(&[(2, "/", "rw")], |root| {
+            fs::write(root.join("file"), "content").unwrap()
+        });
+        // As a disk that was copied to a larger one: its table knows nothing of the rest.
+        fs::File::options()
+            .write(true)
+            .open(&image.path)
+            .unwrap()
+            .set_len(900 << 20)
+            .unwrap();
+        let disk = image.attach();
+        let size = |disk: &Attached| -> u64 {
+            run("blockdev", &["--getsize64", &disk.partition(2)])
+                .parse()
+                .unwrap()
+        };
+        let before = size(&disk);
+        receiver::layout::grow::grow_last_partition(disk.device.as_ref()).unwrap();
+        let after = size(&disk);
+        assert!(
+            before < 360 << 20 && after > 840 << 20,
+            "{label}: {before} {after}"
+        );
+        receiver::layout::grow::grow_last_partition(disk.device.as_ref()).unwrap();
+        assert_eq!(size(&disk), after, "nothing is left to grow into");
+        run("sfdisk", &["--verify", &disk.device]);
+        drop(disk);
+        image.mounted(&[(2, "/", "rw")], |root| {
+            if kind == "xfs" {
+                let volume = receiver::convert::machine::Volume {
+                    kind: kind.to_owned(),
+                    mounted_at: Some("/".to_owned()),
+                    ..Default::default()
+                };
+                receiver::layout::grow::grow_mounted(root, &[volume]).unwrap();
+            }
+            let len: u64 = run("findmnt", &["-b", "-n", "-o", "SIZE", root.to_str().unwrap()])
+                .trim()
+                .parse()
+                .unwrap();
+            assert!(len > 700 << 20, "{kind}: {len}");
+            assert_eq!(fs::read(root.join("file")).unwrap(), b"content");
+        });
+    }
 }
