@@ -239,7 +239,7 @@ fn a_copied_disk_grows_into_a_larger_one() {
         run(&format!("mkfs.{kind}"), &["-q", &disk.partition(2)]);
         drop(disk);
         image.mounted(&[(2, "/", "rw")], |root| {
-            fs::write(root.join("file"), "content").unwrap()
+            fs::write(root.join("file"), "content").unwrap();
         });
         // As a disk that was copied to a larger one: its table knows nothing of the rest.
         fs::File::options()
