@@ -4,7 +4,12 @@
 //! fan-out of 1024: a region's digest covers the digests of 1024 chunks (64 MiB), the root covers all regions. Peers
 //! that compare roots, then regions, then chunks find a difference in three exchanges whatever the disk's size.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
+use sys::block_tracker::CHUNK_LEN;
+
+use crate::disk::message::is_zero;
 
 /// Bytes of a digest.
 pub const DIGEST_LEN: usize = 16;
@@ -21,6 +26,20 @@ impl Digest {
 
     /// Digest of a content.
     pub fn of(content: &[u8]) -> Self {
+        // Empty space is common, and looking at it is cheaper than hashing it.
+        if content.len() as u64 == CHUNK_LEN && is_zero(content) {
+            return Self::of_zeros();
+        }
+        Self::hashed(content)
+    }
+
+    /// Digest of a chunk of zeros.
+    pub fn of_zeros() -> Self {
+        static ZEROS: OnceLock<Digest> = OnceLock::new();
+        *ZEROS.get_or_init(|| Self::hashed(&[0; CHUNK_LEN as usize]))
+    }
+
+    fn hashed(content: &[u8]) -> Self {
         let mut digest = [0u8; DIGEST_LEN];
         digest.copy_from_slice(&blake3::hash(content).as_bytes()[..DIGEST_LEN]);
         Self(digest)
@@ -48,5 +67,21 @@ pub fn root_of_all(roots: &[[u8; 32]]) -> [u8; 32] {
     match roots {
         [one] => *one,
         several => *blake3::hash(several.as_flattened()).as_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_have_the_digest_that_hashing_gives() {
+        let mut chunk = vec![0; CHUNK_LEN as usize];
+        assert_eq!(Digest::of(&chunk), Digest::hashed(&chunk));
+        let short = &chunk[..4096];
+        assert_eq!(Digest::of(short), Digest::hashed(short));
+        chunk[65_535] = 1;
+        assert_eq!(Digest::of(&chunk), Digest::hashed(&chunk));
+        assert_ne!(Digest::of(&chunk), Digest::of_zeros());
     }
 }

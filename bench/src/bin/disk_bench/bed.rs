@@ -12,9 +12,17 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
+/// Where things lie.
+pub(crate) struct Place {
+    pub(crate) work: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) programs: PathBuf,
+}
+
 /// Everything that is unmade at the end.
 pub(crate) struct Bed {
     pub(crate) folder: tempfile::TempDir,
+    target: tempfile::TempDir,
     pub(crate) device: PathBuf,
     pub(crate) mount: Option<PathBuf>,
     pub(crate) len: u64,
@@ -39,8 +47,8 @@ impl Run {
 
 impl Bed {
     /// A disk of random content.
-    pub(crate) fn random(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
-        let bed = Self::empty(work, programs, mib)?;
+    pub(crate) fn random(place: &Place, mib: u64) -> Result<Self> {
+        let bed = Self::empty(place, mib)?;
         let file = File::options().write(true).open(bed.backing())?;
         let mut dice = Dice(mib);
         for at in 0..mib {
@@ -51,8 +59,8 @@ impl Bed {
     }
 
     /// A mounted ext4 file system with the libraries and documents of this machine on it.
-    pub(crate) fn file_system(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
-        let mut bed = Self::empty(work, programs, mib)?;
+    pub(crate) fn file_system(place: &Place, mib: u64) -> Result<Self> {
+        let mut bed = Self::empty(place, mib)?;
         call(Command::new("mkfs.ext4").arg("-q").arg(&bed.device))?;
         let point = bed.folder.path().join("mount");
         std::fs::create_dir(&point)?;
@@ -72,10 +80,14 @@ impl Bed {
         Ok(bed)
     }
 
-    fn empty(work: &Path, programs: &Path, mib: u64) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("g2c-block-bench-")
-            .tempdir_in(work)?;
+    /// A disk of zeros.
+    pub(crate) fn empty(place: &Place, mib: u64) -> Result<Self> {
+        let folder = |parent: &Path| {
+            tempfile::Builder::new()
+                .prefix("g2c-block-bench-")
+                .tempdir_in(parent)
+        };
+        let (folder, target) = (folder(&place.work)?, folder(&place.target)?);
         let backing = folder.path().join("source.img");
         File::create(&backing)?.set_len(mib * MIB)?;
         let output = Command::new("losetup")
@@ -91,9 +103,10 @@ impl Bed {
         Ok(Self {
             device: PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()),
             folder,
+            target,
             mount: None,
             len: mib * MIB,
-            programs: programs.to_owned(),
+            programs: place.programs.clone(),
         })
     }
 
@@ -103,10 +116,9 @@ impl Bed {
 
     /// Forgets what is at the target and what is known of it.
     pub(crate) fn forget(&self) {
-        for name in ["state", "journal"] {
-            let _ = std::fs::remove_dir_all(self.folder.path().join(name));
-        }
-        let _ = std::fs::remove_file(self.folder.path().join("target.img"));
+        let _ = std::fs::remove_dir_all(self.folder.path().join("state"));
+        let _ = std::fs::remove_dir_all(self.target.path().join("journal"));
+        let _ = std::fs::remove_file(self.target.path().join("target.img"));
     }
 
     /// Writes single blocks all over the disk until `percent` of its 64 KiB chunks are changed.
@@ -132,9 +144,9 @@ impl Bed {
             .arg(path("key"));
         receiver
             .arg("--into-disk")
-            .arg(path("target.img"))
+            .arg(self.target.path().join("target.img"))
             .arg("--journal")
-            .arg(path("journal"));
+            .arg(self.target.path().join("journal"));
         let mut receiver = Process(
             receiver
                 .stdout(Stdio::piped())

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
-use bed::Bed;
+use bed::{Bed, Place};
 
 #[derive(Debug, Parser)]
 #[command(name = "disk_bench", about = "Measures how disks are copied")]
@@ -27,6 +27,9 @@ struct Cli {
     /// Folder for disks, images and state
     #[arg(long, default_value = "/var/tmp")]
     work: PathBuf,
+    /// Folder for the target's image and journal [default: the other one]; in memory, the target's disk does not limit
+    #[arg(long)]
+    target: Option<PathBuf>,
     /// Folder of the programs under test [default: the one this program is in]
     #[arg(long)]
     programs: Option<PathBuf>,
@@ -38,6 +41,8 @@ enum What {
     Full,
     /// A tracked round with 1 % changed against a rescan by digest
     Rounds,
+    /// The same on an empty disk, which takes no space however large it is
+    Sparse,
     /// Wire bytes of a mounted file system against partclone and zstd
     Wire,
     /// Write throughput with and without the tracker
@@ -54,8 +59,13 @@ fn main() -> Result<()> {
             .map(PathBuf::from)
             .unwrap_or_default(),
     };
+    let place = Place {
+        work: cli.work.clone(),
+        target: cli.target.clone().unwrap_or_else(|| cli.work.clone()),
+        programs,
+    };
     if wants(What::Full) || wants(What::Rounds) {
-        let bed = Bed::random(&cli.work, &programs, cli.disk_mib)?;
+        let bed = Bed::random(&place, cli.disk_mib)?;
         if wants(What::Full) {
             measure::full(&bed, cli.repeat)?;
         }
@@ -63,11 +73,14 @@ fn main() -> Result<()> {
             measure::rounds(&bed, cli.repeat)?;
         }
     }
+    if wants(What::Sparse) {
+        measure::rounds(&Bed::empty(&place, cli.disk_mib)?, cli.repeat)?;
+    }
     if wants(What::Wire) {
-        measure::wire(&Bed::file_system(&cli.work, &programs, cli.disk_mib)?)?;
+        measure::wire(&Bed::file_system(&place, cli.disk_mib)?)?;
     }
     if wants(What::Tracker) {
-        measure::tracker(&Bed::random(&cli.work, &programs, 512)?, cli.repeat)?;
+        measure::tracker(&Bed::random(&place, 512)?, cli.repeat)?;
     }
     Ok(())
 }

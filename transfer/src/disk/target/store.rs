@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
@@ -77,7 +77,9 @@ pub struct Applied {
 /// What was written since the last checkpoint.
 #[derive(Default)]
 struct Ledger {
-    pending: Vec<(u16, u64, Digest)>,
+    pending: BTreeMap<(u16, u64), Digest>,
+    /// What the checkpoint under way makes durable.
+    saving: Arc<BTreeMap<(u16, u64), Digest>>,
     bytes: u64,
     /// Frames applied out of order, all at or above `applied`.
     frames: BTreeSet<u64>,
@@ -222,7 +224,9 @@ impl DiskStore {
             .collect();
         self.open_regions(&regions)?;
         let disk = &self.disks[usize::from(batch.disk)];
-        let written = write_batch(disk, batch)
+        let written = self
+            .held(disk, batch)
+            .and_then(|held| write_batch(disk, batch, &held))
             .map_err(|error| Error::io("write to the target disk", &disk.path, error));
         let mut ledger = self.lock_ledger();
         for region in regions {
@@ -240,7 +244,7 @@ impl DiskStore {
             if written.refused.binary_search(&at).is_ok() {
                 refused.push(chunk.number);
             } else {
-                accepted.push((batch.disk, chunk.number, chunk.digest));
+                accepted.push(((batch.disk, chunk.number), chunk.digest));
             }
         }
         ledger.pending.extend(accepted);
@@ -253,6 +257,30 @@ impl DiskStore {
             is_checkpoint_due: ledger.bytes >= CHECKPOINT_BYTES || ledger.pending.len() >= CHECKPOINT_CHUNKS,
             refused,
         })
+    }
+
+    /// What the medium holds where a batch goes: written since the last checkpoint, or before.
+    fn held(&self, disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::Result<Vec<Digest>> {
+        let numbers: Vec<u64> = batch.chunks.iter().map(|chunk| chunk.number).collect();
+        // In this order: what a checkpoint takes out of the ledger is in the file by then.
+        let lately: Vec<Option<Digest>> = {
+            let ledger = self.lock_ledger();
+            let find = |number: &u64| {
+                let key = (batch.disk, *number);
+                ledger
+                    .pending
+                    .get(&key)
+                    .or_else(|| ledger.saving.get(&key))
+                    .copied()
+            };
+            numbers.iter().map(find).collect()
+        };
+        let before = disk.digests.get_each(&numbers)?;
+        Ok(lately
+            .into_iter()
+            .zip(before)
+            .map(|(lately, before)| lately.unwrap_or(before))
+            .collect())
     }
 
     /// Frames with a number below this one have been written.
@@ -305,20 +333,21 @@ impl DiskStore {
     /// A medium or the journal refuses; nothing new is durable then.
     pub fn checkpoint(&self) -> Result<u64> {
         let _one_at_a_time = self.checkpoint.lock().expect("no thread panics in a checkpoint");
-        let (mut pending, applied) = {
+        let (pending, applied) = {
             let mut ledger = self.lock_ledger();
             ledger.bytes = 0;
             ledger.misses = 0;
             ledger.touched = ledger.under_way.keys().copied().collect();
-            (std::mem::take(&mut ledger.pending), ledger.applied)
+            ledger.saving = Arc::new(std::mem::take(&mut ledger.pending));
+            (Arc::clone(&ledger.saving), ledger.applied)
         };
         if pending.is_empty() {
             return Ok(applied);
         }
-        pending.sort_unstable_by_key(|(disk, chunk, _)| (*disk, *chunk));
         for (number, disk) in self.disks.iter().enumerate() {
-            let own = pending.iter().filter(|(of, _, _)| usize::from(*of) == number);
-            let changed: Vec<(u64, Digest)> = own.map(|(_, chunk, digest)| (*chunk, *digest)).collect();
+            let number = number as u16;
+            let own = pending.range((number, 0)..=(number, u64::MAX));
+            let changed: Vec<(u64, Digest)> = own.map(|((_, chunk), digest)| (*chunk, *digest)).collect();
             if changed.is_empty() {
                 continue;
             }
@@ -330,6 +359,7 @@ impl DiskStore {
         }
         let mut journal = self.lock_journal();
         let mut record = journal.record.clone();
+        self.lock_ledger().saving = Arc::default();
         record.open_regions = self.lock_ledger().touched.clone();
         journal.save(record)?;
         Ok(applied)
@@ -470,3 +500,6 @@ pub fn read_digests(disk: &StoredDisk, first: u64, count: u64) -> std::io::Resul
     }
     Ok(digests)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use sys::block_tracker::CHUNK_LEN;
 
+use crate::disk::digest::Digest;
 use crate::disk::message::BLOCK_LEN;
 use crate::disk::target::batch::{VerifiedBatch, VerifiedChunk};
 use crate::disk::target::store::StoredDisk;
@@ -17,11 +18,16 @@ pub(super) struct Written {
     pub(super) refused: Vec<usize>,
 }
 
-/// Writes the chunks of a batch, neighbours together; not those whose predecessor is not the expected one.
-pub(super) fn write_batch(disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::Result<Written> {
+/// Writes the chunks of a batch, neighbours together; not those whose predecessor is not the expected one. `held` are the
+/// digests of what is there now.
+pub(super) fn write_batch(
+    disk: &StoredDisk,
+    batch: &VerifiedBatch,
+    held: &[Digest],
+) -> std::io::Result<Written> {
     let mut written = Written {
         bytes: 0,
-        refused: refused(disk, batch)?,
+        refused: refused(&batch.chunks, held),
     };
     let is_refused = |at: usize| written.refused.binary_search(&at).is_ok();
     let mut at = 0;
@@ -42,45 +48,41 @@ pub(super) fn write_batch(disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::
             .count();
         let range = at..at + neighbours;
         at = range.end;
-        written.bytes += write_run(disk, &batch.chunks[range.clone()], batch.content(range))?;
+        let (chunks, held) = (&batch.chunks[range.clone()], &held[range.clone()]);
+        written.bytes += write_run(disk, chunks, held, batch.content(range))?;
     }
     Ok(written)
 }
 
 /// Compares what the source expects here with what the digests say. The medium is not read.
-fn refused(disk: &StoredDisk, batch: &VerifiedBatch) -> std::io::Result<Vec<usize>> {
-    let mut refused = Vec::new();
-    let mut at = 0;
-    for run in batch.chunks.chunk_by(|a, b| a.number + 1 == b.number) {
-        if run.iter().any(|chunk| chunk.expected.is_known()) {
-            let held = disk.digests.get(run[0].number, run.len() as u64)?;
-            let differing = run.iter().zip(held).enumerate().filter(|(_, (chunk, held))| {
-                chunk.expected.is_known() && chunk.expected != *held && chunk.digest != *held
-            });
-            refused.extend(differing.map(|(n, _)| at + n));
-        }
-        at += run.len();
-    }
-    Ok(refused)
+fn refused(chunks: &[VerifiedChunk], held: &[Digest]) -> Vec<usize> {
+    let differs = |chunk: &VerifiedChunk, held: &Digest| {
+        chunk.expected.is_known() && chunk.expected != *held && chunk.digest != *held
+    };
+    (0..chunks.len())
+        .filter(|at| differs(&chunks[*at], &held[*at]))
+        .collect()
 }
 
 /// Writes neighbours that are all zero or all not. Returns the bytes written.
-fn write_run(disk: &StoredDisk, chunks: &[VerifiedChunk], content: &[u8]) -> std::io::Result<u64> {
-    let first = chunks[0].number;
-    let offset = first * CHUNK_LEN;
-    let is_blank = disk.blank.load(Ordering::Acquire)
-        && disk
-            .digests
-            .get(first, chunks.len() as u64)?
-            .iter()
-            .all(|digest| !digest.is_known());
+fn write_run(
+    disk: &StoredDisk,
+    chunks: &[VerifiedChunk],
+    held: &[Digest],
+    content: &[u8],
+) -> std::io::Result<u64> {
+    let offset = chunks[0].number * CHUNK_LEN;
+    let is_blank = disk.blank.load(Ordering::Acquire);
+    let reads_as_zeros = held
+        .iter()
+        .all(|digest| *digest == Digest::of_zeros() || (is_blank && !digest.is_known()));
     if chunks[0].blocks == 0 {
-        if !is_blank {
+        if !reads_as_zeros {
             disk.medium.zero(offset, content.len() as u64)?;
         }
         return Ok(0);
     }
-    if is_blank {
+    if reads_as_zeros {
         return write_sparse(disk, chunks, content, offset);
     }
     disk.medium.write(content, offset)?;
