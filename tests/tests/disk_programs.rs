@@ -315,7 +315,9 @@ fn the_root_file_system_with_the_agent_and_its_files_on_it_is_frozen() {
     };
     let output = std::thread::scope(|scope| {
         scope.spawn(|| writer.run(&root.join("rewritten"), 2 * MIB));
-        let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output();
+        let output = Command::new("unshare")
+            .args(["-m", "--propagation", "slave", "sh", "-c", &script])
+            .output();
         writer.stop.store(true, Ordering::Release);
         output.unwrap()
     });

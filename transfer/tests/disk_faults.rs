@@ -10,7 +10,7 @@ mod workload;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -178,6 +178,26 @@ fn sync_until_power_cut(bed: &Bed, disk: &LoopDevice, target: &Bed, enough: u64)
     })
 }
 
+/// Mount namespaces that other tests made meanwhile keep a file system mounted, and shut down, until they end.
+fn wait_until_unused(device: &Path) {
+    const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
+    let since = std::time::Instant::now();
+    let is_used = || {
+        let file = std::fs::File::options()
+            .read(true)
+            .custom_flags(O_EXCL)
+            .open(device);
+        file.is_err()
+    };
+    while is_used() {
+        assert!(
+            since.elapsed() < Duration::from_secs(100),
+            "somebody keeps it mounted"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
     let disk = random_disk(160 * MIB, 512, 21);
@@ -187,6 +207,7 @@ fn a_power_cut_at_the_target_loses_nothing_that_was_durable() {
         let mounted = mount(&medium.path, "noatime");
         let remount = || {
             run_program("umount", [mounted.point.as_os_str()]).unwrap();
+            wait_until_unused(&medium.path);
             run_program("mount", [medium.path.as_os_str(), mounted.point.as_os_str()]).unwrap();
         };
         let (bed, target) = (Bed::with_secret(SECRET), Bed::at(&mounted.point, SECRET));

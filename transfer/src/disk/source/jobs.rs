@@ -14,7 +14,7 @@ const WATCH_TICK: Duration = Duration::from_millis(50);
 /// How reading behaves towards others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// At the lowest I/O priority: the source is in use.
+    /// In the background: the source is in use.
     GiveWay,
     /// At normal priority: everybody waits for the thaw.
     Frozen,
@@ -66,7 +66,7 @@ pub fn in_parallel<W: FnMut(Job) -> Result<()>>(
     let is_stopped = AtomicBool::new(false);
     let work = || {
         if urgency == Urgency::GiveWay {
-            sys::io_priority::lower();
+            sys::io_priority::background();
         }
         let mut worker = worker()?;
         while !is_stopped.load(Ordering::Acquire) {
