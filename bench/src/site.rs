@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use tempfile::{TempDir, TempPath};
+use tempfile::TempDir;
 
 use crate::RunArgs;
 use crate::network::{Link, Network, run, run_for};
@@ -15,23 +15,19 @@ const VOLUME_LEN: u64 = 12 << 30;
 
 /// A mounted target volume.
 #[derive(Debug)]
-pub(crate) struct Volume {
-    path: PathBuf,
-    /// Removed with it.
-    _image: TempPath,
-}
+pub(crate) struct Volume(PathBuf);
 
 impl Volume {
     /// Where it is mounted.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.0
     }
 }
 
 impl Drop for Volume {
     fn drop(&mut self) {
         // If it stays mounted, making the next one fails and says so. The loop device goes with the mount.
-        let _ = run("umount", [self.path.as_os_str()]);
+        let _ = run("umount", [self.0.as_os_str()]);
     }
 }
 
@@ -40,8 +36,6 @@ impl Drop for Volume {
 pub(crate) struct Site {
     folder: TempDir,
     programs: PathBuf,
-    /// Where the target's file systems are kept.
-    volumes: PathBuf,
     /// Further flags of `go2cloud sync`.
     pub(crate) flags: Vec<String>,
     /// The link in use.
@@ -94,7 +88,6 @@ impl Site {
         Ok(Self {
             folder,
             programs,
-            volumes: args.volumes.clone().unwrap_or_else(|| args.work.clone()),
             flags: args.flags.clone(),
             link: Link::Unlimited,
             network: Network::new(Link::Unlimited)?,
@@ -123,26 +116,22 @@ impl Site {
     /// A target of its own for one copy: a new ext4 file system on a loop device, mounted until it is dropped. ext4 looks
     /// for inodes that were not in use lately: after 200,000 files were deleted, making files costs several times as much.
     pub(crate) fn volume(&self) -> Result<Volume> {
-        let path = self.empty("volume")?;
-        let image = tempfile::Builder::new()
-            .prefix("g2c-bench-")
-            .tempfile_in(&self.volumes)?
-            .into_temp_path();
-        fs::File::options()
-            .write(true)
-            .open(&image)?
-            .set_len(VOLUME_LEN)?;
-        let name = image.to_str().context("the work folder's path is not UTF-8")?;
+        let (image, path) = (self.path("volume.img"), self.empty("volume")?);
+        if image.exists() {
+            fs::remove_file(&image)?;
+        }
+        fs::File::create(&image)?.set_len(VOLUME_LEN)?;
+        let image = image.to_str().context("the work folder's path is not UTF-8")?;
         run(
             "mkfs.ext4",
-            ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", name],
+            ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image],
         )?;
         let target = path.to_str().context("the work folder's path is not UTF-8")?;
-        run("mount", ["-o", "loop", name, target])?;
+        run("mount", ["-o", "loop", image, target])?;
         // Not cached twice; where the folder's file system cannot, all tools pay alike.
         let device = run_for("findmnt", ["-n", "-o", "SOURCE", target])?;
         let _ = run("losetup", ["--direct-io=on", device.trim()]);
-        Ok(Volume { path, _image: image })
+        Ok(Volume(path))
     }
 
     /// Makes what was copied durable.

@@ -192,6 +192,8 @@ impl Tool {
                     .arg("--state")
                     .arg(job.state.join("state"))
                     .args(["--rounds", &job.rounds.max(1).to_string()])
+                    // The target works on the same machine: it is not to be taken for somebody to give way to.
+                    .arg("--no-back-off")
                     .args(&site.flags);
                 if let Some(limit) = job.limit {
                     command.args(["--bandwidth-limit", &limit.to_string()]);

@@ -62,6 +62,14 @@ impl Receiver {
         }
     }
 
+    /// Stops it where it is, as a machine without power is stopped; to be killed then.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn freeze(&self) {
+        self.process.signal(rustix::process::Signal::STOP);
+    }
+
     /// Kills it at once.
     pub fn kill(self) {
         self.process.kill();

@@ -14,3 +14,4 @@ pub mod medium;
 pub mod network;
 pub mod process;
 pub mod proxy;
+pub mod volatile;

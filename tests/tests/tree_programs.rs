@@ -222,6 +222,127 @@ fn a_full_target_disk_is_an_error_with_a_remedy_and_goes_on_when_there_is_room()
 }
 
 #[test]
+fn a_receipt_tells_what_was_copied_and_verifies() {
+    let bed = Bed::new();
+    noise(&bed.source.join("file"), 1, 100_000);
+    let receiver = bed.receiver();
+    let receipt = bed.path("receipt.json");
+    let run = bed.sync(
+        &receiver.address,
+        &["--checksum", "--receipt", receipt.to_str().unwrap()],
+    );
+    run.assert_done();
+    let document: serde_json::Value = serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap();
+    let body = &document["receipt"];
+    assert_eq!(body["summary"]["verified"], run.summary()["verified"]);
+    assert_eq!(body["volumes"][0], bed.source.to_str().unwrap());
+    assert_eq!(body["result"], "complete");
+    assert_eq!(
+        std::fs::read(bed.path("state/receipt-sync.json")).unwrap(),
+        std::fs::read(&receipt).unwrap()
+    );
+    let verify = |path: &Path| {
+        let output = Command::new(go2cloud_tests::control::program("go2cloud"))
+            .arg("verify")
+            .arg(path)
+            .output()
+            .unwrap();
+        output.status.code()
+    };
+    assert_eq!(verify(&receipt), Some(0));
+    let changed = std::fs::read_to_string(&receipt)
+        .unwrap()
+        .replacen("complete", "c0mplete", 1);
+    std::fs::write(&receipt, changed).unwrap();
+    assert_eq!(verify(&receipt), Some(1));
+    // A failure leaves one, too.
+    drop(receiver);
+    let run = bed.sync("127.0.0.1:1", &["--no-retry"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let document = std::fs::read(bed.path("state/receipt-sync.json")).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    assert_eq!(document["receipt"]["result"], "failed");
+    assert_equal(&bed);
+}
+
+#[test]
+fn a_receiver_that_is_away_is_waited_for() {
+    let bed = Bed::new();
+    noise(&bed.source.join("file"), 1, 100_000);
+    let address = std::net::TcpListener::bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
+        .and_then(|listener| listener.local_addr())
+        .unwrap();
+    let run = bed.sync(&address.to_string(), &["--retry", "2"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let attempts: Vec<_> = run
+        .events
+        .iter()
+        .filter(|event| event["event"] == "retrying")
+        .map(|event| event["attempt"].as_u64().unwrap())
+        .collect();
+    assert_eq!(attempts, [1, 2]);
+    let mut command = bed.command(&address.to_string());
+    let waiting = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let into = ["--into".as_ref(), bed.target.as_os_str()];
+    let _receiver = bed.receiver_at(&address.to_string(), &into);
+    let run = bed::finished(waiting.wait_with_output().unwrap());
+    run.assert_done();
+    assert!(run.number("resumes") >= 2, "{run:?}");
+    assert_equal(&bed);
+}
+
+/// Processes that want all processors; killed when dropped.
+struct Load(Vec<std::process::Child>);
+
+impl Load {
+    fn start() -> Self {
+        let count = 2 * std::thread::available_parallelism().unwrap().get();
+        let one = |_| {
+            Command::new("sh")
+                .args(["-c", "while :; do :; done"])
+                .spawn()
+                .unwrap()
+        };
+        Self((0..count).map(one).collect())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+#[test]
+fn reading_gives_way_to_others_that_wait_for_processors() {
+    let bed = Bed::new();
+    for index in 0..100 {
+        noise(&bed.source.join(format!("f{index}")), index, 256 << 10);
+    }
+    let receiver = bed.receiver();
+    let _load = Load::start();
+    // PSI needs some seconds of reading to be looked at.
+    let run = bed.sync(&receiver.address, &["--bandwidth-limit", "5000"]);
+    run.assert_done();
+    let paused = |run: &bed::Run| run.summary()["backed_off"]["cpu_seconds"].as_f64().unwrap();
+    assert!(paused(&run) > 0.3, "{run:?}");
+    std::fs::remove_dir_all(bed.path("journal")).unwrap();
+    drop(receiver);
+    let receiver = bed.receiver();
+    let run = bed.sync(
+        &receiver.address,
+        &["--bandwidth-limit", "10000", "--no-back-off"],
+    );
+    run.assert_done();
+    assert_eq!(paused(&run), 0.0, "{run:?}");
+    assert_equal(&bed);
+}
+
+#[test]
 fn missing_directories_are_usage_errors_on_both_sides() {
     let mut bed = Bed::new();
     let receiver = bed.receiver();

@@ -5,6 +5,7 @@
 //! what is durable. This crate knows nothing of HTTP, jobs, terminals or environment variables.
 
 pub mod compress;
+pub mod courtesy;
 pub mod disk;
 pub mod error;
 pub mod limits;

@@ -147,8 +147,28 @@ pub struct Summary {
     pub verified: Option<Verified>,
     /// What the target's journal has sealed at the end; `None` when nothing was sealed.
     pub sealed: Option<Sealed>,
+    /// For how long reading paused because others of the source's machine were under pressure.
+    pub backed_off: BackedOff,
     /// What was not copied as it is.
     pub skipped: Vec<Skipped>,
+}
+
+/// Pauses of reading, by what others had to wait for.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
+pub struct BackedOff {
+    /// Processors, in seconds.
+    pub cpu_seconds: f64,
+    /// Memory, in seconds.
+    pub memory_seconds: f64,
+    /// Disks, in seconds.
+    pub io_seconds: f64,
+}
+
+impl BackedOff {
+    /// All of them together, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.cpu_seconds + self.memory_seconds + self.io_seconds
+    }
 }
 
 /// Which contents a journal has sealed. Equal on both sides: they hold the same.

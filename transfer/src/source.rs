@@ -47,6 +47,8 @@ pub struct SyncPlan {
     pub rounds: Rounds,
     /// How often a lost link is taken up again.
     pub retry: Retry,
+    /// Whether reading gives way to others of this machine: background priority, pauses under pressure.
+    pub gives_way: bool,
 }
 
 /// What is copied.

@@ -74,6 +74,7 @@ impl Bed {
             verify,
             rounds: Rounds::Count(1),
             retry: Retry::Never,
+            gives_way: false,
         };
         sync(&plan, &Silent, &StopFlag::default()).unwrap()
     }

@@ -63,6 +63,7 @@ impl Bed {
             rounds: Rounds::Count(1),
             // The session before may not have ended yet.
             retry: Retry::Times(20),
+            gives_way: false,
         };
         sync(&plan, &Silent, &StopFlag::default())
     }

@@ -8,6 +8,8 @@ use transfer::source::{Rounds, SourceVolume};
 
 #[path = "tree/bed.rs"]
 mod bed;
+#[path = "tree/courtesy.rs"]
+mod courtesy;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
 #[path = "tree/renames.rs"]

@@ -56,6 +56,9 @@ pub struct SyncArgs {
     /// How often in a row a lost connection is taken up again without progress (default: until Ctrl-C)
     #[arg(long, value_name = "N", help_heading = "How it is copied")]
     pub retry: Option<String>,
+    /// Read at full speed even when others of this machine wait for processors, memory or disks
+    #[arg(long, help_heading = "How it is copied")]
+    pub no_back_off: bool,
     /// End at the first lost connection
     #[arg(long, help_heading = "How it is copied")]
     pub no_retry: bool,

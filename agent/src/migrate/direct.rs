@@ -196,5 +196,6 @@ fn sync_plan(plan: &Plan, address: SocketAddr, secret: &Secret, key: &str) -> tr
         verify: plan.transfer.checksum,
         rounds: Rounds::Count(super::job::ROUNDS),
         retry: Retry::Times(super::job::RETRIES),
+        gives_way: true,
     })
 }

@@ -48,6 +48,12 @@ fn text(summary: &Summary) -> String {
     if summary.resumes > 0 {
         text.push_str(&format!(", {} reconnections", summary.resumes));
     }
+    let paused = summary.backed_off.seconds();
+    if paused > 0.0 {
+        text.push_str(&format!(
+            ", paused for {paused:.1} s for the sake of others on this machine"
+        ));
+    }
     if let Some(frozen_ms) = summary.frozen_ms {
         text.push_str(&format!(", frozen for {frozen_ms} ms"));
     }

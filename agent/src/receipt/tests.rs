@@ -69,6 +69,7 @@ impl Bed {
             verify: true,
             rounds: Rounds::Count(1),
             retry: Retry::Never,
+            gives_way: false,
         };
         transfer::source::sync(&plan, &Silent, &StopFlag::default()).unwrap()
     }

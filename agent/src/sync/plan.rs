@@ -94,6 +94,7 @@ impl Plan {
                 verify: args.checksum,
                 rounds,
                 retry,
+                gives_way: !args.no_back_off,
             },
             style,
             command: command_line(),

@@ -19,6 +19,11 @@ const LEN: u64 = 16 << 20;
 
 pub(super) fn run(site: &mut Site, args: &RunArgs) -> Result<()> {
     let source = site.empty("source")?;
+    ensure!(
+        !is_in_memory(&source)?,
+        "{} lies on a file system in memory, whose files always are in the page cache: name another folder with --work",
+        source.display()
+    );
     let len = scaled(args, LEN);
     for index in 0..FILES {
         big_file(&source.join(format!("{index}")), len, Content::Random, index)?;
@@ -48,6 +53,14 @@ pub(super) fn run(site: &mut Site, args: &RunArgs) -> Result<()> {
         empty(site, &job)?;
     }
     Ok(())
+}
+
+/// Whether a folder lies on tmpfs or ramfs.
+fn is_in_memory(folder: &Path) -> Result<bool> {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let kind = rustix::fs::statfs(folder)?.f_type as u64 & 0xffff_ffff;
+    Ok([TMPFS, RAMFS].contains(&kind))
 }
 
 /// Bytes of the files in `folder` that are in the page cache.

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sys::page_cache::Residency;
+
 use crate::limits;
 use crate::tree::capture::Stat;
 use crate::tree::entry::{Content, Digest};
@@ -29,6 +31,10 @@ pub struct LongFile {
     pub base: Vec<Digest>,
     /// Frames that carry its chunks wait for this number.
     pub begun_after: u64,
+    /// Whether parts of it may be holes.
+    sparse: bool,
+    /// What of it was in the page cache before.
+    resident: Residency,
     digests: Mutex<Vec<Digest>>,
     next: AtomicU64,
     unsettled: AtomicU64,
@@ -49,7 +55,10 @@ impl LongFile {
         begun_after: u64,
     ) -> Self {
         let count = before.size.div_ceil(1 << chunk_log2);
+        let resident = Residency::of(data.as_fd(), before.size);
         Self {
+            sparse: may_have_holes(&data, &before),
+            resident,
             task,
             data,
             before,
@@ -71,6 +80,18 @@ impl LongFile {
         let first = self.next.fetch_add(step, Ordering::AcqRel);
         let count = self.before.size.div_ceil(1 << self.chunk_log2);
         (first < count).then(|| (first, step.min(count - first)))
+    }
+
+    /// Takes chunks that have been read out of the page cache, unless they were there before.
+    pub fn forget(&self, first: u64, count: u64) {
+        let end = (first + count) << self.chunk_log2;
+        let range = first << self.chunk_log2..end.min(self.before.size);
+        self.resident.drop_others(self.data.as_fd(), range);
+    }
+
+    /// The same for all of it: what was read ahead, and pages that two ranges shared.
+    pub fn forget_all(&self) {
+        self.resident.drop_others(self.data.as_fd(), 0..self.before.size);
     }
 
     /// Notes that `count` chunks are through, their frame below `after`. Returns whether they were the last ones.
@@ -108,10 +129,9 @@ impl LongFile {
         let offset = index << self.chunk_log2;
         let len = (1u64 << self.chunk_log2).min(self.before.size - offset);
         let start = data.len();
-        let sparse = self.before.blocks * 512 < self.before.size;
         let mut extents = Vec::new();
         let mut at = offset;
-        while let Some(range) = next_stretch(&self.data, at, offset + len, sparse)? {
+        while let Some(range) = next_stretch(&self.data, at, offset + len, self.sparse)? {
             let begin = data.len();
             sys::read::append_at(
                 self.data.as_fd(),
@@ -184,6 +204,12 @@ pub fn chunk_log2(len: u64) -> u8 {
         chunk *= 2;
     }
     chunk.trailing_zeros() as u8
+}
+
+/// Whether parts of a file may be holes, or preallocated and never written: those have their blocks, and read as zeros.
+pub fn may_have_holes(file: &OwnedFd, stat: &Stat) -> bool {
+    stat.blocks * 512 < stat.size
+        || !matches!(sys::extents::next_data(file.as_fd(), 0, stat.size), Ok(Some(range)) if range == (0..stat.size))
 }
 
 /// The next stretch to read: the whole rest where nothing speaks for holes.

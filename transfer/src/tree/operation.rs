@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::tree::entry::{Digest, Entry, EntryPath, Node};
+use crate::tree::replica::Record;
 
 /// A run of data inside a file or chunk; what lies between extents is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +135,29 @@ pub struct Chunk {
 }
 
 impl Operation {
+    /// Names the directories whose time the operation moves at the target: until they are finished, their metadata are not
+    /// what the journal says. `last` is the directory that the frame named last.
+    pub fn note_touched(&self, last: &mut Option<EntryPath>, records: &mut Vec<Record>) {
+        let (one, other) = match self {
+            Self::File { entry, .. }
+            | Self::Special(entry)
+            | Self::Link { entry, .. }
+            | Self::LongBegin { entry, .. } => (Some(&entry.path), None),
+            Self::Remove { path } => (Some(path), None),
+            Self::Rename { from, to } => (Some(from), Some(to)),
+            _ => (None, None),
+        };
+        for directory in [one, other].into_iter().flatten().filter_map(EntryPath::parent) {
+            if last.as_ref() != Some(&directory) {
+                records.push(Record::Intent {
+                    path: directory.clone(),
+                    chunks: Vec::new(),
+                });
+                *last = Some(directory);
+            }
+        }
+    }
+
     /// Old and new path of a rename.
     pub fn as_rename(&self) -> Option<(EntryPath, EntryPath)> {
         match self {

@@ -227,7 +227,11 @@ impl Session<'_> {
             records: Vec::new(),
             bytes: payload.len() as u64,
         };
+        let mut touched = None;
         for operation in verified {
+            operation
+                .operation()
+                .note_touched(&mut touched, &mut applied.records);
             let outcome = applier.apply(operation)?;
             applied.records.extend(outcome.records);
             self.count_shared(outcome.shared);

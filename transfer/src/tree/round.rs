@@ -10,6 +10,7 @@ use std::time::Duration;
 use sys::open_files::FileId;
 
 use crate::compress::Governor;
+use crate::courtesy::Courtesy;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
 use crate::progress::{Event, Observer, Skipped};
@@ -59,6 +60,8 @@ pub struct Ground<'a> {
     pub observer: &'a dyn Observer,
     /// What the target told.
     pub findings: &'a Findings,
+    /// Giving way to others.
+    pub courtesy: &'a Courtesy,
     /// How much there is, while no baseline tells.
     pub estimate: &'a Estimate,
 }
@@ -229,6 +232,7 @@ impl Round<'_> {
             links: &links,
             counters: &self.tally.counters,
             skipped: &self.tally.skipped,
+            courtesy: self.ground.courtesy,
             sharing: &self.sharing,
             t0: self.t0,
             snapshot: &snapshot,
@@ -384,6 +388,7 @@ impl Phases<'_> {
             changes: self.round.changes.as_ref(),
             busy: &self.round.busy,
             deferred,
+            courtesy: ground.courtesy,
         }
     }
 

@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use sys::open_files::FileId;
 
+use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
@@ -71,6 +72,8 @@ pub struct Scan<'a> {
     pub busy: &'a HashSet<FileId>,
     /// Where what may have been renamed is set aside; `None` when it is to be dealt with.
     pub deferred: Option<&'a Deferred>,
+    /// Giving way to others.
+    pub courtesy: &'a Courtesy,
 }
 
 /// An open directory of the walk; kept open while tasks refer to it.
@@ -318,8 +321,10 @@ impl Scan<'_> {
     }
 
     fn walk(&self, stack: &Stack) -> Result<()> {
+        self.courtesy.enter();
         let mut walker = Walker::new(self, stack);
         while let Some((parent, pending)) = stack.pop() {
+            self.courtesy.wait();
             let walked = walker.subdirectory(&parent, &pending);
             stack.done();
             if let Err(error) = walked {

@@ -8,7 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use sys::page_cache::Residency;
+
 use crate::compress::{Compressor, Governor};
+use crate::courtesy::Courtesy;
 use crate::error::Result;
 use crate::limits;
 use crate::link::{Frame, FrameWriter};
@@ -48,6 +51,8 @@ pub struct Shared<'a> {
     pub counters: &'a Counters,
     /// What could not be read.
     pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// Giving way to others.
+    pub courtesy: &'a Courtesy,
     /// Blocks that files share.
     pub sharing: &'a Sharing,
     /// Begin of the round.
@@ -64,6 +69,8 @@ pub struct Sender<'a, 'b> {
     cursor: Cursor,
     batch: Batch,
     records: Vec<Record>,
+    /// Directory that the frame being gathered touched last.
+    touched: Option<EntryPath>,
     /// The frame being gathered follows all frames below this number.
     after: u64,
     /// Chunks of long files in the frame being gathered.
@@ -85,6 +92,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             cursor: shared.snapshot.cursor(),
             batch: Batch::default(),
             records: Vec::new(),
+            touched: None,
             after: 0,
             chunks: Vec::new(),
             finished: 0,
@@ -96,6 +104,7 @@ impl<'a, 'b> Sender<'a, 'b> {
     /// # Errors
     /// The link is lost, or the baseline cannot be written.
     pub fn run(&mut self) -> Result<()> {
+        self.shared.courtesy.enter();
         loop {
             let item = match self.shared.dispatcher.try_next() {
                 Some(item) => item,
@@ -116,6 +125,7 @@ impl<'a, 'b> Sender<'a, 'b> {
     }
 
     fn task(&mut self, task: Task) -> Result<()> {
+        self.shared.courtesy.wait();
         match task {
             Task::Entry(file) if file.stat.kind == FileKind::File => self.regular(file)?,
             Task::Entry(file) => self.special(&file)?,
@@ -171,10 +181,12 @@ impl<'a, 'b> Sender<'a, 'b> {
     ) -> std::io::Result<(Entry, Vec<Extent>)> {
         let meta = capture::capture_meta_fd(data.as_fd(), before)?;
         let start = self.batch.data().len();
+        let resident = Residency::of(data.as_fd(), before.size);
         let read = read_extents(data, before, self.batch.data()).and_then(|extents| {
             let after = Stat::of_fd(data.as_fd())?;
             Ok((extents, after))
         });
+        resident.drop_others(data.as_fd(), 0..before.size);
         let (extents, after) = match read {
             Ok(read) => read,
             Err(error) => {
@@ -419,6 +431,7 @@ impl<'a, 'b> Sender<'a, 'b> {
     /// Reads chunks of a long file until none are left.
     fn help(&mut self, long: &Arc<LongFile>) -> Result<()> {
         while let Some((first, count)) = long.take() {
+            self.shared.courtesy.wait();
             let sent = match self.read_chunks(long, first, count) {
                 Ok(sent) => sent,
                 Err(error) => {
@@ -467,6 +480,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             }
         }
         self.push_chunks(long, run_first, &mut run);
+        long.forget(first, count);
         let bytes = (count << long.chunk_log2).min(long.before.size - (first << long.chunk_log2));
         counters::add(&self.shared.counters.bytes_done, bytes);
         match failure {
@@ -500,6 +514,7 @@ impl<'a, 'b> Sender<'a, 'b> {
 
     fn end_long(&mut self, long: &LongFile) -> Result<()> {
         let file = &*long.task;
+        long.forget_all();
         let after = Stat::of_fd(long.data.as_fd());
         let mut stamp = file.directory.stamp(&long.before, self.shared.t0);
         let settled = after.is_ok_and(|after| after.unchanged_since(&long.before));
@@ -533,6 +548,7 @@ impl<'a, 'b> Sender<'a, 'b> {
     }
 
     fn push(&mut self, operation: Operation) {
+        operation.note_touched(&mut self.touched, &mut self.records);
         match &operation {
             Operation::FinishDirectory(entry)
             | Operation::File { entry, .. }
@@ -580,6 +596,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             return Ok(());
         }
         let raw = self.batch.take_payload()?;
+        self.touched = None;
         let raw_len = raw.len() as u32;
         let (codec, payload) = self.compressor.compress(raw, self.shared.governor)?;
         self.shared
@@ -661,7 +678,7 @@ fn same_content(known: &Entry, present: &Entry) -> bool {
 
 /// Reads a file's data, holes left out.
 fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut Vec<u8>) -> std::io::Result<Vec<Extent>> {
-    let sparse = stat.blocks * 512 < stat.size;
+    let sparse = long::may_have_holes(file, stat);
     let mut extents = Vec::new();
     let mut at = 0;
     while let Some(range) = long::next_stretch(file, at, stat.size, sparse)? {

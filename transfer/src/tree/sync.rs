@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::compress::Governor;
+use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
 use crate::link::{self, FrameWriter};
@@ -54,7 +55,9 @@ pub fn sync(
     } else {
         Estimate::default()
     };
+    let courtesy = Courtesy::new(plan.gives_way);
     let ground = Ground {
+        courtesy: &courtesy,
         root: &root,
         filter: &filter,
         never: &never,
@@ -83,7 +86,12 @@ pub fn sync(
         skipped: Vec::new(),
         begin: Instant::now(),
     };
-    run.until_done()?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| courtesy.watch());
+        let done = run.until_done();
+        courtesy.end();
+        done
+    })?;
     Ok(run.finish())
 }
 
@@ -345,6 +353,7 @@ impl Run<'_> {
         let findings = self.ground.findings;
         summary.bytes_shared = findings.shared_bytes.load(Ordering::Relaxed);
         summary.bytes_not_shared = findings.apart_bytes.load(Ordering::Relaxed);
+        summary.backed_off = self.ground.courtesy.backed_off();
         summary.ok = summary.skipped.is_empty();
         summary.seconds = self.begin.elapsed().as_secs_f64();
         summary

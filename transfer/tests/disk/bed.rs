@@ -68,6 +68,7 @@ impl Bed {
             verify: false,
             rounds: Rounds::Count(1),
             retry: Retry::Never,
+            gives_way: false,
         }
     }
 

@@ -77,6 +77,7 @@ impl Bed {
             verify: true,
             rounds: Rounds::Count(1),
             retry: Retry::Never,
+            gives_way: false,
         };
         adjust(&mut plan);
         std::thread::scope(|scope| {

@@ -303,7 +303,10 @@ fn merge_chunks(runs: &[Arc<Run>], writer: &mut RunWriter, depth: Depth) -> Resu
 
 /// Writes the mark that voids older chunks from `limit` on, when there is one.
 pub(super) fn put_limit(writer: &mut RunWriter, path: &[u8], limit: Option<u64>) -> Result<()> {
-    let Some(limit) = limit else { return Ok(()) };
+    // The root has no chunks that could be void.
+    let Some(limit) = limit.filter(|_| !path.is_empty()) else {
+        return Ok(());
+    };
     let mut key = path.to_vec();
     key.push(0);
     let mut payload = Vec::new();

@@ -42,7 +42,7 @@ pub enum Record {
         to: EntryPath,
     },
     /// The content is about to be written in place and may be torn until a later record says otherwise: an `Entry` for
-    /// the whole file, `Chunks` for the named chunks.
+    /// the whole file, `Chunks` for the named chunks. Of a directory: its times move until an `Entry` says otherwise.
     Intent {
         /// The file.
         path: EntryPath,
@@ -60,7 +60,8 @@ impl Record {
                 node: Node::File(content),
                 ..
             }) if content.chunk_log2 > 62 => Some("the chunk length is out of range"),
-            Self::Chunks { path, .. } | Self::Intent { path, .. } if path.is_root() => {
+            Self::Chunks { path, .. } if path.is_root() => Some("the root has no content"),
+            Self::Intent { path, chunks } if path.is_root() && !chunks.is_empty() => {
                 Some("the root has no content")
             }
             Self::Entry(entry) if entry.path.is_root() && chunked(entry).is_some() => {

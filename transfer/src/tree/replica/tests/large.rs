@@ -245,7 +245,7 @@ fn records_out_of_bounds_are_refused_and_do_no_harm() {
         },
         Record::Intent {
             path: path(""),
-            chunks: vec![],
+            chunks: vec![(0, 1)],
         },
         Record::Entry(long),
     ];
