@@ -106,6 +106,11 @@ fn fill(root: &Path, key: &(String, String)) {
             "auto lo\niface lo inet loopback\nauto {INTERFACE}\niface {INTERFACE} inet static\n  address {ADDRESS}\n"
         ),
     );
+    // Emulated on a busy machine everything takes its time.
+    write(
+        "etc/systemd/system.conf.d/patient.conf",
+        "[Manager]\nDefaultTimeoutStartSec=900s\nDefaultDeviceTimeoutSec=900s\n",
+    );
     // The system was installed for a machine like the target: its drivers are there.
     append(
         "etc/initramfs-tools/modules",
