@@ -137,11 +137,7 @@ fn fill(root: &Path, key: &(String, String)) {
         "opt/go2cloud/keys",
         &format!("GO2CLOUD_SECRET_ID={}\nGO2CLOUD_SECRET_KEY={}\n", key.0, key.1),
     );
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for name in ["client.json", "user.json", "rsync_excludes_linux.txt"] {
-        fs::copy(folder.join(name), root.join("opt/go2cloud").join(name)).unwrap();
-    }
-    fs::copy(program("go2cloud"), root.join("opt/go2cloud/go2cloud")).unwrap();
+    install_agent(root);
     for (name, text) in [
         ("ledger", LEDGER_UNIT),
         ("check", CHECK_UNIT),
@@ -153,6 +149,15 @@ fn fill(root: &Path, key: &(String, String)) {
         ));
         symlink(format!("/etc/systemd/system/{name}.service"), wanted).unwrap();
     }
+}
+
+/// The archive, unpacked.
+fn install_agent(root: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for name in ["client.json", "user.json", "rsync_excludes_linux.txt"] {
+        fs::copy(folder.join(name), root.join("opt/go2cloud").join(name)).unwrap();
+    }
+    fs::copy(program("go2cloud"), root.join("opt/go2cloud/go2cloud")).unwrap();
 }
 
 /// GRUB as its packages install it, with a menu of one entry.
