@@ -140,6 +140,16 @@ fn both_sides_sign_and_nothing_can_be_changed() {
 }
 
 #[test]
+fn a_target_that_was_started_anew_vouches_for_nothing() {
+    let bed = Bed::new();
+    let summary = bed.with_target(|target, _| bed.sync(target));
+    bed.with_target(|target, _| {
+        let path = bed.write(Outcome::Done(&summary), Some(target));
+        assert_eq!(check(&path, None, None), exit::PARTIAL);
+    });
+}
+
+#[test]
 fn a_target_that_holds_something_else_is_not_passed_over() {
     let bed = Bed::new();
     bed.with_target(|target, _| {

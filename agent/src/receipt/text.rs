@@ -101,7 +101,7 @@ pub(super) fn of_signatures(verified: &Verified) -> String {
                 .unwrap_or_default();
             text.push_str(&format!("Signed by the target, key {key}, at {at}: "));
             text.push_str(&match (&statement.sealed, &statement.verified) {
-                (None, _) => "it was reached, and had sealed nothing.".to_owned(),
+                (None, _) => "it has sealed nothing since it was started, and vouches for nothing.".to_owned(),
                 (Some(sealed), None) => format!(
                     "its journal holds generation {} with the state {}, made durable after every digest was checked on arrival.",
                     sealed.generation, sealed.state

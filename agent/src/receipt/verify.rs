@@ -25,6 +25,17 @@ pub(super) struct Verified {
     pub(super) target: Result<(Statement, String), String>,
 }
 
+impl Verified {
+    /// Whether the target confirms what the source says. One that was started anew since knows less, and says less.
+    fn is_vouched_for(&self) -> bool {
+        let is_compared = self.body["summary"]["verified"]["root"].is_string();
+        match &self.target {
+            Ok((statement, _)) => statement.sealed.is_some() && (!is_compared || statement.verified.is_some()),
+            Err(_) => false,
+        }
+    }
+}
+
 /// Checks a receipt. Exit code 0: whole, complete, signed by both; 23: whole, but it tells of a failure or of entries
 /// that were not copied, or the target has not signed; 1: not to be trusted.
 pub fn run(args: &VerifyArgs) -> Exit {
@@ -57,7 +68,7 @@ pub fn run(args: &VerifyArgs) -> Exit {
     }
     say(text::of(&verified).trim_end());
     say(&text::of_signatures(&verified));
-    if verified.body["result"] == "complete" && verified.target.is_ok() {
+    if verified.body["result"] == "complete" && verified.is_vouched_for() {
         exit::DONE
     } else {
         exit::PARTIAL
@@ -141,12 +152,14 @@ fn agree(summary: &Value, statement: &Statement) -> Result<(), String> {
         return Ok(());
     }
     let differ = |what: &str| Err(format!("source and target contradict each other: {what}"));
-    let sealed = serde_json::to_value(&statement.sealed).unwrap_or_default();
-    if summary["sealed"] != sealed {
+    if let Some(sealed) = &statement.sealed
+        && serde_json::to_value(sealed).is_ok_and(|sealed| summary["sealed"] != sealed)
+    {
         return differ("they hold different contents");
     }
-    let root = summary["verified"]["root"].as_str();
-    if root.is_some() && statement.verified.as_ref().map(|verified| verified.root.as_str()) != root {
+    if let (Some(root), Some(verified)) = (summary["verified"]["root"].as_str(), &statement.verified)
+        && verified.root != root
+    {
         return differ("they have different root digests");
     }
     Ok(())
