@@ -30,7 +30,9 @@ impl Verified {
     fn is_vouched_for(&self) -> bool {
         let is_compared = self.body["summary"]["verified"]["root"].is_string();
         match &self.target {
-            Ok((statement, _)) => statement.sealed.is_some() && (!is_compared || statement.verified.is_some()),
+            Ok((statement, _)) => {
+                statement.sealed.is_some() && (!is_compared || statement.verified.is_some())
+            }
             Err(_) => false,
         }
     }
