@@ -191,20 +191,21 @@ impl Story {
         cloud.assert_arrived(&self.instance);
         let sources = cloud.admin("source list --json");
         assert_eq!(sources.matches("\"SourceServerId\"").count(), 1, "{sources}");
-        let content = match self.phase {
-            Phase::FullRound => LARGE,
-            // What had been sent when it changed, and everything once more.
-            Phase::SecondRound => 2 * LARGE,
-            _ => 4,
-        };
-        let (content, sent) = ((content as u64) << 20, self.sent.load(Ordering::Relaxed));
-        // Small files, names, and what else is said.
-        let more = content / 16 + (1 << 20);
-        // Sent again: what was on its way, and after a kill what had arrived since the last checkpoint.
-        let again = match blow {
+        // What was on its way is sent again, and after a kill what had arrived since the last checkpoint.
+        let cut_off = match blow {
             Blow::Pause => before.min(ON_ITS_WAY),
             Blow::Kill => before.min(ON_ITS_WAY) + before / 3,
         };
+        let (content, again) = match self.phase {
+            Phase::Enter => (4 << 20, 0),
+            Phase::FullRound => ((LARGE as u64) << 20, cut_off),
+            // What had been sent when it changed, and everything once more.
+            Phase::SecondRound => ((2 * LARGE as u64) << 20, cut_off),
+            Phase::Wait | Phase::Verify | Phase::Leave => (before, 0),
+        };
+        // Small files, names, and what else is said.
+        let more = content / 16 + (1 << 20);
+        let sent = self.sent.load(Ordering::Relaxed);
         assert!(
             sent <= content + more + again,
             "{sent} bytes were sent, {before} of them before the {blow:?}, of {content}"
