@@ -80,10 +80,11 @@ const CASES: [(&str, &str, Situation); 14] = [
 /// One source of the shared bed, and what is expected of its job.
 struct Trial<'a> {
     cloud: &'a Cloud,
+    /// Ends before the folder that it writes to.
+    agent: RefCell<Option<Process>>,
     host: Host,
     code: &'static str,
     remedy: &'static str,
-    agent: RefCell<Option<Process>>,
 }
 
 impl Trial<'_> {

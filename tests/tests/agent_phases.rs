@@ -52,12 +52,13 @@ const LONG: usize = 192 << 20;
 
 /// A job on its way, and a count of what its agents send.
 struct Story {
+    /// Ends before the folder that it writes to.
+    agent: Option<Process>,
     cloud: Cloud,
     phase: Phase,
     instance: String,
     job: String,
     sent: Arc<AtomicU64>,
-    agent: Option<Process>,
 }
 
 impl Story {
