@@ -58,7 +58,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// A mounted ext4 file system with the libraries and documents of this machine on it.
+    /// A mounted ext4 file system with the programs and documents of this machine on it.
     pub(crate) fn file_system(place: &Place, mib: u64) -> Result<Self> {
         let mut bed = Self::empty(place, mib)?;
         call(Command::new("mkfs.ext4").arg("-q").arg(&bed.device))?;
@@ -73,7 +73,7 @@ impl Bed {
         bed.mount = Some(point.clone());
         call(
             Command::new("cp")
-                .args(["-a", "/usr/lib", "/usr/share"])
+                .args(["-a", "/usr/bin", "/usr/share"])
                 .arg(&point),
         )?;
         call(Command::new("sync").arg("-f").arg(&point))?;
