@@ -55,24 +55,24 @@ fn change(source: &Path, seed: u64) -> Vec<String> {
 }
 
 struct Ground {
-    bed: Bed,
+    /// Before the bed, so that it is unmounted before the folder goes.
     disk: Option<Volatile>,
+    bed: Bed,
     mounts: u32,
     options: &'static str,
 }
 
 impl Ground {
     fn new(format: &str) -> Self {
-        let mut bed = Bed::new();
+        let bed = Bed::new();
         make_image(&bed.path("image"), format);
         let mut ground = Self {
             disk: None,
             mounts: 0,
             // XFS refuses a second mount while the dead one is being taken down.
             options: if format == "xfs" { "loop,nouuid" } else { "loop" },
-            bed: Bed::new(),
+            bed,
         };
-        std::mem::swap(&mut ground.bed, &mut bed);
         ground.power_on();
         std::fs::create_dir_all(ground.bed.target.join("into")).unwrap();
         ground
@@ -96,8 +96,8 @@ impl Ground {
             .receiver_at(address, &["--into".as_ref(), into.as_os_str()])
     }
 
-    /// Runs a sync during which the power is cut after `delay`; the run goes on by itself. Returns content bytes that were
-    /// sent again, and what was lost.
+    /// Runs a sync during which the power is cut after `delay`; the run goes on by itself. Returns the receiver that was started
+    /// then.
     fn interrupted(
         &mut self,
         address: &str,
