@@ -54,6 +54,16 @@ fn change(source: &Path, seed: u64) -> Vec<String> {
     done
 }
 
+/// A process that does not outlive a test that fails: it would try for ever.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 struct Ground {
     /// Before the bed, so that it is unmounted before the folder goes.
     disk: Option<Volatile>,
@@ -105,15 +115,15 @@ impl Ground {
         delay: Duration,
         dice: &mut Dice,
     ) -> bed::Receiver {
-        let mut process = self
+        let process = self
             .bed
             .command(address)
             .args(["--bandwidth-limit", RATE, "--no-back-off"])
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+            .stderr(Stdio::null())
+            .spawn();
+        let mut process = Ended(process.unwrap());
+        let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let begin = Instant::now();
         let (mut durable, mut wire) = (0, 0);
         // Until the power fails; a round that was faster is whole.
@@ -133,7 +143,7 @@ impl Ground {
         let rest: Vec<serde_json::Value> = lines
             .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
             .collect();
-        let status = process.wait().unwrap();
+        let status = process.0.wait().unwrap();
         if let Some(summary) = rest.iter().rev().find(|event| event["event"] == "summary") {
             assert!(status.success() && summary["ok"] == true, "{summary}");
             let total = summary["bytes_wire"].as_u64().unwrap();
