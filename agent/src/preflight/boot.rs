@@ -129,7 +129,7 @@ fn fallback(machine: &Machine, inventory: &Inventory) -> Finding {
     }
 }
 
-fn secure_boot(machine: &Machine) -> Finding {
+pub(super) fn secure_boot(machine: &Machine) -> Finding {
     let name = "Secure Boot";
     let variable = machine
         .names("/sys/firmware/efi/efivars")
@@ -138,7 +138,18 @@ fn secure_boot(machine: &Machine) -> Finding {
     let on = variable
         .and_then(|name| std::fs::read(machine.path(&format!("/sys/firmware/efi/efivars/{name}"))).ok())
         .is_some_and(|bytes| bytes.get(4) == Some(&1));
-    if on {
+    let foreign = modules_from_outside(machine);
+    if on && !foreign.is_empty() {
+        Finding::warn(
+            "P25",
+            name,
+            format!(
+                "on, with modules that are not the kernel's: {}",
+                foreign.join(", ")
+            ),
+            "enrol their keys at the target (mokutil --import KEY), or turn Secure Boot off there",
+        )
+    } else if on {
         Finding::warn(
             "P25",
             name,
@@ -148,6 +159,17 @@ fn secure_boot(machine: &Machine) -> Finding {
     } else {
         Finding::pass("P25", name, "off")
     }
+}
+
+/// Loaded modules that were not built with the kernel: /proc/modules marks them with an O between parentheses.
+fn modules_from_outside(machine: &Machine) -> Vec<String> {
+    let modules = machine.text("/proc/modules").unwrap_or_default();
+    let foreign = modules.lines().filter_map(|line| {
+        let (rest, taints) = line.trim_end().strip_suffix(')')?.rsplit_once('(')?;
+        let name = rest.split(' ').next()?;
+        taints.contains('O').then(|| name.to_owned())
+    });
+    foreign.collect()
 }
 
 fn gap(inventory: &Inventory) -> Finding {

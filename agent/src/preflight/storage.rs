@@ -4,6 +4,9 @@ use super::Finding;
 use crate::inventory::mounts::{self, Mount};
 use crate::inventory::{Inventory, Machine, Style};
 
+/// File systems above this size, in bytes, are not to be had everywhere: 16 TiB.
+const LARGE: u64 = 16 << 40;
+
 /// Disks that clouds attach to one instance.
 const DISKS_MAX: usize = 21;
 
@@ -239,6 +242,11 @@ fn count(inventory: &Inventory) -> Finding {
         .iter()
         .map(|disk| format!("{} {}", disk.device, crate::units::bytes(disk.bytes)))
         .collect();
+    let partitions = inventory.disks.iter().flat_map(|disk| &disk.partitions);
+    let too_large: Vec<&str> = partitions
+        .filter(|partition| partition.bytes > LARGE && partition.file_system.is_some())
+        .map(|partition| partition.device.as_str())
+        .collect();
     match inventory.disks.len() {
         0 => Finding::fail(
             "P37",
@@ -251,6 +259,12 @@ fn count(inventory: &Inventory) -> Finding {
             name,
             format!("{found} disks"),
             "few instances take more than 21: migrate in parts",
+        ),
+        _ if !too_large.is_empty() => Finding::warn(
+            "P37",
+            name,
+            format!("more than 16 TiB: {}", too_large.join(", ")),
+            "make sure that the target offers volumes of that size; ext4 without the feature 64bit ends at 16 TiB",
         ),
         _ => Finding::pass("P37", name, list.join(", ")),
     }

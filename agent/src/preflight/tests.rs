@@ -53,6 +53,23 @@ fn a_kernel_without_virtio_fails() {
 }
 
 #[test]
+fn modules_from_outside_are_named_under_secure_boot() {
+    let modules = "ext4 1000 1 - Live 0x0\nnvidia 5000 2 drm, Live 0x0 (POE)\n";
+    let (_folder, machine) = machine(&[("/proc/modules", modules)]);
+    let variable = machine.path("/sys/firmware/efi/efivars/SecureBoot-8be4df61");
+    fs::create_dir_all(variable.parent().unwrap()).unwrap();
+    fs::write(&variable, [6, 0, 0, 0, 1]).unwrap();
+    let finding = boot::secure_boot(&machine);
+    assert_eq!(finding.status, Status::Warn);
+    assert!(
+        finding.observed.contains("nvidia") && !finding.observed.contains("ext4"),
+        "{finding:?}"
+    );
+    fs::write(&variable, [6, 0, 0, 0, 0]).unwrap();
+    assert_eq!(boot::secure_boot(&machine).status, Status::Pass);
+}
+
+#[test]
 fn fstab_is_judged_by_what_the_target_would_wait_for() {
     let check = |text: &str| {
         let (_folder, machine) = machine(&[("/etc/fstab", text), ("/dev/disk/by-uuid/1-2", "")]);

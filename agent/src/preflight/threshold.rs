@@ -26,7 +26,7 @@ const DEMANDS: [(&str, &str); 61] = [
     ("P22", "W: named by a device"),
     ("P23", "W: several disks can be booted"),
     ("P24", "W: UEFI without EFI/BOOT"),
-    ("P25", "W: on"),
+    ("P25", "W: on, also with modules that are not the kernel's"),
     (
         "P26",
         "W: BIOS and MBR with less than 1 MiB before the first partition",
@@ -39,7 +39,7 @@ const DEMANDS: [(&str, &str); 61] = [
     ("P34", "W: an array is degraded"),
     ("P35", "F: clustered file systems; W: multipath, iSCSI"),
     ("P36", "none: not migrated"),
-    ("P37", "F: none; W: more than 21"),
+    ("P37", "F: none; W: more than 21, or a file system above 16 TiB"),
     ("P38", "W: not 512 bytes"),
     ("P39", "W: any error noted"),
     ("P40", "F: less than 100 MiB free"),
