@@ -103,14 +103,14 @@ struct Failure<'a> {
     message: &'a str,
 }
 
-/// Signs what is told of `run`, has the target sign it, and writes it to `folder` as `receipt-NAME.json`, with a
+/// Signs what is told of `run`, has the target sign it or says why not, and writes it to `folder` as `receipt-NAME.json`, with a
 /// readable `receipt-NAME.txt`. A target that cannot be asked, or that does not sign, is named in the receipt.
 ///
 /// # Errors
 /// The folder cannot be written, or the key cannot be made.
 pub fn write(
     run: &Run<'_>,
-    peer: Option<Peer<'_>>,
+    peer: Result<Peer<'_>, &str>,
     folder: &Path,
     name: &str,
     state: &State,
@@ -166,20 +166,22 @@ fn body<'a>(run: &'a Run<'a>) -> Body<'a> {
     }
 }
 
-fn countersigned(body: &str, peer: Option<Peer<'_>>) -> String {
-    let missing = |why: String| {
-        tracing::warn!("the target has not signed the receipt: {why}");
-        serde_json::json!({ "missing": why }).to_string()
-    };
-    let Some(peer) = peer else {
-        return missing("the target was not reached".to_owned());
+fn countersigned(body: &str, peer: Result<Peer<'_>, &str>) -> String {
+    let missing = |why: &str| serde_json::json!({ "missing": why }).to_string();
+    let peer = match peer {
+        Ok(peer) => peer,
+        Err(why) => return missing(why),
     };
     match countersign(peer.addresses, peer.secret, body.as_bytes()) {
         Ok(signed) => {
             let signature = signature(&signed.public_key, &signed.signature);
             format!("{STATEMENT}{}{SIGNATURE}{signature}}}", signed.statement)
         }
-        Err(error) => missing(crate::sync::chain(&error)),
+        Err(error) => {
+            let why = crate::sync::chain(&error);
+            tracing::warn!("the target has not signed the receipt: {why}");
+            missing(&why)
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub struct SyncArgs {
     #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
     pub post_freeze: Option<String>,
 
-    /// Where to put the receipt, signed by both sides, besides the state folder
+    /// Where to put the receipt besides the state folder; the target signs it, too, as with --checksum
     #[arg(long, value_name = "FILE", help_heading = "What is shown")]
     pub receipt: Option<PathBuf>,
     /// Print one JSON object per line to standard output, last a summary

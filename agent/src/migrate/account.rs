@@ -79,6 +79,7 @@ impl<'a> Account<'a> {
             addresses: std::slice::from_ref(address),
             secret,
         });
+        let peer = peer.ok_or("the target was not reached");
         let name = match self.job {
             Some(id) => id.to_owned(),
             None => receipt::name_for(&self.target),

@@ -93,7 +93,14 @@ impl Bed {
         };
         let peer = target.map(|_| peer);
         let state = State::at(self.path("state"));
-        write(&run, peer, &self.path("logs"), "job-1", &state).unwrap()
+        write(
+            &run,
+            peer.ok_or("the target was not reached"),
+            &self.path("logs"),
+            "job-1",
+            &state,
+        )
+        .unwrap()
     }
 }
 
