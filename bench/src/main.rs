@@ -52,6 +52,10 @@ pub struct RunArgs {
     /// Folder for data; needs as much space as three copies of the largest workload
     #[arg(long, default_value = "/var/tmp")]
     pub work: PathBuf,
+    /// Folder for the file systems that full rounds copy to [default: the work folder]; one in memory, as /dev/shm, where the
+    /// disk is slower than the tools, or shared
+    #[arg(long)]
+    pub volumes: Option<PathBuf>,
     /// Folder of the programs under test [default: the one this program is in]
     #[arg(long)]
     pub programs: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use tempfile::TempDir;
+use tempfile::{TempDir, TempPath};
 
 use crate::RunArgs;
 use crate::network::{Link, Network, run, run_for};
@@ -15,19 +15,23 @@ const VOLUME_LEN: u64 = 12 << 30;
 
 /// A mounted target volume.
 #[derive(Debug)]
-pub(crate) struct Volume(PathBuf);
+pub(crate) struct Volume {
+    path: PathBuf,
+    /// Removed with it.
+    _image: TempPath,
+}
 
 impl Volume {
     /// Where it is mounted.
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Volume {
     fn drop(&mut self) {
         // If it stays mounted, making the next one fails and says so. The loop device goes with the mount.
-        let _ = run("umount", [self.0.as_os_str()]);
+        let _ = run("umount", [self.path.as_os_str()]);
     }
 }
 
@@ -36,6 +40,8 @@ impl Drop for Volume {
 pub(crate) struct Site {
     folder: TempDir,
     programs: PathBuf,
+    /// Where the target's file systems are kept.
+    volumes: PathBuf,
     /// Further flags of `go2cloud sync`.
     pub(crate) flags: Vec<String>,
     /// The link in use.
@@ -88,6 +94,7 @@ impl Site {
         Ok(Self {
             folder,
             programs,
+            volumes: args.volumes.clone().unwrap_or_else(|| args.work.clone()),
             flags: args.flags.clone(),
             link: Link::Unlimited,
             network: Network::new(Link::Unlimited)?,
@@ -116,22 +123,26 @@ impl Site {
     /// A target of its own for one copy: a new ext4 file system on a loop device, mounted until it is dropped. ext4 looks
     /// for inodes that were not in use lately: after 200,000 files were deleted, making files costs several times as much.
     pub(crate) fn volume(&self) -> Result<Volume> {
-        let (image, path) = (self.path("volume.img"), self.empty("volume")?);
-        if image.exists() {
-            fs::remove_file(&image)?;
-        }
-        fs::File::create(&image)?.set_len(VOLUME_LEN)?;
-        let image = image.to_str().context("the work folder's path is not UTF-8")?;
+        let path = self.empty("volume")?;
+        let image = tempfile::Builder::new()
+            .prefix("g2c-bench-")
+            .tempfile_in(&self.volumes)?
+            .into_temp_path();
+        fs::File::options()
+            .write(true)
+            .open(&image)?
+            .set_len(VOLUME_LEN)?;
+        let name = image.to_str().context("the work folder's path is not UTF-8")?;
         run(
             "mkfs.ext4",
-            ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image],
+            ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", name],
         )?;
         let target = path.to_str().context("the work folder's path is not UTF-8")?;
-        run("mount", ["-o", "loop", image, target])?;
+        run("mount", ["-o", "loop", name, target])?;
         // Not cached twice; where the folder's file system cannot, all tools pay alike.
         let device = run_for("findmnt", ["-n", "-o", "SOURCE", target])?;
         let _ = run("losetup", ["--direct-io=on", device.trim()]);
-        Ok(Volume(path))
+        Ok(Volume { path, _image: image })
     }
 
     /// Makes what was copied durable.

@@ -5,6 +5,7 @@
 //! originals can be put back. What a step decides is in [`steps`]; this file only tells the story.
 
 pub mod attach;
+pub mod boot_area;
 pub mod command;
 pub mod diff;
 pub mod draft;
@@ -192,14 +193,14 @@ pub fn check(guest: &Guest, machine: &Machine, options: &Options) -> Result<Repo
     Ok(finish(facts.clone(), machine, Vec::new(), &findings))
 }
 
-/// Puts back what conversions changed, and names it.
+/// Puts back what conversions changed, the boot sector of `boot_disk` too, and names it.
 ///
 /// # Errors
 /// The journal is damaged, or the guest's disk refuses.
-pub fn undo(guest: &Guest) -> Result<(Vec<PathBuf>, Findings)> {
+pub fn undo(guest: &Guest, boot_disk: Option<&Path>) -> Result<(Vec<PathBuf>, Findings)> {
     let mut findings = Findings::default();
     findings.step = "undo";
-    let restored = Originals::open(guest)?.undo(&mut findings)?;
+    let restored = Originals::open(guest)?.undo(boot_disk, &mut findings)?;
     Ok((restored, findings))
 }
 
@@ -247,6 +248,13 @@ fn run(
     findings: &mut Findings,
 ) -> Result<()> {
     originals.keep_outputs(&command.outputs)?;
+    if let Some(disk) = machine
+        .boot_disk
+        .as_deref()
+        .filter(|_| installs_boot_loader(command))
+    {
+        originals.keep_boot_area(disk)?;
+    }
     let outcome = Enclosure::new(guest, machine).run(&command.argv, None)?;
     if outcome.success {
         return command.makes.map_or(Ok(()), |derived| originals.made(derived));
@@ -259,6 +267,13 @@ fn run(
     }
     findings.warn(what, "run it by hand in the migrated system");
     Ok(())
+}
+
+/// Whether it writes to the disk outside of file systems.
+fn installs_boot_loader(command: &Command) -> bool {
+    let program = command.argv.first().map(String::as_str).unwrap_or_default();
+    let is_installer = program.ends_with("/grub-install") || program.ends_with("/grub2-install");
+    is_installer && command.argv.iter().any(|word| word == "--target=i386-pc")
 }
 
 fn report_step(steps: &mut Vec<StepReport>, step: &dyn Step, changes: &[Change], commands: Vec<Command>) {

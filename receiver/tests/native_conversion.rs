@@ -10,7 +10,7 @@ mod image;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -137,6 +137,21 @@ fn bios_system_is_converted_once_and_can_be_put_back() {
     let image = bios_image();
     let root = [(2, "/", "ro")];
     let before = image.mounted(&root, snapshot);
+    // A boot loader of another kind, which GRUB replaces: code, and what lies before the first partition.
+    let other = [[0x5a_u8; 440].as_slice(), &[0; 72], &[0xa5; 4096]].concat();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&image.path)
+        .unwrap();
+    file.write_all_at(&other[..440], 0).unwrap();
+    file.write_all_at(&other[512..], 512).unwrap();
+    let sectors = || {
+        let mut bytes = vec![0; 1 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let boot_area = sectors();
     let plan = report(&image, &["--plan"]);
     assert!(!is_nothing_to_do(&plan));
     assert_eq!(
@@ -165,7 +180,9 @@ fn bios_system_is_converted_once_and_can_be_put_back() {
         assert!(flags.contains("i-"), "the immutable flag is set again: {flags}");
     });
 
+    assert!(sectors()[..440] != boot_area[..440], "GRUB is installed");
     report(&image, &["--undo"]);
+    assert!(sectors() == boot_area, "the other boot loader is back");
     let after = image.mounted(&root, snapshot);
     let left = differences(&before, &after);
     // What grub-install and update-initramfs made anew, where there was nothing before.

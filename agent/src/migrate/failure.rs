@@ -199,6 +199,18 @@ mod tests {
     }
 
     #[test]
+    fn every_code_is_documented_with_its_remedy() {
+        let documented = include_str!("../../../docs/AGENT.md");
+        for code in Code::ALL {
+            let row = documented
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{}` |", code.name())));
+            let row = row.unwrap_or_else(|| panic!("{} is not documented", code.name()));
+            assert!(row.ends_with(&format!("| {} |", code.remedy())), "{row}");
+        }
+    }
+
+    #[test]
     fn descriptions_begin_with_the_code_and_fit_the_api() {
         let failure = Failure::new(Code::Transmission, "full round", "ü".repeat(5000));
         assert!(failure.description().starts_with("ERROR_DATA_TRANSMISSION: ü"));

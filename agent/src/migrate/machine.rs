@@ -44,17 +44,20 @@ impl TargetMachine<'_> {
         if !inventory.whole || (is_tree && plan.source_root != std::path::Path::new("/")) {
             return Ok(false);
         }
-        let text = document(
-            plan,
-            &storage_of(inventory, volume).map_err(|error| ended_by(&error))?,
-            is_tree,
-        );
-        match self.ask(&Request::Prepare { plan: text }, "Prepare")? {
-            Some(text) => {
+        // What cannot be told matters to a machine only, which refuses an empty document.
+        let storage = storage_of(inventory, volume);
+        let text = storage.as_ref().map(|storage| document(plan, storage, is_tree));
+        let request = Request::Prepare {
+            plan: text.unwrap_or_default(),
+        };
+        match (self.ask(&request, "Prepare"), storage) {
+            (Ok(None), _) => Ok(false),
+            (Ok(Some(_)) | Err(Ended::Failed(_)), Err(error)) => Err(ended_by(&error)),
+            (Ok(Some(text)), Ok(_)) => {
                 (self.tell)(&format!("the target is ready: {text}"));
                 Ok(true)
             }
-            None => Ok(false),
+            (Err(ended), _) => Err(ended),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The `convert` command: arguments, where the guest is, and what is shown of the outcome.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use transfer::{Error, Kind, Result};
@@ -167,7 +167,7 @@ fn machine(args: &ConvertArgs, volumes: Option<Vec<Volume>>, boot_disk: Option<P
 
 fn act(args: &ConvertArgs, guest: &Guest, machine: &Machine) -> Result<bool> {
     if args.undo {
-        return undo(args, guest);
+        return undo(args, guest, machine.boot_disk.as_deref());
     }
     let report = if args.plan {
         super::plan(guest, machine, &args.options)?
@@ -187,8 +187,8 @@ fn act(args: &ConvertArgs, guest: &Guest, machine: &Machine) -> Result<bool> {
     Ok(report.ok)
 }
 
-fn undo(args: &ConvertArgs, guest: &Guest) -> Result<bool> {
-    let (restored, findings) = super::undo(guest)?;
+fn undo(args: &ConvertArgs, guest: &Guest, boot_disk: Option<&Path>) -> Result<bool> {
+    let (restored, findings) = super::undo(guest, boot_disk)?;
     if args.json {
         print(&serde_json::json!({ "restored": restored, "findings": findings.list() }).to_string());
         return Ok(true);

@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use transfer::{Error, Kind, Result};
 
+use super::boot_area::BootArea;
 use super::draft::{Change, Content, Derived};
 use super::guest::{Guest, copy_attributes};
 use super::step::Findings;
 
 /// Where it all lies inside the guest.
 pub const FOLDER: &str = "/var/lib/go2cloud/conversion";
+/// What lay outside of file systems, of the disk that a BIOS starts.
+const BOOT_AREA: &str = "/var/lib/go2cloud/conversion/boot-area";
 const JOURNAL: &str = "/var/lib/go2cloud/conversion/journal.json";
 /// Version of the journal's format.
 const VERSION: u32 = 1;
@@ -124,6 +127,19 @@ impl<'guest> Originals<'guest> {
         if outputs.is_empty() { Ok(()) } else { self.save() }
     }
 
+    /// Keeps the boot sector of `disk` and what belongs to it, before a boot loader is installed there for the first time.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or the guest's is full.
+    pub fn keep_boot_area(&self, disk: &Path) -> Result<()> {
+        if self.guest.exists(Path::new(BOOT_AREA)) {
+            return Ok(());
+        }
+        let area = BootArea::read(disk)?;
+        self.guest
+            .write(Path::new(BOOT_AREA), &area.encode(), Some(0o600))
+    }
+
     /// Notes that `derived` is up to date.
     ///
     /// # Errors
@@ -186,7 +202,7 @@ impl<'guest> Originals<'guest> {
     ///
     /// # Errors
     /// The guest's disk refuses; run it again then.
-    pub fn undo(self, findings: &mut Findings) -> Result<Vec<PathBuf>> {
+    pub fn undo(self, boot_disk: Option<&Path>, findings: &mut Findings) -> Result<Vec<PathBuf>> {
         let mut restored = Vec::new();
         for entry in self.state.entries.iter().rev() {
             if self.was_changed_since(entry)? {
@@ -202,6 +218,15 @@ impl<'guest> Originals<'guest> {
             self.restore(entry)
                 .map_err(|error| Error::io("put back the original", &entry.path, error))?;
             restored.push(entry.path.clone());
+        }
+        if let Some(bytes) = self.guest.read(Path::new(BOOT_AREA))? {
+            match boot_disk {
+                Some(disk) => BootArea::decode(&bytes)?.write(disk)?,
+                None => findings.warn(
+                    "the boot sector was not put back: the disk is not known",
+                    "name it with --boot-disk",
+                ),
+            }
         }
         let folder = self.guest.ours(Path::new(FOLDER));
         if folder.is_dir() {

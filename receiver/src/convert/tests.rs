@@ -234,7 +234,7 @@ fn check(name: &str) {
         "{name}: a second run changes files: {changes:#?}"
     );
 
-    let (_, findings) = undo(&guest).unwrap();
+    let (_, findings) = undo(&guest, None).unwrap();
     assert!(findings.list().is_empty(), "{findings:?}");
     assert_eq!(
         snapshot(root.path()),
