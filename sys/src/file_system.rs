@@ -52,6 +52,17 @@ pub fn can_share_blocks(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(SHARING.contains(&magic))
 }
 
+/// Whether `fd` lies on a file system that keeps no more of a file's last access than its date, and that in the time zone
+/// of its system: FAT.
+///
+/// # Errors
+/// What `fstatfs` gives.
+pub fn keeps_dates_of_access(fd: BorrowedFd<'_>) -> Result<bool> {
+    let status = rustix::fs::fstatfs(fd)?;
+    let magic = (status.f_type as u64) & 0xffff_ffff;
+    Ok(magic == 0x4d44)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -62,5 +73,6 @@ mod tests {
     fn proc_is_not_on_a_disk() {
         let proc = std::fs::File::open("/proc").unwrap();
         assert!(!is_disk_backed(proc.as_fd()).unwrap());
+        assert!(!keeps_dates_of_access(proc.as_fd()).unwrap());
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::{Errno, Result};
 use sys::file_attributes::{self, FileAttributes, Unopened};
+use sys::file_system::keeps_dates_of_access;
 use sys::inode_flags;
 use sys::xattr::{ProcPath, Subject};
 
@@ -391,7 +392,8 @@ impl Application<'_> {
             return Ok(());
         }
         let stat = Stat::of_fd(self.handle.fd())?;
-        let kept = (stat.atime, stat.mtime) == (self.meta.atime, self.meta.mtime);
+        let kept = stat.mtime == self.meta.mtime
+            && (stat.atime == self.meta.atime || keeps_dates_of_access(self.handle.fd())?);
         if let Some(precision) = precision.filter(|_| kept) {
             precision.learn(wanted);
         }
