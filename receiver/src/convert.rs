@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod boot_area;
 pub mod command;
+pub mod containers;
 pub mod diff;
 pub mod draft;
 pub mod enclosure;

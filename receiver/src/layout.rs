@@ -6,6 +6,7 @@
 //! once → run them → mount the tree. Nothing is touched that is mounted, in use, or not named; a disk that carries
 //! something is overwritten only when that was asked for.
 
+pub mod array;
 pub mod command;
 pub mod file_system;
 pub mod grow;

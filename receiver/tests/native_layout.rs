@@ -272,7 +272,7 @@ fn a_copied_disk_grows_into_a_larger_one() {
                     mounted_at: Some("/".to_owned()),
                     ..Default::default()
                 };
-                receiver::layout::grow::grow_mounted(root, &[volume]).unwrap();
+                receiver::layout::grow::grow_mounted(root, &[volume], &[]).unwrap();
             }
             let len: u64 = run("findmnt", &["-b", "-n", "-o", "SIZE", root.to_str().unwrap()])
                 .trim()

@@ -2,6 +2,7 @@
 //! ([`survey`]), the target lays out its disks by it. Part of what a source says when it prepares the target
 //! ([`crate::machine`]).
 
+pub mod arrays;
 pub mod survey;
 pub mod volumes;
 
@@ -16,6 +17,9 @@ pub struct Inventory {
     pub disks: Vec<DiskRecord>,
     /// File systems, swap spaces and members of volume groups.
     pub volumes: Vec<VolumeRecord>,
+    /// Software RAID arrays.
+    #[serde(default)]
+    pub arrays: Vec<ArrayRecord>,
     /// LVM volume groups.
     #[serde(default)]
     pub groups: Vec<GroupRecord>,
@@ -87,6 +91,10 @@ pub struct VolumeRecord {
     pub label: Option<String>,
     /// Where it is mounted at the source.
     pub mounted_at: Option<String>,
+    /// Options of that mount, comma-separated, which say what the file system itself does not hold: the owner and mode of
+    /// everything on vfat.
+    #[serde(default)]
+    pub mount_options: String,
     /// Length in bytes.
     pub len: u64,
     /// Bytes used; `None` when that is not known.
@@ -116,6 +124,11 @@ pub enum Place {
         /// Name.
         name: String,
     },
+    /// A software RAID array.
+    Array {
+        /// Its device, such as `md0`.
+        device: String,
+    },
     /// Somewhere that a layout cannot make.
     #[default]
     Unknown,
@@ -136,6 +149,34 @@ pub struct Format {
     pub subvolumes: Vec<String>,
     /// The subvolume that is mounted when none is named.
     pub default_subvolume: Option<String>,
+}
+
+/// A software RAID array (md).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayRecord {
+    /// Its device, such as `md0`.
+    pub device: String,
+    /// Level as the kernel names it: `raid1`.
+    pub level: String,
+    /// Version of what is written on its members: `0.90`, `1.0`, `1.1` or `1.2`.
+    pub metadata: String,
+    /// UUID as `mdadm` writes it.
+    pub uuid: String,
+    /// Name, mostly `HOST:NAME`; version 0.90 has none.
+    pub name: Option<String>,
+    /// Chunk in bytes, where the level has chunks.
+    pub chunk_len: Option<u64>,
+    /// Order of blocks, where the level has a choice.
+    pub layout: Option<String>,
+    /// Whether it keeps a bitmap of what is being written.
+    #[serde(default)]
+    pub bitmap: bool,
+    /// Where data begin on its members, in bytes.
+    pub data_offset: Option<u64>,
+    /// Length in bytes.
+    pub len: u64,
+    /// Members in the order of their roles; `None` where one is missing.
+    pub members: Vec<Option<Place>>,
 }
 
 /// A volume group.
@@ -174,6 +215,17 @@ pub struct InterfaceRecord {
     pub mac: String,
 }
 
+/// Those of a mount's options without which its files would look different.
+pub fn look_of_files(kind: &str, options: &str) -> String {
+    const OPTIONS: &[&str] = &["uid", "gid", "fmask", "dmask", "shortname", "iocharset", "utf8"];
+    if kind != "vfat" {
+        return String::new();
+    }
+    let mut options: Vec<&str> = options.split(',').collect();
+    options.retain(|option| OPTIONS.contains(&option.split('=').next().unwrap_or_default()));
+    options.join(",")
+}
+
 impl Inventory {
     /// The volume at a place.
     pub fn volume(&self, place: &Place) -> Option<&VolumeRecord> {
@@ -190,5 +242,18 @@ impl VolumeRecord {
             Some(used) => (used + used / 100 * 15 + (used / 20).max(MARGIN_MIN)).min(self.len),
             None => self.len,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_and_modes_of_a_system_partition_are_those_of_its_mount() {
+        let options = "rw,relatime,fmask=0077,dmask=0077,codepage=437,iocharset=ascii,shortname=mixed,utf8,errors=remount-ro";
+        let expected = "fmask=0077,dmask=0077,iocharset=ascii,shortname=mixed,utf8";
+        assert_eq!(look_of_files("vfat", options), expected);
+        assert_eq!(look_of_files("ext4", options), "");
     }
 }

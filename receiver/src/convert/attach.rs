@@ -16,6 +16,7 @@ use rustix::mount::MountPropagationFlags;
 use sys::block_device::BlockDevice;
 use transfer::{Error, Kind, Result};
 
+use super::containers::Containers;
 use super::machine::{Machine, Resolution, Volume};
 use super::probe::{self, tool};
 use system_partition::SystemPartition;
@@ -25,11 +26,11 @@ pub struct Disks {
     /// Device nodes in the order of the disks given.
     pub devices: Vec<PathBuf>,
     loops: Vec<PathBuf>,
-    groups: Vec<String>,
+    containers: Containers,
 }
 
 impl Disks {
-    /// Attaches disks and image files and activates their volume groups.
+    /// Attaches disks and image files, assembles their arrays and activates their volume groups.
     ///
     /// # Errors
     /// A disk is in use, or is none.
@@ -37,7 +38,7 @@ impl Disks {
         let mut disks = Self {
             devices: Vec::new(),
             loops: Vec::new(),
-            groups: Vec::new(),
+            containers: Containers::default(),
         };
         for path in paths {
             let device = if path.is_file() {
@@ -51,7 +52,7 @@ impl Disks {
             let _ = tool("partx", &["--add", &device.display().to_string()], None);
             disks.devices.push(device);
         }
-        disks.activate_groups()?;
+        disks.containers = Containers::open(&disks.devices)?;
         Ok(disks)
     }
 
@@ -65,32 +66,11 @@ impl Disks {
         self.loops.push(device.clone());
         Ok(device)
     }
-
-    fn activate_groups(&mut self) -> Result<()> {
-        let volumes = probe::volumes(&self.devices)?;
-        let members: Vec<&Volume> = volumes
-            .iter()
-            .filter(|volume| volume.kind == "LVM2_member")
-            .collect();
-        for member in members {
-            let device = member.device.display().to_string();
-            let name =
-                tool("lvm", &["pvs", "--noheadings", "-o", "vg_name", &device], None)?.unwrap_or_default();
-            let name = name.trim().to_owned();
-            if !name.is_empty() && !self.groups.contains(&name) {
-                tool("lvm", &["vgchange", "--activate", "y", &name], None)?;
-                self.groups.push(name);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Disks {
     fn drop(&mut self) {
-        for group in &self.groups {
-            let _ = tool("lvm", &["vgchange", "--activate", "n", group], None);
-        }
+        self.containers.close();
         for device in &self.loops {
             let name = device.display().to_string();
             // Mounts of a thread that has just ended are released a moment later.

@@ -12,6 +12,7 @@ use super::machine::{Firmware, Machine, Pin, Volume};
 use super::options::Options;
 use super::step::Severity;
 use super::{Report, Watcher, probe};
+use crate::layout::grow;
 
 /// Arguments of `convert`.
 #[derive(Args, Debug)]
@@ -52,6 +53,11 @@ pub struct ConvertArgs {
     /// An interface that keeps its name: its hardware address at the source (may be empty) and at the target; repeat
     #[arg(long, value_name = "NAME,SOURCE-MAC,TARGET-MAC", value_parser = parse_pin)]
     pub interface: Vec<Pin>,
+
+    /// Use copied disks to their ends, as much as they are larger than the source's: the last partition of each, and
+    /// what lies in it
+    #[arg(long, conflicts_with_all = ["root", "plan", "check", "undo"])]
+    pub grow: bool,
 
     /// Decisions about the system
     #[command(flatten)]
@@ -126,6 +132,11 @@ pub fn run(args: ConvertArgs) -> Result<bool> {
         return act(&args, &guest, &machine(&args, volumes, boot_disk));
     }
     let disks = Disks::attach(&args.disk)?;
+    let gains = if args.grow {
+        grow::grow_disks(&disks.devices)?
+    } else {
+        Vec::new()
+    };
     isolated(|| {
         let access = if args.plan || args.check {
             Access::Read
@@ -133,6 +144,9 @@ pub fn run(args: ConvertArgs) -> Result<bool> {
             Access::Write
         };
         let mounted = Mounted::new(&disks, access)?;
+        if args.grow {
+            grow::grow_mounted(&mounted.root, &mounted.volumes, &gains)?;
+        }
         let guest = Guest::open(&mounted.root)?;
         let machine = machine(
             &args,

@@ -85,6 +85,11 @@ impl Machine {
         if name.starts_with("/dev/disk/") {
             return Resolution::Missing;
         }
+        // Arrays have names by what is written on their members, which does not change.
+        let is_array = |volume: &Volume| volume.device.to_string_lossy().starts_with("/dev/md");
+        if name.starts_with("/dev/md/") && volumes.iter().any(is_array) {
+            return Resolution::Unknown;
+        }
         if is_container_name(&name) {
             return by(&|volume| same_mapper_device(&volume.device, Path::new(&name)));
         }
@@ -242,7 +247,11 @@ mod tests {
             device: "/dev/mapper/my--vg-home".into(),
             ..Volume::default()
         };
-        let machine = Machine {
+        let array = Volume {
+            device: "/dev/md0".into(),
+            ..Volume::default()
+        };
+        let mut machine = Machine {
             volumes: Some(vec![root.clone(), home.clone()]),
             boot_disk: None,
             firmware: Firmware::Bios,
@@ -260,5 +269,13 @@ mod tests {
         assert_eq!(machine.resolve("LABEL=x"), Resolution::Missing);
         assert_eq!(machine.resolve("tmpfs"), Resolution::Unknown);
         assert_eq!(machine.resolve("server:/export"), Resolution::Unknown);
+        assert_eq!(machine.resolve("/dev/md/home"), Resolution::Missing);
+        machine
+            .volumes
+            .iter_mut()
+            .for_each(|volumes| volumes.push(array.clone()));
+        assert_eq!(machine.resolve("/dev/md/home"), Resolution::Unknown);
+        assert_eq!(machine.resolve("/dev/md0"), Resolution::Stable(&array));
+        assert_eq!(machine.resolve("/dev/md1"), Resolution::Missing);
     }
 }

@@ -309,14 +309,15 @@ pub fn mount(layout: &Layout, root: &Path) -> Result<()> {
     for mount in &layout.mounts {
         let place = root.join(mount.at.trim_start_matches('/'));
         fs::create_dir_all(&place).map_err(|error| Error::io("make a mount point", &place, error))?;
+        let (device, place) = (mount.device.display().to_string(), place.display().to_string());
+        let options = if mount.options.is_empty() {
+            "rw"
+        } else {
+            &mount.options
+        };
         tool(
             "mount",
-            &[
-                "-t",
-                &mount.kind,
-                &mount.device.display().to_string(),
-                &place.display().to_string(),
-            ],
+            &["-t", &mount.kind, "-o", options, &device, &place],
             None,
         )?;
     }

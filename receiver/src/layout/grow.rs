@@ -1,7 +1,8 @@
-//! A larger disk that was copied block by block: its last partition grows to the end, and the file system or LVM in it.
-//! Nothing is moved, and nothing shrinks. Encrypted and RAID volumes are left as they are.
+//! A larger disk that was copied block by block: its last partition grows to the end, and the file system in it; with
+//! LVM, the root volume gets what its group gained. Nothing is moved, and nothing shrinks; what a group had free before
+//! stays free. Encrypted and RAID volumes are left as they are.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sys::block_device::BlockDevice;
@@ -13,22 +14,44 @@ use crate::convert::probe::{self, tool};
 /// What is not worth a partition table's change, in bytes: disks end within a few MiB of their last partition.
 const WORTHWHILE: u64 = 16 << 20;
 
-/// Grows the last partition of `disk` to its end, and what lies in it as far as that need not be mounted.
+/// What a volume group gained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gain {
+    /// Name of the group.
+    pub group: String,
+    /// Extents.
+    pub extents: u64,
+}
+
+/// Grows the last partition of each of `disks`; see [`grow_last_partition`].
+///
+/// # Errors
+/// A tool fails; the partition tables are then still valid ones.
+pub fn grow_disks(disks: &[PathBuf]) -> Result<Vec<Gain>> {
+    let gains: Vec<Option<Gain>> = disks
+        .iter()
+        .map(|disk| grow_last_partition(disk))
+        .collect::<Result<_>>()?;
+    Ok(gains.into_iter().flatten().collect())
+}
+
+/// Grows the last partition of `disk` to its end, and what lies in it as far as that need not be mounted. Says what a
+/// volume group gained by that.
 ///
 /// # Errors
 /// A tool fails; the partition table is then still a valid one.
-pub fn grow_last_partition(disk: &Path) -> Result<()> {
+pub fn grow_last_partition(disk: &Path) -> Result<Option<Gain>> {
     // The backup of a GPT belongs to the end of the disk; other tables have none, and sfdisk says so.
     let name = disk.display().to_string();
     let _ = tool("sfdisk", &["--quiet", "--relocate", "gpt-bak-std", &name], None);
     let table = tool("sfdisk", &["--json", &name], Some(1))?;
     let Some(last) = table.as_deref().and_then(last_partition) else {
-        return Ok(());
+        return Ok(None);
     };
     let look = BlockDevice::look(disk).map_err(|error| Error::io("look at the disk", disk, error))?;
     let (len, sector) = look.map_or((0, 512), |disk| (disk.len, u64::from(disk.logical_sector_len)));
     if (last.end * sector).saturating_add(WORTHWHILE) > len {
-        return Ok(());
+        return Ok(None);
     }
     resize(&name, last.number)?;
     let _ = tool("partx", &["--update", &name], None);
@@ -36,7 +59,7 @@ pub fn grow_last_partition(disk: &Path) -> Result<()> {
     let volume = found
         .iter()
         .find(|volume| volume.position == Some((0, last.number)));
-    let Some(volume) = volume else { return Ok(()) };
+    let Some(volume) = volume else { return Ok(None) };
     let device = volume.device.display().to_string();
     match volume.kind.as_str() {
         "ext2" | "ext3" | "ext4" => {
@@ -45,20 +68,45 @@ pub fn grow_last_partition(disk: &Path) -> Result<()> {
             tool("resize2fs", &[&device], None)?;
         }
         "LVM2_member" => {
+            let (_, before) = group_of(&device)?;
             tool("lvm", &["pvresize", &device], None)?;
+            let (group, after) = group_of(&device)?;
+            let extents = after.saturating_sub(before);
+            return Ok((extents > 0 && !group.is_empty()).then_some(Gain { group, extents }));
         }
         _ => {}
     }
-    Ok(())
+    Ok(None)
 }
 
-/// Grows those of `volumes` that can only be grown while they are mounted, below `root`, to what their partitions have.
+/// Name and free extents of the group that a physical volume belongs to.
+fn group_of(device: &str) -> Result<(String, u64)> {
+    let options = [
+        "pvs",
+        "--noheadings",
+        "--separator",
+        "|",
+        "-o",
+        "vg_name,vg_free_count",
+        device,
+    ];
+    let line = tool("lvm", &options, None)?.unwrap_or_default();
+    let (group, free) = line.trim().split_once('|').unwrap_or_default();
+    Ok((group.to_owned(), free.trim().parse().unwrap_or(0)))
+}
+
+/// Grows those of `volumes` that can only be grown while they are mounted, below `root`, to what their partitions have,
+/// after the root volume was given what its group gained.
 ///
 /// # Errors
 /// A tool fails.
-pub fn grow_mounted(root: &Path, volumes: &[Volume]) -> Result<()> {
+pub fn grow_mounted(root: &Path, volumes: &[Volume], gains: &[Gain]) -> Result<()> {
     for volume in volumes {
         let Some(at) = &volume.mounted_at else { continue };
+        let device = volume.device.display().to_string();
+        if at == "/" && extend(&device, gains)? && volume.kind.starts_with("ext") {
+            tool("resize2fs", &[&device], None)?;
+        }
         let place = root.join(at.trim_start_matches('/')).display().to_string();
         match volume.kind.as_str() {
             "xfs" => {
@@ -71,6 +119,24 @@ pub fn grow_mounted(root: &Path, volumes: &[Volume]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives a logical volume what its group gained. Whether there was anything to give.
+fn extend(device: &str, gains: &[Gain]) -> Result<bool> {
+    if !device.starts_with("/dev/mapper/") {
+        return Ok(false);
+    }
+    let group = tool("lvm", &["lvs", "--noheadings", "-o", "vg_name", device], None)?.unwrap_or_default();
+    let gained = gains.iter().filter(|gain| gain.group == group.trim());
+    let extents: u64 = gained.map(|gain| gain.extents).sum();
+    if extents > 0 {
+        tool(
+            "lvm",
+            &["lvextend", "--extents", &format!("+{extents}"), device],
+            None,
+        )?;
+    }
+    Ok(extents > 0)
 }
 
 struct Last {

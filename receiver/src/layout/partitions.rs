@@ -165,6 +165,27 @@ fn len_min(inventory: &Inventory, disk: usize, number: u32, len: u64) -> u64 {
     }
 }
 
+/// Length in bytes of what a volume group's member lies on at the source; 0 when that is not known.
+pub fn source_len(inventory: &Inventory, place: &Place) -> u64 {
+    match place {
+        Place::Partition { disk, number } => {
+            let Some(disk) = inventory.disks.get(*disk) else {
+                return 0;
+            };
+            let partitions = disk.table.iter().flat_map(|table| &table.partitions);
+            let found = partitions
+                .into_iter()
+                .find(|partition| partition.number == *number);
+            found.map_or(disk.len, |partition| partition.size * disk.sector_len)
+        }
+        Place::Array { device } => {
+            let found = inventory.arrays.iter().find(|array| array.device == *device);
+            found.map_or(0, |array| array.len)
+        }
+        Place::Logical { .. } | Place::Unknown => 0,
+    }
+}
+
 /// What a logical volume needs.
 pub fn logical_len_min(inventory: &Inventory, group: &str, name: &str, len: u64) -> u64 {
     let place = Place::Logical {

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::array;
 use super::file_system;
-use super::inventory::{GroupRecord, Inventory, LogicalRecord, Place, VolumeRecord};
-use super::partitions::{Freedom, TargetDisk, logical_len_min, place, script, shares};
+use super::inventory::{
+    DiskRecord, GroupRecord, Inventory, LogicalRecord, PartitionRecord, Place, VolumeRecord, look_of_files,
+};
+use super::partitions::{Freedom, TargetDisk, logical_len_min, place, script, shares, source_len};
 
 /// One command of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +34,9 @@ pub struct MountRecord {
     pub kind: String,
     /// Where it is mounted at the source.
     pub at: String,
+    /// Options without which its files would look different, comma-separated.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub options: String,
 }
 
 /// Subvolumes to be made.
@@ -68,42 +74,31 @@ pub fn plan(
     let mut layout = Layout::default();
     let mut member_lens = Vec::new();
     for (index, (device, target)) in targets.iter().enumerate().take(inventory.disks.len()) {
-        let disk = &inventory.disks[index];
         match place(inventory, index, *target, freedom) {
             Err(refusal) => refusals.push(refusal),
-            Ok(partitions) if disk.table.is_some() => {
-                for partition in &partitions {
-                    let place = Place::Partition {
-                        disk: index,
-                        number: partition.number,
-                    };
-                    member_lens.push((place, partition.size * target.sector_len));
+            Ok(partitions) => {
+                member_lens.extend(lens(index, &partitions, *target));
+                let disk = &inventory.disks[index];
+                if disk.table.is_some() {
+                    layout
+                        .actions
+                        .push(write_table(device, disk, &partitions, *target));
                 }
-                layout.actions.push(Action {
-                    argv: words(&[
-                        "sfdisk",
-                        "--quiet",
-                        "--wipe",
-                        "always",
-                        "--wipe-partitions",
-                        "always",
-                        &text(device),
-                    ]),
-                    input: Some(script(disk, &partitions, *target)),
-                    partitions: Some((device.clone(), partitions.len())),
-                });
             }
-            Ok(_) => member_lens.push((
-                Place::Partition {
-                    disk: index,
-                    number: 0,
-                },
-                target.len,
-            )),
         }
     }
+    for record in &inventory.arrays {
+        match array::create(record, |place| node(place, targets)) {
+            Ok(argv) => layout.actions.push(action(argv)),
+            Err(refusal) => refusals.push(refusal),
+        }
+        let place = Place::Array {
+            device: record.device.clone(),
+        };
+        member_lens.push((place, array::len(inventory, record, &member_lens)));
+    }
     for group in &inventory.groups {
-        match group_actions(inventory, group, targets, &member_lens) {
+        match group_actions(inventory, group, targets, &member_lens, freedom) {
             Ok(actions) => layout.actions.extend(actions),
             Err(refusal) => refusals.push(refusal),
         }
@@ -117,11 +112,7 @@ pub fn plan(
             continue;
         };
         match file_system::command(volume, &text(&device)) {
-            Ok(argv) => layout.actions.push(Action {
-                argv,
-                input: None,
-                partitions: None,
-            }),
+            Ok(argv) => layout.actions.push(action(argv)),
             Err(refusal) => refusals.push(refusal),
         }
         mount(&mut layout, volume, device);
@@ -133,6 +124,37 @@ pub fn plan(
         Ok(layout)
     } else {
         Err(refusals)
+    }
+}
+
+/// Lengths of a disk's partitions, or of the disk when it has none.
+fn lens(index: usize, partitions: &[PartitionRecord], target: TargetDisk) -> Vec<(Place, u64)> {
+    let place = |number| Place::Partition { disk: index, number };
+    if partitions.is_empty() {
+        return vec![(place(0), target.len)];
+    }
+    let len = |partition: &PartitionRecord| (place(partition.number), partition.size * target.sector_len);
+    partitions.iter().map(len).collect()
+}
+
+fn write_table(
+    device: &Path,
+    disk: &DiskRecord,
+    partitions: &[PartitionRecord],
+    target: TargetDisk,
+) -> Action {
+    Action {
+        argv: words(&[
+            "sfdisk",
+            "--quiet",
+            "--wipe",
+            "always",
+            "--wipe-partitions",
+            "always",
+            &text(device),
+        ]),
+        input: Some(script(disk, partitions, target)),
+        partitions: Some((device.to_owned(), partitions.len())),
     }
 }
 
@@ -193,6 +215,7 @@ fn node(place: &Place, targets: &[(PathBuf, TargetDisk)]) -> Option<PathBuf> {
     match place {
         Place::Partition { disk, number } => Some(partition_node(&targets.get(*disk)?.0, *number)),
         Place::Logical { group, name } => Some(Path::new("/dev").join(group).join(name)),
+        Place::Array { device } => Some(Path::new("/dev").join(device)),
         Place::Unknown => None,
     }
 }
@@ -214,6 +237,8 @@ fn mount(layout: &mut Layout, volume: &VolumeRecord, device: PathBuf) {
             device,
             kind: volume.kind.clone(),
             at: at.clone(),
+            // Another machine says so.
+            options: look_of_files(&volume.kind, &volume.mount_options),
         });
     }
 }
@@ -231,6 +256,7 @@ fn group_actions(
     group: &GroupRecord,
     targets: &[(PathBuf, TargetDisk)],
     member_lens: &[(Place, u64)],
+    freedom: Freedom,
 ) -> Result<Vec<Action>, String> {
     let extent = format!("{}b", group.extent_len);
     let mut create = words(&[
@@ -242,7 +268,7 @@ fn group_actions(
         &group.name,
     ]);
     let mut actions = Vec::new();
-    let mut room = 0;
+    let (mut room, mut growth) = (0, 0);
     for (index, member) in group.members.iter().enumerate() {
         let Some(device) = node(member, targets) else {
             return Err(format!(
@@ -257,20 +283,26 @@ fn group_actions(
         argv.push(text(&device));
         actions.push(action(argv));
         // The first MiB of a member holds labels and metadata.
-        let len = member_lens
-            .iter()
-            .find(|(place, _)| place == member)
-            .map_or(0, |(_, len)| len.saturating_sub(1 << 20));
-        room += len / group.extent_len * group.extent_len;
+        let usable = |len: u64| len.saturating_sub(1 << 20) / group.extent_len * group.extent_len;
+        let found = member_lens.iter().find(|(place, _)| place == member);
+        let usable_now = usable(found.map_or(0, |(_, len)| *len));
+        room += usable_now;
+        growth += usable_now.saturating_sub(usable(source_len(inventory, member)));
         create.push(text(&device));
     }
     actions.push(action(create));
-    actions.extend(logical_actions(inventory, group, room)?);
+    let growth = if freedom.grow { growth } else { 0 };
+    actions.extend(logical_actions(inventory, group, room, growth)?);
     Ok(actions)
 }
 
-/// Logical volumes as long as at the source, or shrunk to fit `room`.
-fn logical_actions(inventory: &Inventory, group: &GroupRecord, room: u64) -> Result<Vec<Action>, String> {
+/// Logical volumes as long as at the source, or shrunk to fit `room`; the root file system's gets `growth` beside.
+fn logical_actions(
+    inventory: &Inventory,
+    group: &GroupRecord,
+    room: u64,
+    growth: u64,
+) -> Result<Vec<Action>, String> {
     let extents = |len: u64| len.div_ceil(group.extent_len) * group.extent_len;
     let lens: Vec<u64> = group.logical.iter().map(|logical| extents(logical.len)).collect();
     let minima: Vec<u64> = group
@@ -288,13 +320,24 @@ fn logical_actions(inventory: &Inventory, group: &GroupRecord, room: u64) -> Res
         })
         .collect();
     let needed = minima.iter().sum::<u64>() >> 20;
-    let lens = shares(&lens, &minima, room).ok_or_else(|| {
+    let mut lens = shares(&lens, &minima, room).ok_or_else(|| {
         format!(
             "the volumes of {} need {needed} MiB, there is room for {} MiB",
             group.name,
             room >> 20
         )
     })?;
+    let is_root = |logical: &LogicalRecord| {
+        let place = Place::Logical {
+            group: group.name.clone(),
+            name: logical.name.clone(),
+        };
+        let volume = inventory.volume(&place);
+        volume.is_some_and(|volume| volume.mounted_at.as_deref() == Some("/"))
+    };
+    if let Some(root) = group.logical.iter().position(is_root) {
+        lens[root] += growth.min(room.saturating_sub(lens.iter().sum()));
+    }
     let create = |(logical, len): (&LogicalRecord, u64)| {
         let count = (len / group.extent_len).to_string();
         let mut argv = words(&["lvm", "lvcreate", "--yes", "--wipesignatures", "y", "--zero", "y"]);
@@ -311,180 +354,4 @@ fn logical_actions(inventory: &Inventory, group: &GroupRecord, room: u64) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::inventory::{DiskRecord, PartitionRecord, TableRecord};
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    fn lvm_system() -> Inventory {
-        let partition = |number, start: u64, size: u64, kind: &str| PartitionRecord {
-            number,
-            start,
-            size,
-            kind: kind.to_owned(),
-            ..PartitionRecord::default()
-        };
-        let logical = |name: &str, kind: &str, at: Option<&str>, len, used| VolumeRecord {
-            place: Place::Logical {
-                group: "vg-0".to_owned(),
-                name: name.to_owned(),
-            },
-            kind: kind.to_owned(),
-            mounted_at: at.map(str::to_owned),
-            len,
-            used,
-            ..VolumeRecord::default()
-        };
-        Inventory {
-            version: 1,
-            disks: vec![DiskRecord {
-                name: "/dev/sda".to_owned(),
-                len: 40 * GIB,
-                sector_len: 512,
-                table: Some(TableRecord {
-                    label: "dos".to_owned(),
-                    id: "0x12345678".to_owned(),
-                    partitions: vec![
-                        partition(1, 2048, 2097152, "83"),
-                        partition(2, 2099200, 40 * GIB / 512 - 2099200, "8e"),
-                    ],
-                }),
-            }],
-            volumes: vec![
-                logical("root", "xfs", Some("/"), 20 * GIB, Some(2 * GIB)),
-                VolumeRecord {
-                    place: Place::Partition { disk: 0, number: 1 },
-                    kind: "ext4".to_owned(),
-                    mounted_at: Some("/boot".to_owned()),
-                    len: GIB,
-                    used: Some(GIB / 4),
-                    ..VolumeRecord::default()
-                },
-                logical("swap", "swap", None, 2 * GIB, None),
-            ],
-            groups: vec![GroupRecord {
-                name: "vg-0".to_owned(),
-                extent_len: 4 << 20,
-                members: vec![Place::Partition { disk: 0, number: 2 }],
-                member_uuids: vec!["PVUUID".to_owned()],
-                logical: [("root", 20 * GIB), ("swap", 2 * GIB)]
-                    .map(|(name, len)| LogicalRecord {
-                        name: name.to_owned(),
-                        len,
-                        layout: "linear".to_owned(),
-                    })
-                    .to_vec(),
-            }],
-            interfaces: Vec::new(),
-        }
-    }
-
-    fn lines(layout: &Layout) -> Vec<String> {
-        layout
-            .actions
-            .iter()
-            .map(|action| action.argv.join(" "))
-            .collect()
-    }
-
-    fn targets(gibibytes: u64) -> Vec<(PathBuf, TargetDisk)> {
-        vec![(
-            "/dev/vda".into(),
-            TargetDisk {
-                len: gibibytes * GIB,
-                sector_len: 512,
-            },
-        )]
-    }
-
-    const KEEP: Freedom = Freedom {
-        minify: false,
-        grow: false,
-    };
-
-    #[test]
-    fn a_system_on_lvm_is_made_again_in_order() {
-        let layout = plan(&lvm_system(), &targets(40), KEEP).unwrap();
-        let lines = lines(&layout);
-        assert_eq!(
-            lines[0],
-            "sfdisk --quiet --wipe always --wipe-partitions always /dev/vda"
-        );
-        assert_eq!(
-            lines[1],
-            "lvm pvcreate -ff --yes --uuid PVUUID --norestorefile /dev/vda2"
-        );
-        assert_eq!(
-            lines[2],
-            "lvm vgcreate --yes --physicalextentsize 4194304b vg-0 /dev/vda2"
-        );
-        assert_eq!(
-            lines[3],
-            "lvm lvcreate --yes --wipesignatures y --zero y --extents 5120 --name root vg-0"
-        );
-        assert!(
-            lines[5].starts_with("mkfs.xfs") && lines[5].ends_with("/dev/vg-0/root"),
-            "{lines:?}"
-        );
-        let mounts: Vec<&str> = layout.mounts.iter().map(|mount| mount.at.as_str()).collect();
-        assert_eq!(mounts, ["/", "/boot"]);
-    }
-
-    #[test]
-    fn logical_volumes_shrink_with_their_disk() {
-        let freedom = Freedom {
-            minify: true,
-            grow: false,
-        };
-        let layout = plan(&lvm_system(), &targets(10), freedom).unwrap();
-        let line = lines(&layout)
-            .into_iter()
-            .find(|line| line.contains("--name root"))
-            .unwrap();
-        let extents: u64 = line
-            .split_once("--extents ")
-            .unwrap()
-            .1
-            .split(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        assert!(
-            extents * (4 << 20) > 5 * GIB && extents * (4 << 20) < 8 * GIB,
-            "{line}"
-        );
-    }
-
-    #[test]
-    fn all_refusals_come_at_once() {
-        let mut inventory = lvm_system();
-        inventory.groups[0].logical[0].layout = "thin,sparse".to_owned();
-        inventory.volumes.push(VolumeRecord {
-            kind: "ext4".to_owned(),
-            mounted_at: Some("/data".to_owned()),
-            ..VolumeRecord::default()
-        });
-        let refusals = plan(&inventory, &targets(10), KEEP).unwrap_err();
-        assert_eq!(
-            refusals
-                .iter()
-                .filter(|text| text.contains("thin") || text.contains("/data") || text.contains("--minify"))
-                .count(),
-            3,
-            "{refusals:?}"
-        );
-        assert!(plan(&lvm_system(), &[], KEEP).unwrap_err()[0].contains("0 were named"));
-    }
-
-    #[test]
-    fn nodes_are_named_as_the_kernel_does() {
-        assert_eq!(partition_node(Path::new("/dev/vda"), 2), Path::new("/dev/vda2"));
-        assert_eq!(
-            partition_node(Path::new("/dev/nvme0n1"), 2),
-            Path::new("/dev/nvme0n1p2")
-        );
-        assert_eq!(partition_node(Path::new("/dev/vda"), 0), Path::new("/dev/vda"));
-    }
-}
+mod tests;

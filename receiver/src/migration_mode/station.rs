@@ -16,6 +16,7 @@ use super::network;
 use super::preparation::{Kinds, Preparation};
 use super::settings::Settings;
 use crate::convert::attach::{Access, Disks, Mounted, isolated};
+use crate::convert::containers::Containers;
 use crate::convert::guest::Guest;
 use crate::convert::machine::{Firmware, Machine, Pin, Volume};
 use crate::convert::{self, Report, Watcher, probe};
@@ -86,6 +87,10 @@ impl Station {
     /// Makes the disks ready for what comes. A source that comes again finds what it has made before.
     pub(super) fn prepare(&self, preparation: Preparation) -> Result<String> {
         let mut prepared = self.busy()?;
+        let preparation = Preparation {
+            grow: preparation.grow || self.settings.grow,
+            ..preparation
+        };
         let disks = list(&self.disks);
         let text = match (preparation.volume, prepared.as_ref()) {
             (Kinds::Disks, Some(before)) if before.volume == Kinds::Tree => {
@@ -125,8 +130,12 @@ impl Station {
         })?;
         let used = &self.disks[..inventory.disks.len().min(self.disks.len())];
         // A machine that was started again carries what it laid out before, and what has arrived since.
+        let mut containers = Containers::open(used);
         let is_there = survey::survey(used).is_ok_and(|found| same_volumes(inventory, &found));
         if !is_there {
+            if let Ok(containers) = &mut containers {
+                containers.close();
+            }
             layout::command::refuse(used, self.settings.overwrite)?;
             layout::command::apply(&planned)?;
         }
@@ -155,16 +164,16 @@ impl Station {
             );
             return convert::convert(&guest, &machine, &preparation.convert, &narrator);
         }
-        if preparation.grow {
-            self.disks
-                .iter()
-                .try_for_each(|disk| grow::grow_last_partition(disk))?;
-        }
         let disks = Disks::attach(&self.disks)?;
+        let gains = if preparation.grow {
+            grow::grow_disks(&disks.devices)?
+        } else {
+            Vec::new()
+        };
         isolated(|| {
             let mounted = Mounted::new(&disks, Access::Write)?;
             if preparation.grow {
-                grow::grow_mounted(&mounted.root, &mounted.volumes)?;
+                grow::grow_mounted(&mounted.root, &mounted.volumes, &gains)?;
             }
             let guest = Guest::open(&mounted.root)?;
             let machine = self.machine(&preparation, Some(mounted.volumes.clone()), disks.devices.first());
@@ -225,7 +234,7 @@ impl Station {
         self.to_restart.load(Ordering::Acquire)
     }
 
-    /// Unmounts the tree. Volume groups that are in use stay; nothing is lost by that.
+    /// Unmounts the tree. Volume groups and arrays that are in use stay; nothing is lost by that.
     pub(super) fn release(&self) {
         if self.is_tree() {
             for _ in 0..20 {
@@ -237,6 +246,7 @@ impl Station {
             }
         }
         let _ = Command::new("lvm").args(["vgchange", "--activate", "n"]).output();
+        let _ = Command::new("mdadm").args(["--stop", "--scan"]).output();
     }
 }
 

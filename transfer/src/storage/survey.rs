@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sys::block_device::BlockDevice;
 
+use super::arrays::arrays;
 use super::volumes::{self, Volume, tool};
 use super::{
-    DiskRecord, Format, GroupRecord, InterfaceRecord, Inventory, LogicalRecord, PartitionRecord, Place,
-    TableRecord, VERSION, VolumeRecord,
+    ArrayRecord, DiskRecord, Format, GroupRecord, InterfaceRecord, Inventory, LogicalRecord, PartitionRecord,
+    Place, TableRecord, VERSION, VolumeRecord, look_of_files,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -33,16 +34,17 @@ pub fn survey(disks: &[PathBuf]) -> Result<Inventory> {
     for disk in &disks {
         inventory.disks.push(disk_record(disk)?);
     }
-    inventory.groups = groups(&disks)?;
+    let volumes = volumes::volumes(&disks)?;
+    inventory.arrays = arrays(&disks, &volumes)?;
+    inventory.groups = groups(&volumes, &inventory.arrays)?;
     let mounts = sys::mounts::mounts()
         .map_err(|error| Error::io("read the mount table", "/proc/self/mountinfo", error))?;
-    for volume in volumes::volumes(&disks)? {
-        if volume.kind.is_empty() || volume.kind == "LVM2_member" {
+    for volume in &volumes {
+        if ["", "LVM2_member", "linux_raid_member"].contains(&volume.kind.as_str()) {
             continue;
         }
-        inventory
-            .volumes
-            .push(volume_record(&volume, &inventory.groups, &mounts)?);
+        let place = place(volume, &inventory.arrays, &inventory.groups);
+        inventory.volumes.push(volume_record(volume, place, &mounts)?);
     }
     Ok(inventory)
 }
@@ -133,11 +135,7 @@ fn table_record(text: &str) -> Result<TableRecord> {
     })
 }
 
-fn volume_record(
-    volume: &Volume,
-    groups: &[GroupRecord],
-    mounts: &[sys::mounts::Mount],
-) -> Result<VolumeRecord> {
+fn volume_record(volume: &Volume, place: Place, mounts: &[sys::mounts::Mount]) -> Result<VolumeRecord> {
     let device = BlockDevice::look(&volume.device)
         .map_err(|error| Error::io("look at a volume", &volume.device, error))?;
     let number = device.as_ref().map(|device| device.number);
@@ -145,16 +143,13 @@ fn volume_record(
         .iter()
         .find(|mount| mount.block_device() == number && number.is_some());
     let space = mount.and_then(|mount| rustix::fs::statvfs(&mount.point).ok());
-    let place = match volume.position {
-        Some((disk, number)) => Place::Partition { disk, number },
-        None => logical_place(&volume.device, groups),
-    };
     let mut record = VolumeRecord {
         place,
         kind: volume.kind.clone(),
         uuid: volume.uuid.clone(),
         label: volume.label.clone(),
         mounted_at: mount.map(|mount| mount.point.display().to_string()),
+        mount_options: mount.map_or_else(String::new, |mount| look_of_files(&mount.kind, &mount.options)),
         len: device.map_or(0, |device| device.len),
         used: space
             .as_ref()
@@ -173,6 +168,19 @@ fn volume_record(
         _ => {}
     }
     Ok(record)
+}
+
+fn place(volume: &Volume, arrays: &[ArrayRecord], groups: &[GroupRecord]) -> Place {
+    if let Some((disk, number)) = volume.position {
+        return Place::Partition { disk, number };
+    }
+    let is_it = |array: &&ArrayRecord| volume.device == Path::new("/dev").join(&array.device);
+    match arrays.iter().find(is_it) {
+        Some(array) => Place::Array {
+            device: array.device.clone(),
+        },
+        None => logical_place(&volume.device, groups),
+    }
 }
 
 fn logical_place(device: &Path, groups: &[GroupRecord]) -> Place {
@@ -291,13 +299,9 @@ fn read_btrfs(record: &mut VolumeRecord, mount: Option<&sys::mounts::Mount>) -> 
     Ok(())
 }
 
-fn groups(disks: &[PathBuf]) -> Result<Vec<GroupRecord>> {
-    let members: Vec<Volume> = volumes::volumes(disks)?
-        .into_iter()
-        .filter(|volume| volume.kind == "LVM2_member")
-        .collect();
+fn groups(volumes: &[Volume], arrays: &[ArrayRecord]) -> Result<Vec<GroupRecord>> {
     let mut groups: Vec<GroupRecord> = Vec::new();
-    for member in &members {
+    for member in volumes.iter().filter(|volume| volume.kind == "LVM2_member") {
         let name = member.device.display().to_string();
         let options = [
             "pvs",
@@ -313,10 +317,13 @@ fn groups(disks: &[PathBuf]) -> Result<Vec<GroupRecord>> {
         ];
         let line = tool("lvm", &options, None)?.unwrap_or_default();
         let fields: Vec<&str> = line.trim().split('|').collect();
-        let (Some((disk, number)), &[group, uuid, extent]) = (member.position, &fields[..]) else {
+        let &[group, uuid, extent] = &fields[..] else {
             continue;
         };
-        let place = Place::Partition { disk, number };
+        if group.is_empty() {
+            continue;
+        }
+        let place = place(member, arrays, &[]);
         if let Some(known) = groups.iter_mut().find(|known| known.name == group) {
             known.members.push(place);
             known.member_uuids.push(uuid.to_owned());

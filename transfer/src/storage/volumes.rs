@@ -1,5 +1,6 @@
 //! Volumes on disks with their names, by `blkid`, which reads the disks themselves; those inside LVM and md included.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,6 +75,7 @@ pub fn tool(program: &str, arguments: &[&str], nothing_code: Option<i32>) -> Res
 /// A disk cannot be read.
 pub fn volumes(disks: &[PathBuf]) -> Result<Vec<Volume>> {
     let mut found: Vec<Volume> = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, path) in disks.iter().enumerate() {
         let disk = look(path)?;
         let failed = |error| Error::io("list partitions", path, error);
@@ -91,12 +93,29 @@ pub fn volumes(disks: &[PathBuf]) -> Result<Vec<Volume>> {
                 ..volume
             }));
         }
-        for holder in disk.holders().map_err(failed)? {
-            let device = mapped_name(&holder);
-            if found.iter().all(|volume| volume.device != device) {
-                found.extend(probe(&device)?);
-            }
+        found.extend(held(&disk, path, &mut seen)?);
+    }
+    Ok(found)
+}
+
+/// Volumes in what is made of a device's blocks, such as arrays and logical volumes, and in what is made of those.
+fn held(device: &BlockDevice, path: &Path, seen: &mut BTreeSet<String>) -> Result<Vec<Volume>> {
+    let failed = |error| Error::io("list what is made of a device", path, error);
+    let mut found = Vec::new();
+    for holder in device.holders().map_err(failed)? {
+        let node = mapped_name(&holder);
+        if !seen.insert(holder) {
+            continue;
         }
+        let inner = look(&node)?;
+        let partitions = inner.partitions().map_err(failed)?;
+        if partitions.is_empty() {
+            found.extend(probe(&node)?);
+        }
+        for partition in partitions {
+            found.extend(probe(&partition.path)?);
+        }
+        found.extend(held(&inner, &node, seen)?);
     }
     Ok(found)
 }

@@ -2,6 +2,7 @@
 //! drivers written to the tool's configuration so that future kernels have them too, and it is verified by reading it.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use transfer::Result;
@@ -11,7 +12,7 @@ use crate::convert::enclosure::Enclosure;
 use crate::convert::facts::{Generator, Kernel};
 use crate::convert::initramfs_image::{module_name, modules, names};
 use crate::convert::initramfs_tool::decompress;
-use crate::convert::machine::Machine;
+use crate::convert::machine::{Machine, Volume};
 use crate::convert::options::InitramfsMode;
 use crate::convert::step::{Command, Context, Findings, Step};
 
@@ -160,10 +161,39 @@ fn needed(machine: &Machine) -> BTreeSet<&'static str> {
         "btrfs" => needed.insert("btrfs"),
         _ => false,
     };
-    if root.device.starts_with("/dev/mapper") || root.device.to_string_lossy().starts_with("/dev/dm-") {
+    if needs_mapper(root) {
         needed.insert("dm_mod");
     }
+    needed.extend(machine.volumes.iter().flatten().filter_map(|volume| {
+        let is_below = volume == root || (volume.kind == "LVM2_member" && needs_mapper(root));
+        is_below.then(|| raid_module(&volume.device)).flatten()
+    }));
     needed
+}
+
+fn needs_mapper(volume: &Volume) -> bool {
+    let device = &volume.device;
+    device.starts_with("/dev/mapper") || device.to_string_lossy().starts_with("/dev/dm-")
+}
+
+/// The module of an array's level; none where the device is no array.
+fn raid_module(device: &Path) -> Option<&'static str> {
+    let name = device
+        .strip_prefix("/dev")
+        .ok()
+        .filter(|name| name.to_string_lossy().starts_with("md"))?;
+    let level = fs::read_to_string(Path::new("/sys/class/block").join(name).join("md/level")).ok()?;
+    module_of_level(level.trim())
+}
+
+fn module_of_level(level: &str) -> Option<&'static str> {
+    match level {
+        "raid0" => Some("raid0"),
+        "raid1" => Some("raid1"),
+        "raid10" => Some("raid10"),
+        "raid4" | "raid5" | "raid6" => Some("raid456"),
+        _ => None,
+    }
 }
 
 fn built_in(draft: &Draft<'_>, kernel: &Kernel) -> Result<BTreeSet<String>> {
