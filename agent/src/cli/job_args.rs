@@ -133,6 +133,9 @@ pub struct JobArgs {
     #[arg(long, help_heading = KEEP)]
     pub inject_virtio_skip: bool,
 
+    /// Use a target's larger disks to their ends: the last partition of each, and the root volume of LVM
+    #[arg(long, help_heading = OWN)]
+    pub grow: bool,
     /// Directory to migrate instead of the whole system
     #[arg(long, value_name = "DIR", help_heading = OWN)]
     pub source_root: Option<PathBuf>,

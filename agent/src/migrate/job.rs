@@ -15,7 +15,7 @@ use super::api::{Api, chain};
 use super::failure::{Code, Ended, Failure};
 use super::finish;
 use super::machine::TargetMachine;
-use super::plan::{Mode, Plan};
+use super::plan::{Mode, Plan, Transfer};
 use super::report::Reporter;
 use super::supervisor::{Orders, Supervised, Supervisor};
 use super::target::{self, Entered, Wanted};
@@ -454,7 +454,8 @@ impl<'a> Running<'a> {
 
 /// What the target's side needs to know for the conversion, as JSON.
 pub(super) fn extra_info(plan: &Plan) -> String {
-    serde_json::json!({ "keep": plan.keep, "minify": plan.transfer.minify }).to_string()
+    let Transfer { minify, grow, .. } = plan.transfer;
+    serde_json::json!({ "keep": plan.keep, "minify": minify, "grow": grow }).to_string()
 }
 
 pub(super) fn ended_by(error: &Error) -> Ended {

@@ -120,11 +120,12 @@ fn storage_of(inventory: &Inventory, volume: &SourceVolume) -> Result<storage::I
 }
 
 /// The document of [`Request::Prepare`].
-fn document(plan: &Plan, storage: &storage::Inventory, is_tree: bool) -> String {
+pub(super) fn document(plan: &Plan, storage: &storage::Inventory, is_tree: bool) -> String {
     json!({
         "volume": if is_tree { "tree" } else { "disks" },
         "inventory": storage,
         "minify": plan.transfer.minify,
+        "grow": plan.transfer.grow,
         "convert": decisions(&plan.keep),
     })
     .to_string()

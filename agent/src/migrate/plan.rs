@@ -188,6 +188,8 @@ pub struct Transfer {
     pub incremental_minutes: Option<u32>,
     /// Whether smaller disks at the target are allowed.
     pub minify: bool,
+    /// Whether larger disks at the target are used to their ends.
+    pub grow: bool,
 }
 
 /// What the target keeps or gets.

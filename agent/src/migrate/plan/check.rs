@@ -77,6 +77,7 @@ impl Checker<'_> {
                 refusals,
             ),
             minify: self.args.minify,
+            grow: self.args.grow,
         }
     }
 

@@ -41,6 +41,25 @@ fn the_documented_command_waits_for_a_job() {
 }
 
 #[test]
+fn what_is_asked_of_the_targets_disks_reaches_the_target() {
+    let control = format!("-region R -endpoint api3.example.cn {KEYS}");
+    for (flags, minify, grow) in [
+        ("", false, false),
+        ("-grow", false, true),
+        ("-minify", true, false),
+    ] {
+        let plan = plan(&format!("{control} {flags}"), &[]).unwrap();
+        let text = crate::migrate::machine::document(&plan, &transfer::storage::Inventory::default(), true);
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&document["minify"], &document["grow"]),
+            (&minify.into(), &grow.into()),
+            "{flags}"
+        );
+    }
+}
+
+#[test]
 fn flags_win_over_files() {
     let user = r#"{"Region":"file","EndPoint":"file.example","SecretId":"A","SecretKey":"B","InstanceId":"ins-12345678"}"#;
     let client = r#"{"Client":{"Extra":{"IgnoreCheck":true,"Daemon":true}}}"#;
