@@ -25,6 +25,9 @@ struct Case {
     pins: Vec<[String; 3]>,
     options: Vec<String>,
     links: BTreeMap<String, String>,
+    /// Whether the target's disk is there, without a boot loader yet.
+    #[serde(default)]
+    blank_boot_disk: bool,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +56,11 @@ impl Case {
         serde_json::from_slice(&fs::read(folder.join("case.json")).unwrap()).unwrap()
     }
 
-    fn machine(&self) -> Machine {
+    fn machine(&self, folder: &Path) -> Machine {
+        let boot_disk = folder.join("boot-disk");
+        if self.blank_boot_disk {
+            fs::write(&boot_disk, [0u8; 4096]).unwrap();
+        }
         let volumes = self.volumes.iter().map(|volume| Volume {
             device: volume.device.clone(),
             kind: volume.kind.clone(),
@@ -75,7 +82,7 @@ impl Case {
             });
         Machine {
             volumes: Some(volumes.collect()),
-            boot_disk: None,
+            boot_disk: self.blank_boot_disk.then_some(boot_disk),
             firmware: if self.firmware == "uefi" {
                 Firmware::Uefi
             } else {
@@ -180,7 +187,8 @@ fn check(name: &str) {
     case.complete(root.path());
     let before = snapshot(root.path());
     let guest = Guest::open(root.path()).unwrap();
-    let (machine, options) = (case.machine(), case.options());
+    let disks = tempfile::tempdir().unwrap();
+    let (machine, options) = (case.machine(disks.path()), case.options());
     let report = plan(&guest, &machine, &options).unwrap();
     assert_eq!(snapshot(root.path()), before, "a plan writes nothing");
 
@@ -215,6 +223,7 @@ fn check(name: &str) {
         .iter()
         .flat_map(|step| &step.commands)
         .map(|command| command.argv.join(" "))
+        .map(|command| command.replace(&disks.path().display().to_string(), ""))
         .collect();
     let findings: Vec<String> = report
         .findings
@@ -276,6 +285,11 @@ fn rocky_9_bls() {
 }
 
 #[test]
+fn rocky_9_uefi_md() {
+    check("rocky-9-uefi-md");
+}
+
+#[test]
 fn rhel_8_kernelopts() {
     check("rhel-8-kernelopts");
 }
@@ -291,6 +305,11 @@ fn sles_15_btrfs() {
 }
 
 #[test]
+fn sles_15_uefi_lvm() {
+    check("sles-15-uefi-lvm");
+}
+
+#[test]
 fn what_cannot_boot_is_refused_before_anything_is_written() {
     let root = tempfile::tempdir().unwrap();
     copy_tree(&fixtures().join("debian-12-bios/in"), root.path());
@@ -299,7 +318,13 @@ fn what_cannot_boot_is_refused_before_anything_is_written() {
     case.complete(root.path());
     let before = snapshot(root.path());
     let guest = Guest::open(root.path()).unwrap();
-    let report = convert(&guest, &case.machine(), &Options::default(), &Unwatched).unwrap();
+    let report = convert(
+        &guest,
+        &case.machine(root.path()),
+        &Options::default(),
+        &Unwatched,
+    )
+    .unwrap();
     assert!(!report.ok);
     assert!(
         report

@@ -18,6 +18,8 @@ use crate::convert::step::{Command, Context, Findings, Step};
 pub struct BootInstall;
 
 const SECTOR_LEN: u64 = 512;
+/// Where distributions keep what GRUB is put together from: Debian and Red Hat, SUSE 15, SUSE 12.
+const PARTS: &[&str] = &["/usr/lib/grub", "/usr/share/grub2", "/usr/lib/grub2"];
 const SYSTEM_PARTITIONS: &[&str] = &["/boot/efi", "/efi", "/boot"];
 
 impl Step for BootInstall {
@@ -73,8 +75,7 @@ fn plan_bios(
     if fault.is_none() && context.options.bootloader == BootloaderMode::Auto {
         return Ok(Vec::new());
     }
-    let modules = "/usr/lib/grub/i386-pc";
-    let Some(install) = grub.install.as_ref().filter(|_| draft.exists(modules)) else {
+    let Some(install) = grub.install.as_ref().filter(|_| has_parts(draft, "i386-pc")) else {
         findings.fatal(
             "the guest has no GRUB for BIOS to install",
             "install grub-pc-bin or grub2-pc-modules at the source and migrate again, or use UEFI at the target",
@@ -102,6 +103,12 @@ fn plan_bios(
         required: true,
         why: fault.unwrap_or_else(|| "asked for".to_owned()),
     }])
+}
+
+fn has_parts(draft: &Draft<'_>, target: &str) -> bool {
+    PARTS
+        .iter()
+        .any(|folder| draft.exists(format!("{folder}/{target}")))
 }
 
 /// What keeps a BIOS from starting GRUB from this disk. The first sector holds where the core image begins.
@@ -192,8 +199,7 @@ fn plan_uefi(
     } else {
         "x86_64-efi"
     };
-    let can_install =
-        context.facts.family != Family::RedHat && draft.exists(format!("/usr/lib/grub/{target}"));
+    let can_install = context.facts.family != Family::RedHat && has_parts(draft, target);
     let Some(install) = grub.install.as_ref().filter(|_| can_install) else {
         findings.fatal(
             "the EFI system partition has no boot loader, and the guest none to install",
@@ -222,9 +228,18 @@ fn copy_vendor_loader(draft: &mut Draft<'_>, partition: &str, architecture: Arch
     let Some(root) = entry(draft, partition, "EFI") else {
         return Ok(false);
     };
-    let (shim, others) = match architecture {
-        Architecture::Aarch64 => ("shimaa64.efi", ["grubaa64.efi", "mmaa64.efi", "grub.cfg"]),
-        _ => ("shimx64.efi", ["grubx64.efi", "mmx64.efi", "grub.cfg"]),
+    // SUSE's have no processor in their names, and look for each other by these.
+    let (shims, grubs, others): (&[&str], &[&str], &[&str]) = match architecture {
+        Architecture::Aarch64 => (
+            &["shimaa64.efi", "shim.efi"],
+            &["grubaa64.efi", "grub.efi"],
+            &["mmaa64.efi"],
+        ),
+        _ => (
+            &["shimx64.efi", "shim.efi"],
+            &["grubx64.efi", "grub.efi"],
+            &["mmx64.efi"],
+        ),
     };
     let why = "firmware finds this path without an entry of its own";
     for vendor in draft
@@ -233,11 +248,9 @@ fn copy_vendor_loader(draft: &mut Draft<'_>, partition: &str, architecture: Arch
         .filter(|name| !name.eq_ignore_ascii_case("BOOT"))
     {
         let folder = format!("{root}/{vendor}");
-        let grub = entry(draft, &folder, others[0]);
-        let loader = entry(draft, &folder, shim).or_else(|| grub.clone());
-        let (Some(loader), Some(_)) = (loader, grub) else {
-            continue;
-        };
+        let first = |names: &[&str]| names.iter().find_map(|name| entry(draft, &folder, name));
+        let Some(grub) = first(grubs) else { continue };
+        let loader = first(shims).unwrap_or(grub);
         let target = entry(draft, &root, "BOOT").unwrap_or_else(|| format!("{root}/BOOT"));
         let bytes = draft.read(&loader)?.unwrap_or_default();
         draft.write(
@@ -246,7 +259,8 @@ fn copy_vendor_loader(draft: &mut Draft<'_>, partition: &str, architecture: Arch
             Some(0o755),
             why,
         )?;
-        for name in others {
+        let both = ["MokManager.efi", "grub.cfg"];
+        for name in grubs.iter().chain(others).chain(&both) {
             if let Some(source) = entry(draft, &folder, name) {
                 let bytes = draft.read(&source)?.unwrap_or_default();
                 draft.write(format!("{target}/{name}"), &bytes, Some(0o755), why)?;
