@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
+#[path = "machines/appliance.rs"]
+mod appliance;
 #[path = "../../receiver/tests/native_conversion/image.rs"]
 #[expect(dead_code, reason = "some of it is for tests of the receiver only")]
 mod image;
@@ -160,6 +162,7 @@ fn target_hardware<'a>(case: &Case, disk: &'a Path) -> Hardware<'a> {
     Hardware {
         name: "target",
         disk,
+        further_disks: Vec::new(),
         memory: 512,
         slot: 7,
         mac: TARGET_MAC,
@@ -175,6 +178,7 @@ fn source_hardware<'a>(case: &Case, source: &'a Image) -> Hardware<'a> {
     Hardware {
         name: "source",
         disk: &source.path,
+        further_disks: Vec::new(),
         memory: 640,
         slot: 5,
         mac: SOURCE_MAC,

@@ -129,6 +129,8 @@ fn build(request: &Request) -> Result<String> {
     let mut initrd = compress(&raw, &request.output, request.level)?;
     if let Some(settings) = &request.settings {
         let text = fs::read(settings).with_context(|| format!("read {}", settings.display()))?;
+        // The kernel finds a further archive only where it may begin.
+        initrd.resize(initrd.len().next_multiple_of(archive::ALIGNMENT), 0);
         initrd.extend(appended(text));
     }
     fs::copy(&image, request.output.join("vmlinuz")).context("copy the kernel")?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What the tests run.
-const PACKAGES: [&str; 34] = [
+const PACKAGES: [&str; 35] = [
     "acl",
     "attr",
     "btrfs-progs",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 34] = [
     "grub-pc-bin",
     "grub2-common",
     "iproute2",
+    "kexec-tools",
     "kmod",
     "libcap2-bin",
     "lvm2",

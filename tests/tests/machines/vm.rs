@@ -44,6 +44,8 @@ pub(crate) struct Hardware<'a> {
     pub(crate) name: &'a str,
     /// Its disk; a source's is not changed.
     pub(crate) disk: &'a Path,
+    /// More disks.
+    pub(crate) further_disks: Vec<PathBuf>,
     /// Memory in MiB.
     pub(crate) memory: u32,
     /// Place of its network card on the bus.
@@ -90,6 +92,10 @@ impl Machine {
             "file={},if=virtio,format=raw,cache=unsafe,snapshot={snapshot}",
             hardware.disk.display()
         ));
+        for disk in &hardware.further_disks {
+            let drive = format!("file={},if=virtio,format=raw,cache=unsafe", disk.display());
+            command.args(["-drive", &drive]);
+        }
         command.args([
             "-netdev",
             &format!("tap,id=net,ifname={},script=no,downscript=no", hardware.name),

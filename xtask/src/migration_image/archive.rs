@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Headers and contents begin at multiples of this, in bytes.
-const ALIGNMENT: usize = 4;
+/// Archives, headers and contents begin at multiples of this, in bytes.
+pub(super) const ALIGNMENT: usize = 4;
 
 struct Entry {
     mode: u32,

@@ -1,0 +1,194 @@
+//! The migration image by itself, in a machine with blank disks: started by another Linux, and its disk tools put to
+//! work on what takes modules that the kernel of a test machine may lack: arrays and volume groups.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use go2cloud_tests::control::program;
+
+use super::image::run;
+use super::source::Firmware;
+use super::vm::{Bridge, Hardware, Machine, migration_image};
+use super::{SECRET, TARGET_MAC};
+
+const START_BY_KEXEC: &str = include_str!("kexec.sh");
+const LAY_OUT: &str = include_str!("layout.sh");
+/// What the kernel is told. On a busy machine an emulated timer may be too late for the kernel's check of it.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=5 no_timer_check";
+
+/// A folder for disks and for what the image gets beside what it has.
+struct Bench {
+    folder: tempfile::TempDir,
+    bridge: Bridge,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self {
+            folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
+            bridge: Bridge::new(),
+        };
+        fs::create_dir(bench.more()).unwrap();
+        bench
+    }
+
+    /// What the image gets beside what it has.
+    fn more(&self) -> PathBuf {
+        self.folder.path().join("more")
+    }
+
+    fn blank(&self, name: &str, mebibytes: u64) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::File::create(&path).unwrap().set_len(mebibytes << 20).unwrap();
+        path
+    }
+
+    /// Starts the image with `script` as its first program.
+    fn start(&self, script: &str, disks: &[PathBuf]) -> Machine {
+        let first = self.more().join("first");
+        fs::write(&first, script).unwrap();
+        fs::set_permissions(&first, fs::Permissions::from_mode(0o755)).unwrap();
+        let image = migration_image();
+        let initrd = self.folder.path().join("initrd");
+        append(&image.join("initrd.zst"), &self.more(), &initrd);
+        let hardware = Hardware {
+            name: "target",
+            disk: &disks[0],
+            further_disks: disks[1..].to_vec(),
+            memory: 768,
+            slot: 7,
+            mac: TARGET_MAC,
+            port: "check",
+            firmware: Firmware::Bios,
+            kernel: Some((
+                image.join("vmlinuz"),
+                initrd,
+                format!("{COMMAND_LINE} rdinit=/first"),
+            )),
+            settings: None,
+        };
+        Machine::start(&hardware, &self.bridge, self.folder.path(), "appliance")
+    }
+}
+
+/// Adds a tree to an initial RAM file system, as docs/CONVERSION.md says.
+fn append(initrd: &Path, tree: &Path, output: &Path) {
+    let script = "set -e; cp \"$1\" \"$3\"; truncate -s %4 \"$3\"; cd \"$2\"; \
+                  find . -mindepth 1 -printf '%P\\n' | cpio --quiet -o -H newc >>\"$3\"";
+    let name = |path: &Path| path.display().to_string();
+    run(
+        "sh",
+        &["-c", script, "sh", &name(initrd), &name(tree), &name(output)],
+    );
+}
+
+/// A program of this machine with the libraries it is linked to.
+fn copy_program(program: &str, tree: &Path) {
+    let bin = tree.join("usr/bin");
+    let libraries = tree.join("lib");
+    for folder in [&bin, &libraries] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::copy(program, bin.join(Path::new(program).file_name().unwrap())).unwrap();
+    for library in run("ldd", &[program])
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        fs::copy(library, libraries.join(Path::new(library).file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn the_migration_image_is_started_by_a_linux_that_runs() {
+    let bench = Bench::new();
+    let (image, more) = (migration_image(), bench.more());
+    copy_program("/usr/sbin/kexec", &more);
+    // What the administrator has put there: the kernel, and the initial RAM file system with settings.
+    fs::create_dir(more.join("boot")).unwrap();
+    fs::copy(image.join("vmlinuz"), more.join("boot/vmlinuz")).unwrap();
+    let settings = tempfile::tempdir().unwrap();
+    let text = format!(r#"{{"secret":"{SECRET}","network":{{"addresses":["10.77.0.9/24"]}}}}"#);
+    fs::write(settings.path().join("go2cloud.json"), text).unwrap();
+    append(
+        &image.join("initrd.zst"),
+        settings.path(),
+        &more.join("boot/initrd"),
+    );
+
+    let disks = [bench.blank("disk", 64)];
+    let mut machine = bench.start(START_BY_KEXEC, &disks);
+    let console = machine.wait("migration mode", |machine| {
+        let console = machine.console();
+        console.contains("READY").then_some(console)
+    });
+    assert!(console.contains("starting another kernel"), "{console}");
+    assert!(console.contains("disks: /dev/vda"), "{console}");
+    assert!(
+        console.contains("listening on port 443; addresses: 10.77.0.9"),
+        "{console}"
+    );
+    assert!(
+        !console.contains("secret: "),
+        "the settings' secret is taken and not shown: {console}"
+    );
+}
+
+#[test]
+fn arrays_and_volume_groups_are_laid_out_again_and_grow() {
+    let bench = Bench::new();
+    let disks = [
+        bench.blank("first", 340),
+        bench.blank("second", 340),
+        bench.blank("third", 350),
+    ];
+    fs::create_dir_all(bench.more().join("usr/bin")).unwrap();
+    fs::copy(program("go2cloud"), bench.more().join("usr/bin/go2cloud")).unwrap();
+    let mut machine = bench.start(LAY_OUT, &disks);
+    let said = machine.wait("the end of its work", |machine| {
+        let console = machine.console();
+        console.contains("\nEND").then_some(console)
+    });
+    let value = |key: &str| -> Vec<&str> {
+        let lines = said.lines().filter_map(|line| line.strip_prefix(key));
+        lines.map(str::trim).collect()
+    };
+    assert_eq!(value("wiped "), ["yes"], "{said}");
+    assert_eq!(value("identity "), ["same"], "{said}");
+    assert_eq!(
+        value("mounted "),
+        [
+            "/dev/mapper/vg0-root /target/srv",
+            "/dev/md0 /target/srv/boot",
+            "/dev/vda1 /target/srv/boot/efi"
+        ],
+        "{said}"
+    );
+    assert_eq!(value("system partition "), ["same, 6 entries"], "{said}");
+    assert_eq!(value("found again "), ["/dev/mapper/vg0-root at /"], "{said}");
+    assert_eq!(
+        value("active arrays "),
+        ["0"],
+        "what was put together is released: {said}"
+    );
+    // Before and after: extents of the root volume, extents that are free, blocks of 1 KiB of its file system.
+    let counts: Vec<Vec<u64>> = value("root volume ")
+        .iter()
+        .map(|line| {
+            line.split_whitespace()
+                .map(|word| word.parse().unwrap())
+                .collect()
+        })
+        .collect();
+    let [before, after] = &counts[..] else {
+        panic!("{said}")
+    };
+    assert_eq!((before[0], before[2]), (15, 60 << 10), "{said}");
+    assert!(after[0] > 55, "all that the disk has more: {said}");
+    assert_eq!(
+        after[2],
+        after[0] << 12,
+        "the file system fills its volume: {said}"
+    );
+    assert_eq!(before[1], after[1], "what was kept free stays free: {said}");
+}
