@@ -26,6 +26,17 @@ pub fn command_in(namespace: Option<&str>, program: &Path) -> Command {
     command
 }
 
+/// Processes that want all processors, for as long as the values live.
+///
+/// # Panics
+/// When they cannot be started.
+#[must_use]
+pub fn processor_hogs() -> Vec<Process> {
+    let count = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+    let one = |_| Process::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    (0..count).map(one).collect()
+}
+
 /// Looks again and again until there is something to see.
 ///
 /// # Panics

@@ -16,6 +16,7 @@ use go2cloud_tests::control::program;
 use go2cloud_tests::dice::Dice;
 use go2cloud_tests::disk::{Disk, run};
 use go2cloud_tests::maketree;
+use go2cloud_tests::process::processor_hogs;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -377,6 +378,25 @@ fn both_sides_are_killed_and_nothing_durable_travels_twice() {
     let last = sync(&bed, &second.address, &[&disk], &[]);
     last.assert_done();
     assert!(last.number("bytes_wire") < 20_000, "{last:?}");
+}
+
+#[test]
+fn reading_a_disk_gives_way_to_others_that_wait_for_processors() {
+    let disk = random_disk(24, 5);
+    let _hogs = processor_hogs();
+    let paused = |flags: &[&str]| {
+        let bed = Bed::new();
+        let image = bed.path("target.img");
+        let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+        let run = sync(&bed, &receiver.address, &[&disk], flags);
+        run.assert_done();
+        assert_equal(&disk, &image);
+        run.summary()["backed_off"]["cpu_seconds"].as_f64().unwrap()
+    };
+    // Pressure needs some seconds of reading to be looked at.
+    let seconds = paused(&["--bandwidth-limit", "5000"]);
+    assert!(seconds > 0.3, "{seconds}");
+    assert_eq!(paused(&["--bandwidth-limit", "10000", "--no-back-off"]), 0.0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use go2cloud_tests::compare::{self, Options};
 use go2cloud_tests::dice::Dice;
 use go2cloud_tests::maketree;
 use go2cloud_tests::medium::{Format, Medium};
+use go2cloud_tests::process::processor_hogs;
 
 fn assert_equal(bed: &Bed) {
     compare::compare(&bed.source, &bed.target, Options::default()).assert_equal();
@@ -292,31 +293,6 @@ fn a_receiver_that_is_away_is_waited_for() {
     assert_equal(&bed);
 }
 
-/// Processes that want all processors; killed when dropped.
-struct Load(Vec<std::process::Child>);
-
-impl Load {
-    fn start() -> Self {
-        let count = 2 * std::thread::available_parallelism().unwrap().get();
-        let one = |_| {
-            Command::new("sh")
-                .args(["-c", "while :; do :; done"])
-                .spawn()
-                .unwrap()
-        };
-        Self((0..count).map(one).collect())
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
 #[test]
 fn reading_gives_way_to_others_that_wait_for_processors() {
     let bed = Bed::new();
@@ -324,7 +300,7 @@ fn reading_gives_way_to_others_that_wait_for_processors() {
         noise(&bed.source.join(format!("f{index}")), index, 256 << 10);
     }
     let receiver = bed.receiver();
-    let _load = Load::start();
+    let _hogs = processor_hogs();
     // PSI needs some seconds of reading to be looked at.
     let run = bed.sync(&receiver.address, &["--bandwidth-limit", "5000"]);
     run.assert_done();

@@ -123,6 +123,24 @@ impl Courtesy {
         self.set_paused(false);
     }
 
+    /// Does `work` while another thread watches pressure. Afterwards this value is at its end.
+    pub fn during<R>(&self, work: impl FnOnce() -> R) -> R {
+        struct End<'a>(&'a Courtesy);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        std::thread::scope(|scope| {
+            // Also when `work` panics: the scope waits for the thread that watches.
+            let _end = End(self);
+            if self.gives_way {
+                scope.spawn(|| self.watch());
+            }
+            work()
+        })
+    }
+
     /// Watches pressure until [`Courtesy::end`] is called.
     pub fn watch(&self) {
         if self.gives_way {

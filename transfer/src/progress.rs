@@ -164,6 +164,18 @@ pub struct BackedOff {
     pub io_seconds: f64,
 }
 
+impl std::ops::Add for BackedOff {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + more.cpu_seconds,
+            memory_seconds: self.memory_seconds + more.memory_seconds,
+            io_seconds: self.io_seconds + more.io_seconds,
+        }
+    }
+}
+
 impl BackedOff {
     /// All of them together, in seconds.
     pub fn seconds(&self) -> f64 {

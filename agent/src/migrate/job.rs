@@ -476,11 +476,7 @@ fn add(total: &mut Summary, later: Summary) {
         verified: later.verified,
         skipped: later.skipped,
         frozen_ms: later.frozen_ms.or(total.frozen_ms),
-        backed_off: transfer::progress::BackedOff {
-            cpu_seconds: total.backed_off.cpu_seconds + later.backed_off.cpu_seconds,
-            memory_seconds: total.backed_off.memory_seconds + later.backed_off.memory_seconds,
-            io_seconds: total.backed_off.io_seconds + later.backed_off.io_seconds,
-        },
+        backed_off: total.backed_off + later.backed_off,
         sent: total.sent + later.sent,
         deleted: total.deleted + later.deleted,
         renamed: total.renamed + later.renamed,

@@ -23,18 +23,18 @@ use std::time::{Duration, Instant};
 use sys::block_device::Access;
 
 use crate::compress::Governor;
+use crate::courtesy::Courtesy;
 use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, copy};
 use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::jobs::Urgency;
 use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
-use crate::progress::{Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
+use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
 use crate::source::{Rounds, SyncPlan};
 
@@ -144,6 +144,8 @@ struct Run<'a> {
     pace: cutover::Pace,
     resumes: u32,
     frozen: Option<Duration>,
+    /// For how long reading paused for the sake of others.
+    backed_off: BackedOff,
     verified: Option<Verified>,
     repaired: u64,
     /// How each disk was read again for the verification.
@@ -206,6 +208,7 @@ impl<'a> Run<'a> {
             pace: cutover::Pace::default(),
             resumes: 0,
             frozen: None,
+            backed_off: BackedOff::default(),
             verified: None,
             repaired: 0,
             readings: Vec::new(),
@@ -348,18 +351,19 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let bytes_before = self.counters.bytes_done.load(Ordering::Relaxed);
         let watch = || self.report_progress(wire);
-        let urgency = match self.quiet.load(Ordering::Acquire) {
-            true => Urgency::Frozen,
-            false => Urgency::GiveWay,
-        };
-        copy(
+        // While everything is frozen everybody waits for the thaw, and nobody may log that reading pauses.
+        let is_frozen = self.quiet.load(Ordering::Acquire);
+        let courtesy = Courtesy::new(self.plan.gives_way && !is_frozen);
+        let copied = copy(
             &self.disks,
             session,
             &self.counters,
             &self.governor,
-            urgency,
+            &courtesy,
             &watch,
-        )?;
+        );
+        self.backed_off = self.backed_off + courtesy.backed_off();
+        copied?;
         let bytes = self.counters.bytes_done.load(Ordering::Relaxed) - bytes_before;
         self.pace.add(bytes, began.elapsed());
         Ok(())
@@ -474,6 +478,7 @@ impl<'a> Run<'a> {
             rounds: self.round,
             resumes: self.resumes,
             frozen_ms: self.frozen.map(|frozen| frozen.as_millis() as u64),
+            backed_off: self.backed_off,
             verified: self.verified,
             sealed: Some(self.position.into()),
             skipped,

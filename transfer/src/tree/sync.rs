@@ -86,12 +86,7 @@ pub fn sync(
         skipped: Vec::new(),
         begin: Instant::now(),
     };
-    std::thread::scope(|scope| {
-        scope.spawn(|| courtesy.watch());
-        let done = run.until_done();
-        courtesy.end();
-        done
-    })?;
+    courtesy.during(|| run.until_done())?;
     Ok(run.finish())
 }
 

@@ -11,10 +11,11 @@ use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::compress::{Compressor, Governor};
+use crate::courtesy::Courtesy;
 use crate::disk::digest::Digest;
 use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, begin_batch, block_mask};
 use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::jobs::{Cursor, Job, Urgency, in_parallel};
+use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
@@ -48,7 +49,7 @@ pub fn copy(
     session: &Session<'_>,
     counters: &Counters,
     governor: &Governor,
-    urgency: Urgency,
+    courtesy: &Courtesy,
     watch: &dyn Fn(),
 ) -> Result<()> {
     let cursor = Cursor::default();
@@ -57,7 +58,7 @@ pub fn copy(
             disks[disk].next_job(chunk, BATCH_CHUNKS_MAX)
         })
     };
-    in_parallel(urgency, watch, &next, || {
+    in_parallel(courtesy, watch, &next, || {
         let mut reader = Reader::new(session, counters, governor)?;
         Ok(move |job: Job| reader.process(job.disk, &disks[job.disk], &job.chunks))
     })

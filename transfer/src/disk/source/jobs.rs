@@ -1,24 +1,16 @@
-//! Several threads that read disks: jobs in order, at a priority, with somebody who watches.
+//! Several threads that read disks: jobs in order, with courtesy towards others, with somebody who watches.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::courtesy::Courtesy;
 use crate::error::Result;
 
 /// Reading threads at most: each holds 6 MiB (content, payload, compressed payload), 48 MiB in all.
 const READERS_MAX: usize = 8;
 /// How often the thread that watches wakes up.
 const WATCH_TICK: Duration = Duration::from_millis(50);
-
-/// How reading behaves towards others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// In the background: the source is in use.
-    GiveWay,
-    /// At normal priority: everybody waits for the thaw.
-    Frozen,
-}
 
 /// Chunks of one disk, ascending.
 #[derive(Debug)]
@@ -52,12 +44,13 @@ impl Cursor {
     }
 }
 
-/// Does all jobs in several threads, each with a worker of its own; `watch` is called about every 50 ms meanwhile.
+/// Does all jobs in several threads, each with a worker of its own; `watch` is called about every 50 ms meanwhile. Reading
+/// pauses where `courtesy` says so; it is at its end afterwards.
 ///
 /// # Errors
 /// The first failure of a worker; the others end after the job they are at.
 pub fn in_parallel<W: FnMut(Job) -> Result<()>>(
-    urgency: Urgency,
+    courtesy: &Courtesy,
     watch: &dyn Fn(),
     next: &(impl Fn() -> Option<Job> + Sync),
     worker: impl Fn() -> Result<W> + Sync,
@@ -65,31 +58,39 @@ pub fn in_parallel<W: FnMut(Job) -> Result<()>>(
     let first_error = Mutex::new(None);
     let is_stopped = AtomicBool::new(false);
     let work = || {
-        if urgency == Urgency::GiveWay {
-            sys::io_priority::background();
-        }
+        courtesy.enter();
         let mut worker = worker()?;
         while !is_stopped.load(Ordering::Acquire) {
+            courtesy.wait();
             let Some(job) = next() else { break };
             worker(job)?;
         }
         Ok(())
     };
+    let guarded = || {
+        let result: Result<()> = work();
+        if let Err(error) = result {
+            is_stopped.store(true, Ordering::Release);
+            first_error
+                .lock()
+                .expect("nothing panics here")
+                .get_or_insert(error);
+        }
+    };
+    courtesy.during(|| in_threads(&guarded, watch));
+    match first_error.into_inner().expect("nothing panics here") {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Does `work` in as many threads as read, and calls `watch` meanwhile.
+fn in_threads(work: &(impl Fn() + Sync), watch: &dyn Fn()) {
     let readers = std::thread::available_parallelism()
         .map_or(2, |cores| cores.get() * 2)
         .clamp(2, READERS_MAX);
     std::thread::scope(|scope| {
-        let guarded = || {
-            let result: Result<()> = work();
-            if let Err(error) = result {
-                is_stopped.store(true, Ordering::Release);
-                first_error
-                    .lock()
-                    .expect("nothing panics here")
-                    .get_or_insert(error);
-            }
-        };
-        let threads: Vec<_> = (0..readers).map(|_| scope.spawn(guarded)).collect();
+        let threads: Vec<_> = (0..readers).map(|_| scope.spawn(work)).collect();
         while !threads.iter().all(|thread| thread.is_finished()) {
             watch();
             // Short rounds end without the delay of a tick.
@@ -101,8 +102,4 @@ pub fn in_parallel<W: FnMut(Job) -> Result<()>>(
             }
         }
     });
-    match first_error.into_inner().expect("nothing panics here") {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
 }

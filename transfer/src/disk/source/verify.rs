@@ -11,12 +11,13 @@ use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
+use crate::courtesy::Courtesy;
 use crate::disk::digest::{Digest, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::Run;
 use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::jobs::{Cursor, Job, Urgency, in_parallel};
+use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::receipt::Reading;
 use crate::disk::source::session::{Session, out_of_turn};
@@ -93,7 +94,7 @@ impl Run<'_> {
     }
 
     /// Reads the source again after a cutover.
-    fn re_read_source(&self, wire: &AtomicU64) -> Result<Vec<Reading>> {
+    fn re_read_source(&mut self, wire: &AtomicU64) -> Result<Vec<Reading>> {
         if self.frozen.is_none() {
             let whole = |disk: &SourceDisk| Reading::whole("in the last round", disk.present().count());
             return Ok(self.disks.iter().map(whole).collect());
@@ -109,14 +110,16 @@ impl Run<'_> {
         };
         let differing = Mutex::new(Vec::new());
         let bytes: Vec<AtomicU64> = self.disks.iter().map(|_| AtomicU64::new(0)).collect();
-        in_parallel(Urgency::GiveWay, &|| self.report_progress(wire), &next, || {
+        let courtesy = Courtesy::new(self.plan.gives_way);
+        let disks = &self.disks;
+        in_parallel(&courtesy, &|| self.report_progress(wire), &next, || {
             let mut buffer = AlignedBuffer::zeroed(CHUNK_LEN as usize);
             let (differing, bytes) = (&differing, &bytes);
             Ok(move |job: Job| {
                 for chunk in job.chunks {
-                    let (digest, read) = read_again(&self.disks[job.disk], chunk, &mut buffer);
+                    let (digest, read) = read_again(&disks[job.disk], chunk, &mut buffer);
                     bytes[job.disk].fetch_add(read, Ordering::Relaxed);
-                    if digest != known(&self.disks[job.disk], chunk)? {
+                    if digest != known(&disks[job.disk], chunk)? {
                         let mut differing = differing.lock().expect("noting a chunk does not panic");
                         differing.push((job.disk, chunk));
                     }
@@ -124,6 +127,7 @@ impl Run<'_> {
                 Ok(())
             })
         })?;
+        self.backed_off = self.backed_off + courtesy.backed_off();
         let differing = differing.into_inner().expect("noting a chunk does not panic");
         let mut readings = Vec::new();
         for (number, (disk, unchanged)) in self.disks.iter().zip(&unchanged).enumerate() {
