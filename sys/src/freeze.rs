@@ -15,10 +15,41 @@ use crate::watchdog::{FITHAW, Watchdog};
 /// `_IOWR('X', 119, int)` of linux/fs.h.
 const FIFREEZE: libc::c_ulong = 0xc004_5877;
 
+/// A file system to freeze, opened: whatever is mounted or unmounted there meanwhile, this is the one.
+#[derive(Debug)]
+pub struct FreezePoint {
+    /// How it was reached.
+    pub path: PathBuf,
+    /// Anything in it.
+    pub file: File,
+}
+
+impl FreezePoint {
+    /// Opens the file system mounted at `path`.
+    ///
+    /// # Errors
+    /// There is nothing, or it cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path).map_err(|error| name(path, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Writes back everything that the file system has in memory.
+    ///
+    /// # Errors
+    /// Its medium refuses.
+    pub fn synchronise(&self) -> io::Result<()> {
+        rustix::fs::syncfs(&self.file).map_err(|error| name(&self.path, &error.into()))
+    }
+}
+
 /// File systems that this process froze. Dropping it thaws them.
 #[derive(Debug)]
 pub struct Frozen {
-    frozen: Vec<(PathBuf, File)>,
+    frozen: Vec<FreezePoint>,
     unsupported: Vec<PathBuf>,
     /// `None` once dismissed.
     watchdog: Option<Watchdog>,
@@ -35,35 +66,31 @@ pub struct Thawed {
 }
 
 impl Frozen {
-    /// Freezes the file systems mounted at `points`, in this order, for `deadline` at most.
+    /// Freezes the file systems of `points`, in this order, for `deadline` at most.
     ///
     /// A file system that knows no freeze (vfat) is synchronised instead and listed by [`Frozen::unsupported`].
     ///
     /// # Errors
-    /// A mount point cannot be opened, is frozen by another program, or fails to freeze: then all are thawed again.
-    pub fn freeze(points: &[PathBuf], deadline: Duration) -> io::Result<Self> {
-        let mut files = Vec::new();
-        for point in points {
-            files.push(File::open(point).map_err(|error| name(point, &error))?);
-        }
-        let watchdog = Watchdog::arm(&files, deadline)?;
+    /// A file system is frozen by another program, or fails to freeze: then all are thawed again.
+    pub fn freeze(points: Vec<FreezePoint>, deadline: Duration) -> io::Result<Self> {
+        let watchdog = Watchdog::arm(points.iter().map(|point| &point.file), deadline)?;
         let mut frozen = Self {
             frozen: Vec::new(),
             unsupported: Vec::new(),
             watchdog: Some(watchdog),
             began: Instant::now(),
         };
-        for (point, file) in points.iter().zip(files) {
+        for point in points {
             if !frozen.watchdog.as_ref().is_some_and(Watchdog::is_alive) {
                 return Err(io::Error::other("the process that guards the freeze ended"));
             }
-            match command(&file, FIFREEZE) {
-                Ok(()) => frozen.frozen.push((point.clone(), file)),
+            match command(&point.file, FIFREEZE) {
+                Ok(()) => frozen.frozen.push(point),
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
-                    rustix::fs::syncfs(&file).map_err(|error| name(point, &error.into()))?;
-                    frozen.unsupported.push(point.clone());
+                    point.synchronise()?;
+                    frozen.unsupported.push(point.path);
                 }
-                Err(error) => return Err(name(point, &error)),
+                Err(error) => return Err(name(&point.path, &error)),
             }
         }
         Ok(frozen)
@@ -99,11 +126,11 @@ impl Frozen {
 
     fn thaw_all(&mut self, thawed_early: &mut Vec<PathBuf>) -> io::Result<()> {
         let mut failed = None;
-        while let Some((point, file)) = self.frozen.pop() {
+        while let Some(FreezePoint { path, file }) = self.frozen.pop() {
             match command(&file, FITHAW) {
                 Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => thawed_early.push(point),
-                Err(error) => failed = Some(name(&point, &error)),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => thawed_early.push(path),
+                Err(error) => failed = Some(name(&path, &error)),
             }
         }
         match failed {
@@ -152,6 +179,11 @@ mod tests {
         (device, mount)
     }
 
+    /// Freezes what is mounted at `point`.
+    fn freeze(point: &Path, deadline: Duration) -> io::Result<Frozen> {
+        Frozen::freeze(vec![FreezePoint::open(point)?], deadline)
+    }
+
     /// Writes in a thread; the receiver gets a word when the write is through.
     fn writer(point: &Path) -> mpsc::Receiver<()> {
         let (done, is_done) = mpsc::channel();
@@ -167,14 +199,13 @@ mod tests {
     fn writers_wait_for_the_thaw_and_the_time_is_measured() {
         for kind in ["ext4", "xfs", "btrfs"] {
             let (_device, mount) = file_system(kind);
-            let frozen = Frozen::freeze(std::slice::from_ref(&mount.point), Duration::from_secs(20)).unwrap();
+            let frozen = freeze(&mount.point, Duration::from_secs(20)).unwrap();
             let written = writer(&mount.point);
             assert!(
                 written.recv_timeout(Duration::from_millis(300)).is_err(),
                 "{kind}: frozen"
             );
-            let again =
-                Frozen::freeze(std::slice::from_ref(&mount.point), Duration::from_secs(20)).unwrap_err();
+            let again = freeze(&mount.point, Duration::from_secs(20)).unwrap_err();
             assert!(again.to_string().contains("busy"), "{kind}: {again}");
             let state = frozen.thaw().unwrap();
             // The refused second freeze had a watchdog, too, which must not have ended the first freeze.
@@ -187,7 +218,7 @@ mod tests {
     #[test]
     fn the_watchdog_thaws_at_the_deadline_and_the_owner_learns_it() {
         let (_device, mount) = file_system("ext4");
-        let frozen = Frozen::freeze(std::slice::from_ref(&mount.point), Duration::from_millis(500)).unwrap();
+        let frozen = freeze(&mount.point, Duration::from_millis(500)).unwrap();
         let written = writer(&mount.point);
         written.recv_timeout(Duration::from_secs(5)).unwrap();
         assert!(frozen.frozen_for() >= Duration::from_millis(500));
@@ -200,7 +231,7 @@ mod tests {
     #[test]
     fn dropping_thaws() {
         let (_device, mount) = file_system("ext4");
-        drop(Frozen::freeze(std::slice::from_ref(&mount.point), Duration::from_secs(20)).unwrap());
+        drop(freeze(&mount.point, Duration::from_secs(20)).unwrap());
         writer(&mount.point).recv_timeout(Duration::from_secs(5)).unwrap();
     }
 
@@ -215,8 +246,7 @@ mod tests {
         } else {
             60
         });
-        let points = [PathBuf::from(point)];
-        let _frozen = Frozen::freeze(&points, deadline).unwrap();
+        let _frozen = freeze(Path::new(&point), deadline).unwrap();
         println!("frozen");
         std::thread::sleep(Duration::from_secs(60));
     }

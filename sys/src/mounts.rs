@@ -1,19 +1,24 @@
-//! The mount table of this mount namespace, parsed from `/proc/self/mountinfo`.
+//! Mount tables, parsed from `/proc/PID/mountinfo`: that of this mount namespace, or those of all that have a process.
 //!
-//! File systems mounted only in another namespace do not appear: whoever needs "nobody uses this device" opens it with
-//! `O_EXCL` instead.
+//! A namespace without processes (kept by a bind mount or a descriptor) does not appear: whoever needs "nobody uses this
+//! device" opens it with `O_EXCL` instead.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::block_device::DeviceNumber;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// What the kernel calls this mount, unique on the machine.
+    pub id: u64,
     /// Device number of the file system as `stat` shows it; anonymous for btrfs and pseudo file systems.
     pub device: DeviceNumber,
     /// The directory of the file system that is mounted: `/` unless it is a bind mount or a subvolume.
@@ -41,6 +46,26 @@ impl Mount {
             .then(|| DeviceNumber::from_raw(metadata.rdev()))
     }
 
+    /// Opens the mount point, if it still leads to this mount: another one may lie over it, or be there instead by now.
+    ///
+    /// # Errors
+    /// There is no such directory or file any more, or something else is there.
+    pub fn open(&self) -> io::Result<File> {
+        let kind = std::fs::metadata(&self.point)?.file_type();
+        if !kind.is_dir() && !kind.is_file() {
+            // Opening a pipe may wait for ever, and a device may do anything.
+            return Err(io::Error::other(
+                "neither a directory nor a file is mounted there",
+            ));
+        }
+        let file = File::open(&self.point)?;
+        // Before 3.15 the kernel does not tell.
+        if mount_id(&file)?.is_some_and(|id| id != self.id) {
+            return Err(io::Error::other("another file system is mounted over it"));
+        }
+        Ok(file)
+    }
+
     /// Whether the option stands in the list, with or without a value.
     pub fn has_option(&self, name: &str) -> bool {
         self.options
@@ -57,6 +82,54 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// The mounts of this namespace, then those that processes see elsewhere: in other mount namespaces or other roots. The
+/// mount points of these lead through `/proc/PID/root`, as long as that process lives; [`Mount::open`] makes sure.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn mounts_everywhere() -> io::Result<Vec<Mount>> {
+    let mut all = mounts()?;
+    let mut seen: BTreeSet<View> = view(Path::new("/proc/self")).into_iter().collect();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let is_process = process
+            .file_name()
+            .as_encoded_bytes()
+            .iter()
+            .all(u8::is_ascii_digit);
+        let process = process.path();
+        // A process that has ended meanwhile sees nothing any more.
+        if !is_process || view(&process).is_none_or(|view| !seen.insert(view)) {
+            continue;
+        }
+        let table = std::fs::read(process.join("mountinfo")).unwrap_or_default();
+        all.extend(parse(&table).into_iter().map(|mount| Mount {
+            point: beneath(&process.join("root"), &mount.point),
+            ..mount
+        }));
+    }
+    Ok(all)
+}
+
+/// What decides which mounts a process sees: its mount namespace, and device and inode of its root.
+type View = (u64, u64, u64);
+
+fn view(process: &Path) -> Option<View> {
+    let namespace = std::fs::metadata(process.join("ns/mnt")).ok()?;
+    let root = std::fs::metadata(process.join("root")).ok()?;
+    Some((namespace.ino(), root.dev(), root.ino()))
+}
+
+fn beneath(root: &Path, point: &Path) -> PathBuf {
+    root.join(point.strip_prefix("/").unwrap_or(point))
+}
+
+/// The mount that an open file was reached by.
+fn mount_id(file: &File) -> io::Result<Option<u64>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(line.and_then(|id| id.trim().parse().ok()))
+}
+
 fn parse(table: &[u8]) -> Vec<Mount> {
     table
         .split(|byte| *byte == b'\n')
@@ -71,6 +144,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let device = text(2)?;
     let (major, minor) = device.split_once(':')?;
     Some(Mount {
+        id: text(0)?.parse().ok()?,
         device: DeviceNumber {
             major: major.parse().ok()?,
             minor: minor.parse().ok()?,
@@ -113,6 +187,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn lines_with_optional_fields_and_escapes_are_parsed() {
@@ -120,6 +195,7 @@ mod tests {
             40 35 0:52 / /data rw - btrfs /dev/vdb1 rw,space_cache=v2\n";
         let mounts = parse(table);
         assert_eq!(mounts.len(), 2);
+        assert_eq!((mounts[0].id, mounts[1].id), (36, 40));
         assert_eq!(mounts[0].device, DeviceNumber { major: 98, minor: 0 });
         assert_eq!(mounts[0].point, PathBuf::from("/mnt two"));
         assert_eq!(mounts[0].source, PathBuf::from("/dev/ro\\ot"));
@@ -127,6 +203,46 @@ mod tests {
             mounts[0].has_option("dax") && mounts[0].has_option("noatime") && !mounts[0].has_option("ro")
         );
         assert_eq!(mounts[1].kind, "btrfs");
+    }
+
+    #[test]
+    fn a_mount_is_opened_unless_another_lies_over_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = |options: &str| {
+            crate::loop_device::run(
+                "mount",
+                ["-t", "tmpfs", "-o", options, "g2c-block-mounts"]
+                    .map(OsStr::new)
+                    .into_iter()
+                    .chain([folder.path().as_os_str()]),
+            )
+            .unwrap();
+            Unmount(folder.path())
+        };
+        let here = || {
+            let all = mounts_everywhere().unwrap();
+            let own = all.into_iter().filter(|mount| mount.point == folder.path());
+            own.collect::<Vec<_>>()
+        };
+        let _first = mount("size=1m");
+        let [below] = &here()[..] else {
+            panic!("{:?}", here())
+        };
+        below.open().unwrap();
+        let second = mount("size=2m");
+        assert!(below.open().is_err());
+        here()[1].open().unwrap();
+        drop(second);
+        below.open().unwrap();
+    }
+
+    /// Unmounts what lies uppermost.
+    struct Unmount<'a>(&'a Path);
+
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            drop(std::process::Command::new("umount").arg(self.0).output());
+        }
     }
 
     #[test]

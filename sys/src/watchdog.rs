@@ -33,11 +33,14 @@ impl Watchdog {
     ///
     /// # Errors
     /// The system gives no process or pipe, or there are too many file systems.
-    pub fn arm(file_systems: &[File], deadline: Duration) -> io::Result<Self> {
-        if file_systems.len() > FILE_SYSTEMS_MAX {
+    pub fn arm<'a>(
+        file_systems: impl ExactSizeIterator<Item = &'a File>,
+        deadline: Duration,
+    ) -> io::Result<Self> {
+        let count = file_systems.len();
+        if count > FILE_SYSTEMS_MAX {
             return Err(io::Error::other(format!(
-                "{} file systems are more than {FILE_SYSTEMS_MAX}",
-                file_systems.len()
+                "{count} file systems are more than {FILE_SYSTEMS_MAX}"
             )));
         }
         let (leash_end, leash) = pipe()?;
@@ -48,7 +51,7 @@ impl Watchdog {
         }
         let duty = Duty {
             file_systems: kept,
-            count: file_systems.len(),
+            count,
             leash: leash_end.as_raw_fd(),
             ready: ready_end.as_raw_fd(),
             deadline_ms: libc::c_int::try_from(deadline.as_millis()).unwrap_or(libc::c_int::MAX),

@@ -3,15 +3,13 @@
 //! While anything is frozen this process writes nothing: no digest, no log line, no progress. The thaw comes as soon as
 //! the last chunk was read and queued; that it is durable is waited for afterwards.
 
-use std::fs::File;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sys::block_device::BlockDevice;
 use sys::block_tracker::CHUNK_LEN;
-use sys::freeze::{Frozen, Thawed};
+use sys::freeze::{FreezePoint, Frozen, Thawed};
 
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::freeze_points::freeze_points;
@@ -89,19 +87,12 @@ impl Run<'_> {
 
     /// Returns whether the round was made in one freeze.
     fn frozen_round(&mut self, freeze: &Freeze, session: &Session<'_>, wire: &AtomicU64) -> Result<bool> {
-        let devices: Vec<&BlockDevice> = self
-            .disks
-            .iter()
-            .filter_map(|disk| disk.medium.device.as_ref())
-            .collect();
-        let failed = |error| Error::new(Kind::Medium, "find the file systems to freeze").because(error);
-        let points = freeze_points(&devices).map_err(failed)?;
         let after = AfterFreeze(freeze.after.as_deref());
         run_command("--pre-freeze", freeze.before.as_deref())?;
-        synchronise(&points)?;
+        self.synchronised_points()?;
         // What the command and the synchronisation wrote is sent before the freeze.
         self.next_round(session, wire)?;
-        synchronise(&points)?;
+        let points = self.synchronised_points()?;
         let (_, forecast) = self.forecast();
         if forecast > freeze.max {
             self.say(&Event::Warning {
@@ -114,7 +105,7 @@ impl Run<'_> {
         }
         self.disks.iter().for_each(|disk| disk.digests.hold());
         self.quiet.store(true, Ordering::Release);
-        let result = self.freeze_and_copy(&points, freeze.max, session, wire);
+        let result = self.freeze_and_copy(points, freeze.max, session, wire);
         self.quiet.store(false, Ordering::Release);
         let released = self
             .disks
@@ -148,10 +139,27 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// The file systems to freeze, written back. Looked for anew each time: the command may unmount some.
+    fn synchronised_points(&self) -> Result<Vec<FreezePoint>> {
+        let devices: Vec<&BlockDevice> = self
+            .disks
+            .iter()
+            .filter_map(|disk| disk.medium.device.as_ref())
+            .collect();
+        let failed = |error| Error::new(Kind::Medium, "find the file systems to freeze").because(error);
+        let points = freeze_points(&devices).map_err(failed)?;
+        for point in &points {
+            point
+                .synchronise()
+                .map_err(|error| Error::new(Kind::Medium, "synchronise the file system").because(error))?;
+        }
+        Ok(points)
+    }
+
     /// Everything between freeze and thaw. Nothing in here may write to a disk.
     fn freeze_and_copy(
         &mut self,
-        points: &[PathBuf],
+        points: Vec<FreezePoint>,
         deadline: Duration,
         session: &Session<'_>,
         wire: &AtomicU64,
@@ -192,15 +200,6 @@ fn too_busy(freeze: &Freeze, forecast: Duration, bytes: u64, since: Duration) ->
         bytes as f64 / 1e6,
         since.as_secs_f64(),
     ))
-}
-
-fn synchronise(points: &[PathBuf]) -> Result<()> {
-    for point in points {
-        File::open(point)
-            .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
-            .map_err(|error| Error::io("synchronise the file system", point, error))?;
-    }
-    Ok(())
 }
 
 /// Runs the command after the freeze, whatever happens in between.

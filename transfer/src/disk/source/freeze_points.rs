@@ -3,50 +3,100 @@
 //! A file system belongs to a disk when its device is the disk, one of its partitions, or something stacked on them
 //! (LVM, md, dm-crypt, loop devices over files of such file systems). The ones higher in the stack freeze first: a
 //! frozen file system below would block them. Among equals, later mounts freeze first and the root file system last.
+//! A file system that only a container has mounted is found by the mount tables of all processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sys::block_device::{BlockDevice, DeviceNumber};
-use sys::mounts::{Mount, mounts};
+use sys::freeze::FreezePoint;
+use sys::mounts::{Mount, mounts_everywhere};
 
 /// Levels of stacked devices that are followed: LVM on crypt on RAID on partitions is four.
 const DEPTH_MAX: usize = 16;
+/// Looks at the mount tables, when processes end between the look and the use of their paths.
+const LOOKS_MAX: u32 = 3;
 
-/// Mount points to freeze, in order.
+/// What to freeze, in order, each file system opened.
 ///
 /// # Errors
-/// The mount table or sysfs cannot be read.
-pub fn freeze_points(disks: &[&BlockDevice]) -> io::Result<Vec<PathBuf>> {
+/// The mount tables or sysfs cannot be read, or a file system cannot be reached by any of its mount points.
+pub fn freeze_points(disks: &[&BlockDevice]) -> io::Result<Vec<FreezePoint>> {
+    let mut looks = 1;
+    loop {
+        match look(disks) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS_MAX => looks += 1,
+            points => return points,
+        }
+    }
+}
+
+/// The mounts of one file system, in the order in which they were made, and where it lies.
+struct Found<'a> {
+    depth: usize,
+    order: usize,
+    mounts: Vec<&'a Mount>,
+}
+
+fn look(disks: &[&BlockDevice]) -> io::Result<Vec<FreezePoint>> {
     let mut below = BTreeSet::new();
     for disk in disks {
         below.insert(disk.number);
         below.extend(disk.partitions()?.into_iter().map(|partition| partition.number));
     }
-    let table = mounts()?;
-    let mut found: Vec<(usize, usize, PathBuf)> = Vec::new();
-    let mut seen = BTreeSet::new();
+    let table = mounts_everywhere()?;
+    // One file system may be mounted several times; freezing it once is enough.
+    let mut found: BTreeMap<DeviceNumber, Found<'_>> = BTreeMap::new();
     for (order, mount) in table.iter().enumerate() {
         let Some(device) = mount.block_device() else {
             continue;
         };
-        let Some(depth) = depth_over(device, &below, &table, 0) else {
-            continue;
-        };
-        // One file system may be mounted several times; freezing it once is enough.
-        if seen.insert(device) && is_writable_somewhere(&table, device) {
-            found.push((depth, order, mount.point.clone()));
+        if let Some(known) = found.get_mut(&device) {
+            known.mounts.push(mount);
+        } else if let Some(depth) = depth_over(device, &below, &table, 0) {
+            found.insert(
+                device,
+                Found {
+                    depth,
+                    order,
+                    mounts: vec![mount],
+                },
+            );
         }
     }
-    found.sort_by_key(|(depth, order, _)| (std::cmp::Reverse(*depth), std::cmp::Reverse(*order)));
-    Ok(found.into_iter().map(|(_, _, point)| point).collect())
+    let mut found: Vec<Found<'_>> = found
+        .into_values()
+        .filter(|found| found.mounts.iter().any(|mount| mount.has_option("rw")))
+        .collect();
+    found.sort_by_key(|found| (std::cmp::Reverse(found.depth), std::cmp::Reverse(found.order)));
+    found.iter().map(open).collect()
 }
 
-fn is_writable_somewhere(table: &[Mount], device: DeviceNumber) -> bool {
-    let mut own = table.iter().filter(|mount| mount.block_device() == Some(device));
-    own.any(|mount| mount.has_option("rw"))
+/// Opens a file system by the first of its mount points that leads to it.
+fn open(found: &Found<'_>) -> io::Result<FreezePoint> {
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    for mount in &found.mounts {
+        match mount.open() {
+            Ok(file) => {
+                return Ok(FreezePoint {
+                    path: mount.point.clone(),
+                    file,
+                });
+            }
+            Err(error) => {
+                failure = io::Error::new(
+                    error.kind(),
+                    format!(
+                        "reach the file system mounted at {}: {error}",
+                        mount.point.display()
+                    ),
+                );
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// How many levels `device` lies above one of `below`; `None` when it does not.
@@ -107,6 +157,10 @@ fn device_of_file(path: &Path, table: &[Mount]) -> Option<DeviceNumber> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
+    use std::time::Duration;
+
+    use sys::freeze::Frozen;
     use sys::loop_device::{LoopDevice, TestMount, run};
 
     #[test]
@@ -121,14 +175,78 @@ mod tests {
         let again = outer_mount.point.join("again");
         std::fs::create_dir(&again).unwrap();
         let device = BlockDevice::look(&outer.path).unwrap().unwrap();
-        assert_eq!(
-            freeze_points(&[&device]).unwrap(),
-            [inner.point.clone(), outer_mount.point.clone()]
-        );
+        assert_eq!(paths(&device), [inner.point.clone(), outer_mount.point.clone()]);
         drop(inner);
-        assert_eq!(
-            freeze_points(&[&device]).unwrap(),
-            std::slice::from_ref(&outer_mount.point)
+        assert_eq!(paths(&device), std::slice::from_ref(&outer_mount.point));
+    }
+
+    fn paths(device: &BlockDevice) -> Vec<PathBuf> {
+        let points = freeze_points(&[device]).unwrap();
+        points.into_iter().map(|point| point.path).collect()
+    }
+
+    /// A process in a mount namespace of its own; ends when dropped.
+    struct Container(std::process::Child);
+
+    impl Container {
+        /// Mounts `device` where nobody else sees it.
+        fn with_mount(device: &Path, folder: &Path) -> Self {
+            let script = format!(
+                "mount {} {} && echo mounted && exec cat",
+                device.display(),
+                folder.display()
+            );
+            let mut child = std::process::Command::new("unshare")
+                .args(["-m", "sh", "-c", &script])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut word = [0; 8];
+            let mounted = child.stdout.as_mut().unwrap().read_exact(&mut word);
+            let container = Self(child);
+            mounted.unwrap();
+            container
+        }
+
+        fn path(&self, folder: &Path) -> PathBuf {
+            PathBuf::from(format!("/proc/{}/root{}", self.0.id(), folder.display()))
+        }
+    }
+
+    impl Drop for Container {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_only_a_container_has_mounted_is_frozen() {
+        let disk = LoopDevice::new("g2c-block-container", 64 << 20, 512).unwrap();
+        run("mkfs.ext4", ["-q".as_ref(), disk.path.as_os_str()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let device = BlockDevice::look(&disk.path).unwrap().unwrap();
+        assert!(freeze_points(&[&device]).unwrap().is_empty());
+        let container = Container::with_mount(&disk.path, folder.path());
+        let file = container.path(folder.path()).join("written");
+        std::fs::write(&file, b"before").unwrap();
+        let points = freeze_points(&[&device]).unwrap();
+        assert_eq!(points.len(), 1, "{points:?}");
+        let frozen = Frozen::freeze(points, Duration::from_secs(20)).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || done.send(std::fs::write(file, b"after")).unwrap());
+        assert!(
+            is_done.recv_timeout(Duration::from_millis(300)).is_err(),
+            "frozen"
+        );
+        frozen.thaw().unwrap();
+        is_done.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+        writer.join().unwrap();
+        drop(container);
+        assert!(
+            freeze_points(&[&device]).unwrap().is_empty(),
+            "gone with the container"
         );
     }
 }

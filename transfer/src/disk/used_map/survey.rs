@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_device::{BlockDevice, DeviceNumber};
+use sys::freeze::{FreezePoint, Frozen};
 use sys::mounts::Mount;
 
 use crate::disk::medium::{DiskMedium, Medium};
@@ -21,7 +22,10 @@ use crate::error::{Error, Result};
 /// Bytes looked at from the start of an area: the btrfs superblock ends at 68 KiB.
 const HEAD_LEN: usize = 128 * 1024;
 /// Kept at the end of every area even inside free space: boot code, RAID and other labels live there.
-const TAIL_LEN: u64 = 64 * 1024;
+pub const TAIL_LEN: u64 = 64 * 1024;
+
+/// Begins a superblock of Linux RAID.
+const RAID_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 
 /// One area of a disk and how its used space was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +214,10 @@ fn examine(
     };
     let mount = mount_of(mounts, piece.number);
     match (kind, mount) {
+        (Kind::Lvm | Kind::Raid | Kind::Luks, _) => Ok(Finding::whole(
+            kind.name(),
+            "what is free in it only those know who put it together",
+        )),
         (Kind::Swap, None) => Ok(Finding {
             kind: "swap",
             method: "header only".to_owned(),
@@ -218,7 +226,7 @@ fn examine(
         }),
         (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount, effort),
         (Kind::Btrfs, Some(mount)) => {
-            synchronise(&mount.point)?;
+            FreezePoint::open(&mount.point)?.synchronise()?;
             Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
                 Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
                 None => Finding::whole(
@@ -259,7 +267,7 @@ fn mapped_by_kernel(
             "the signature does not fit the mount",
         ));
     }
-    synchronise(&mount.point)?;
+    FreezePoint::open(&mount.point)?.synchronise()?;
     if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
         let free = free
             .into_iter()
@@ -281,8 +289,8 @@ fn mapped_by_kernel(
         ));
     }
     // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
-    let points = std::slice::from_ref(&mount.point);
-    match sys::freeze::Frozen::freeze(points, std::time::Duration::from_secs(5)) {
+    let points = vec![FreezePoint::open(&mount.point)?];
+    match Frozen::freeze(points, std::time::Duration::from_secs(5)) {
         Ok(frozen) => drop(frozen.thaw()?),
         // In the frozen round of a cutover it is frozen already.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
@@ -294,10 +302,6 @@ fn mapped_by_kernel(
             None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
         },
     )
-}
-
-fn synchronise(point: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(std::fs::File::open(point)?)?)
 }
 
 /// Whether nobody, in any mount namespace, has the device in use.
@@ -316,6 +320,9 @@ enum Kind {
     Xfs,
     Btrfs,
     Swap,
+    Lvm,
+    Raid,
+    Luks,
 }
 
 impl Kind {
@@ -325,6 +332,9 @@ impl Kind {
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Swap => "swap",
+            Self::Lvm => "lvm",
+            Self::Raid => "raid",
+            Self::Luks => "luks",
         }
     }
 
@@ -354,6 +364,17 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
         .any(|page| at(page - 10, b"SWAPSPACE2"))
     {
         found.push(Kind::Swap);
+    }
+    // These leave the place of a superblock alone: that of an earlier file system may still be there.
+    if (0..4).any(|sector| at(sector * 512, b"LABELONE")) {
+        found.push(Kind::Lvm);
+    }
+    // Magic number of a superblock in front (versions 1.1 and 1.2); one at the end lies behind any file system.
+    if [0, 4096].iter().any(|offset| at(*offset, &RAID_MAGIC)) {
+        found.push(Kind::Raid);
+    }
+    if at(0, b"LUKS\xba\xbe") {
+        found.push(Kind::Luks);
     }
     found
 }
