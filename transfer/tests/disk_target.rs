@@ -8,6 +8,7 @@ mod bed;
 #[path = "disk/workload.rs"]
 mod workload;
 
+use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use bed::{
     Bed, Image, MIB, Recorded, assert_equal, assert_trees_equal, fsck, make_file_system, mount, partition,
     random_disk,
 };
-use sys::loop_device::LoopDevice;
+use sys::loop_device::{LoopDevice, run};
 
 /// Changes one byte of a file.
 fn flip(path: &Path, at: u64) {
@@ -136,6 +137,44 @@ fn a_disk_that_ends_before_the_last_partition_is_refused_with_numbers() {
     }
     let content = std::fs::read(&too_small.backing).unwrap();
     assert!(content.iter().all(|byte| *byte == 0), "nothing was written");
+}
+
+#[test]
+fn a_file_system_that_ends_before_its_disk_fits_onto_a_smaller_one() {
+    let disk = LoopDevice::new("g2c-block-shrunk", 96 * MIB, 512).unwrap();
+    make_file_system("ext4", &disk.path);
+    let mounted = mount(&disk.path, "noatime");
+    workload::Workload::fill(&mounted.point, 4, 4 * MIB);
+    drop(mounted);
+    let smaller = LoopDevice::new("g2c-block-shrunkto", 64 * MIB, 512).unwrap();
+    let bed = Bed::new();
+    // Its used blocks would fit, but a file system that is longer than its disk cannot be mounted.
+    let error = bed.sync(&[&smaller.path], bed.plan(&[&disk.path])).unwrap_err();
+    assert!(error.describe().contains("resize2fs"), "{error:?}");
+    let resize = |len: &str| {
+        run(
+            "e2fsck",
+            ["-f", "-p"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([disk.path.as_os_str()]),
+        )
+        .unwrap();
+        run("resize2fs", [disk.path.as_os_str(), len.as_ref()]).unwrap();
+    };
+    resize("48M");
+    // Something at the very end of the disk may be a label that counts.
+    let file = std::fs::File::options().write(true).open(&disk.path).unwrap();
+    for (label, fits) in [([7; 512], false), ([0; 512], true)] {
+        file.write_all_at(&label, 96 * MIB - 512).unwrap();
+        file.sync_all().unwrap();
+        let mut plan = bed.plan(&[&disk.path]);
+        plan.verify = true;
+        assert_eq!(bed.sync(&[&smaller.path], plan).is_ok(), fits);
+    }
+    fsck("ext4", &smaller.path);
+    let (source, copy) = (mount(&disk.path, "ro,noload"), mount(&smaller.path, "ro,noload"));
+    assert_trees_equal(&source.point, &copy.point);
 }
 
 #[test]

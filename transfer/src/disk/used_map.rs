@@ -4,6 +4,7 @@
 //! may be allocated and written later and then counts (a tracker or the next map says so), and *scratch* space (swap),
 //! whose content never matters. Memory is bounded: a very fragmented file system's smallest gaps count as used.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use sys::block_tracker::CHUNK_LEN;
@@ -144,7 +145,16 @@ fn keep_longest(mut gaps: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut lengths: Vec<u64> = gaps.iter().map(|gap| gap.end - gap.start).collect();
     let (_, shortest_kept, _) = lengths.select_nth_unstable_by(RANGES_MAX, |a, b| b.cmp(a));
     let shortest_kept = *shortest_kept;
-    gaps.retain(|gap| gap.end - gap.start > shortest_kept);
+    let longer = gaps.iter().filter(|gap| gap.end - gap.start > shortest_kept);
+    let mut equal = RANGES_MAX - longer.count();
+    gaps.retain(|gap| match (gap.end - gap.start).cmp(&shortest_kept) {
+        Ordering::Greater => true,
+        Ordering::Equal if equal > 0 => {
+            equal -= 1;
+            true
+        }
+        _ => false,
+    });
     gaps
 }
 
@@ -169,6 +179,23 @@ mod tests {
         );
         assert!(map.chunks().contains(0) && !map.chunks().contains(1));
         assert_eq!(UsedMap::whole(512 * 77).bytes(), 512 * 77);
+    }
+
+    #[test]
+    fn of_too_many_gaps_the_longest_are_kept() {
+        let extra = 1000;
+        // Of those that are equally long as many as there is room for.
+        let lengths = (0..RANGES_MAX as u64 + extra).map(|at| 1 + at % 2 * u64::from(at < 100));
+        let mut at = 0;
+        let gaps = lengths.map(|blocks| {
+            let start = at;
+            at += (blocks + 1) * BLOCK_LEN;
+            start..start + blocks * BLOCK_LEN
+        });
+        let kept = keep_longest(gaps.collect());
+        assert_eq!(kept.len(), RANGES_MAX);
+        let double = kept.iter().filter(|gap| gap.end - gap.start == 2 * BLOCK_LEN);
+        assert_eq!(double.count(), 50);
     }
 
     proptest! {

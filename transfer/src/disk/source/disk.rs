@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use sys::aligned::AlignedBuffer;
 use sys::block_device::Access;
 use sys::block_tracker::{BlockTracker, CHUNK_LEN};
 use sys::chunk_set::ChunkSet;
@@ -18,9 +19,10 @@ use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::message::DiskFacts;
+use crate::disk::message::{BLOCK_LEN, DiskFacts, is_zero};
 use crate::disk::source::read::bytes_of;
-use crate::disk::used_map::{Effort, Survey, survey};
+use crate::disk::used_map::survey::TAIL_LEN;
+use crate::disk::used_map::{Effort, Survey, ext, survey};
 use crate::error::{Error, Kind, Result};
 
 /// A disk being copied.
@@ -363,15 +365,35 @@ impl State {
 }
 
 /// What a target needs at least: the partitions, and room for the backup of a GUID partition table. A file system counts
-/// to its end: with less it would not be mounted.
+/// to its end, used or not: with less it would not be mounted.
 fn needed_len(medium: &DiskMedium, survey: &Survey) -> u64 {
     let partitions = survey.areas.iter().filter(|area| area.partition > 0);
     let Some(end) = partitions.map(|area| area.range.end).max() else {
-        return medium.length();
+        return bare_len(medium, survey);
     };
     match gpt::backup_len(medium) {
         Ok(backup_len) => (end + backup_len).min(medium.length()),
         Err(_) => medium.length(),
+    }
+}
+
+/// The same for a disk without partitions. Only of an ext file system is it known that it may end before its disk: it was
+/// made smaller. The end of the disk must be empty then, for labels of RAID and the like lie there.
+fn bare_len(medium: &DiskMedium, survey: &Survey) -> u64 {
+    let len = medium.length();
+    let is_ext = matches!(&survey.areas[..], [area] if area.kind == "ext");
+    let tail = len.saturating_sub(TAIL_LEN).next_multiple_of(BLOCK_LEN as u64);
+    if !is_ext || tail >= len {
+        return len;
+    }
+    let mut head = AlignedBuffer::zeroed(BLOCK_LEN);
+    let mut last = AlignedBuffer::zeroed((len - tail) as usize);
+    let read = medium
+        .read(&mut head, 0)
+        .and_then(|()| medium.read(&mut last, tail));
+    match ext::end(&head) {
+        Some(end) if read.is_ok() && is_zero(&last) && (1..len).contains(&end) => end,
+        _ => len,
     }
 }
 

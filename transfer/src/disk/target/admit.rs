@@ -54,7 +54,8 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
             .on(path)
             .remedy(format!(
                 "this disk has {} bytes, the source {}, of which the first {} are needed (to the end of the last \
-                 partition); use a disk that is larger by {} bytes at least, or make the last partition smaller",
+                 partition or file system); use a disk that is larger by {} bytes at least, or make the last file system \
+                 and its partition smaller (ext4, not mounted: e2fsck -f, resize2fs PARTITION SIZE, then parted resizepart)",
                 medium.length(),
                 source.len,
                 source.needed_len,
