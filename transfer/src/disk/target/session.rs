@@ -77,8 +77,8 @@ pub fn serve(
         breakers: &breakers,
     };
     let result = session.run(&mut control, data, stop);
-    let saved = store.checkpoint();
-    result.and(saved.map(drop))
+    let saved = store.close();
+    result.and(saved)
 }
 
 fn open(control: &mut FrameReader, targets: &[DiskTarget], journal: &std::path::Path) -> Result<DiskStore> {

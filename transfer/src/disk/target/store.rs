@@ -2,9 +2,11 @@
 //!
 //! Order of a checkpoint: data durable, digests durable, journal durable, then the acknowledgement. A region is open in
 //! the journal from before the first write into it until its digests are durable, so that after a crash the digests of
-//! exactly the open regions are computed anew from the medium.
+//! exactly the open regions are computed anew from the medium. The next regions are opened ahead, by every checkpoint, too,
+//! so that who writes a disk from its beginning to its end never waits for the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,12 +31,13 @@ use crate::protocol::Position;
 mod known;
 mod write;
 
-/// Regions opened ahead of the one written to: a sequential round pays for one journal write in 256 MiB. Doubled with
-/// every journal write until the next checkpoint: a round of changes scattered over a large disk pays for a few.
-const REGIONS_AHEAD: u64 = 4;
-const DOUBLINGS_MAX: u32 = 8;
+/// Regions opened ahead of the one written to, twice as much as is written between two checkpoints. Doubled with every
+/// journal write until the next checkpoint: a round of changes scattered over a large disk pays for a few.
+const REGIONS_AHEAD: u64 = 8;
+const DOUBLINGS_MAX: u32 = 7;
 /// Written bytes after which a checkpoint is due.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
+const _: () = assert!(REGIONS_AHEAD * REGION_CHUNKS * CHUNK_LEN == 2 * CHECKPOINT_BYTES);
 /// Chunks after which a checkpoint is due: zeros weigh nothing, but their digests wait in memory (32 bytes each).
 const CHECKPOINT_CHUNKS: usize = 256 * 1024;
 
@@ -85,8 +88,11 @@ struct Ledger {
     frames: BTreeSet<u64>,
     /// Frames with a number below this one are applied.
     applied: u64,
+    /// Regions written to since the last checkpoint began.
     touched: BTreeSet<Region>,
     under_way: BTreeMap<Region, u32>,
+    /// Regions that may be written to without a look at the journal: open there, and it is not sealed.
+    open: BTreeSet<Region>,
     /// Journal writes for regions that were not open, since the last checkpoint.
     misses: u32,
 }
@@ -224,10 +230,11 @@ impl DiskStore {
             .collect();
         self.open_regions(&regions)?;
         let disk = &self.disks[usize::from(batch.disk)];
+        // After a failure the regions stay under way, and so open: what they hold now is found out by reading.
         let written = self
             .held(disk, batch)
             .and_then(|held| write_batch(disk, batch, &held))
-            .map_err(|error| Error::io("write to the target disk", &disk.path, error));
+            .map_err(|error| Error::io("write to the target disk", &disk.path, error))?;
         let mut ledger = self.lock_ledger();
         for region in regions {
             if let Some(count) = ledger.under_way.get_mut(&region) {
@@ -237,7 +244,6 @@ impl DiskStore {
                 }
             }
         }
-        let written = written?;
         ledger.bytes += written.bytes;
         let (mut refused, mut accepted) = (Vec::new(), Vec::with_capacity(batch.chunks.len()));
         for (at, chunk) in batch.chunks.iter().enumerate() {
@@ -302,13 +308,17 @@ impl DiskStore {
                 ledger.touched.insert(*region);
                 *ledger.under_way.entry(*region).or_default() += 1;
             }
+            if regions.is_subset(&ledger.open) {
+                return Ok(());
+            }
         }
         let mut journal = self.lock_journal();
-        if !journal.record.sealed && regions.is_subset(&journal.record.open_regions) {
-            return Ok(());
-        }
         let ahead = {
             let mut ledger = self.lock_ledger();
+            // Somebody else may have opened them meanwhile.
+            if regions.is_subset(&ledger.open) {
+                return Ok(());
+            }
             ledger.misses += 1;
             REGIONS_AHEAD << (ledger.misses - 1).min(DOUBLINGS_MAX)
         };
@@ -316,15 +326,21 @@ impl DiskStore {
         if std::mem::take(&mut record.sealed) {
             move_on(&mut record.position)?;
         }
-        for region in regions {
-            let last = self.disks[usize::from(region.disk)].digests.region_count().max(1) - 1;
-            let opened = (region.number..=(region.number + ahead).min(last)).map(|number| Region {
-                disk: region.disk,
-                number,
-            });
-            record.open_regions.extend(opened);
-        }
-        journal.save(record)
+        record.open_regions.extend(self.with_next(regions, ahead));
+        journal.save(record)?;
+        self.lock_ledger().open.clone_from(&journal.record.open_regions);
+        Ok(())
+    }
+
+    /// These regions and those that follow them on their disks.
+    fn with_next(&self, regions: &BTreeSet<Region>, ahead: u64) -> BTreeSet<Region> {
+        let following = |region: &Region| {
+            let disk = region.disk;
+            let last = self.disks[usize::from(disk)].digests.region_count().max(1) - 1;
+            let numbers = region.number..=(region.number + ahead).min(last);
+            numbers.map(move |number| Region { disk, number })
+        };
+        regions.iter().flat_map(following).collect()
     }
 
     /// Makes everything written so far durable. Returns the number below which all frames are.
@@ -357,12 +373,47 @@ impl DiskStore {
                 .and_then(|()| disk.digests.sync())
                 .map_err(|error| Error::io("make the copy durable", &disk.path, error))?;
         }
+        self.lock_ledger().saving = Arc::default();
+        self.close_regions(REGIONS_AHEAD)?;
+        Ok(applied)
+    }
+
+    /// Leaves open what was written to since the last checkpoint began, and so many regions behind the last of it: a
+    /// round goes from the beginning of a disk to its end.
+    fn close_regions(&self, ahead: u64) -> Result<()> {
         let mut journal = self.lock_journal();
         let mut record = journal.record.clone();
-        self.lock_ledger().saving = Arc::default();
-        record.open_regions = self.lock_ledger().touched.clone();
+        {
+            let mut ledger = self.lock_ledger();
+            let touched = &ledger.touched;
+            let last = touched.iter().filter(|region| {
+                let behind = (Bound::Excluded(*region), Bound::Unbounded);
+                let next = touched.range(behind).next();
+                next.is_none_or(|next| next.disk != region.disk)
+            });
+            record.open_regions = self.with_next(&last.copied().collect(), ahead);
+            record.open_regions.extend(touched);
+            // From here on nobody begins to write to what is being closed; what is opened has to be durable first.
+            ledger.open.retain(|region| record.open_regions.contains(region));
+        }
+        if record == journal.record {
+            return Ok(());
+        }
+        let is_sealed = record.sealed;
         journal.save(record)?;
-        Ok(applied)
+        if !is_sealed {
+            self.lock_ledger().open.clone_from(&journal.record.open_regions);
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable at the end of a session, and opens nothing for the next.
+    ///
+    /// # Errors
+    /// A medium or the journal refuses.
+    pub fn close(&self) -> Result<()> {
+        self.checkpoint()?;
+        self.close_regions(0)
     }
 
     /// Roots of the digests, disk by disk.
@@ -387,6 +438,12 @@ impl DiskStore {
         move_on(&mut record.position)?;
         record.position.generation += 1;
         record.sealed = true;
+        {
+            let mut ledger = self.lock_ledger();
+            record.open_regions.clone_from(&ledger.touched);
+            // The next write has to move the position on first.
+            ledger.open.clear();
+        }
         let position = record.position;
         journal.save(record)?;
         Ok(position)

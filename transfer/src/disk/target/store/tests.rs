@@ -5,13 +5,17 @@ const LEN: u64 = 4 * CHUNK_LEN;
 
 /// A store over a new image.
 fn store(folder: &Path) -> DiskStore {
+    store_of(folder, LEN)
+}
+
+fn store_of(folder: &Path, len: u64) -> DiskStore {
     let target = DiskTarget {
         path: folder.join("disk.img"),
         overwrite: false,
     };
     let source = DiskFacts {
-        len: LEN,
-        needed_len: LEN,
+        len,
+        needed_len: len,
         sector_len: 512,
         identity: [0; 16],
     };
@@ -25,10 +29,20 @@ fn content(block: usize) -> Vec<u8> {
     content
 }
 
+/// The regions that are open in the journal on disk.
+fn open_in_journal(folder: &Path) -> Vec<u64> {
+    let journal = Journal::open(&folder.join("journal")).unwrap();
+    regions_of(&journal.record, 0).into_iter().collect()
+}
+
 /// Sends chunk 1 with such a content. Returns whether it was refused.
 fn send(store: &DiskStore, number: u64, expected: Digest, block: usize) -> bool {
+    send_chunk(store, number, 1, expected, block)
+}
+
+fn send_chunk(store: &DiskStore, number: u64, chunk: u64, expected: Digest, block: usize) -> bool {
     let piece = Piece {
-        chunk: 1,
+        chunk,
         expected,
         digest: Digest::of(&content(block)),
         blocks: 1 << block,
@@ -38,7 +52,8 @@ fn send(store: &DiskStore, number: u64, expected: Digest, block: usize) -> bool 
         pieces: vec![piece],
     };
     let payload = encode_batch(&batch, &[7; 4096]).unwrap();
-    let batch = VerifiedBatch::open(&payload, &[LEN], VerifiedBatch::buffer()).unwrap();
+    let lens = store.disk_lens();
+    let batch = VerifiedBatch::open(&payload, &lens, VerifiedBatch::buffer()).unwrap();
     !store.apply(number, &batch).unwrap().refused.is_empty()
 }
 
@@ -58,6 +73,44 @@ fn a_chunk_that_comes_twice_between_checkpoints_is_what_came_last() {
     assert!(send(&store, 3, Digest::of(&content(3)), 6));
     assert!(!send(&store, 4, Digest::of(&content(5)), 6));
     assert!(on_medium() == content(6));
+}
+
+#[test]
+fn the_next_regions_are_opened_before_they_are_written_to() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = store_of(folder.path(), 64 * REGION_CHUNKS * CHUNK_LEN);
+    let open = || open_in_journal(folder.path());
+    let write = |number: u64, region: u64| {
+        assert!(!send_chunk(
+            &store,
+            number,
+            region * REGION_CHUNKS,
+            Digest::UNKNOWN,
+            0
+        ));
+        assert!(open().contains(&region), "open before it is written to");
+    };
+    write(0, 0);
+    assert_eq!(open(), (0..=8).collect::<Vec<_>>());
+    write(1, 3);
+    store.checkpoint().unwrap();
+    assert_eq!(open(), [0; 0], "nothing is being written");
+    // A write during a checkpoint leaves its region open, and what will be written next.
+    write(2, 5);
+    store.close_regions(2).unwrap();
+    assert_eq!(open(), [5, 6, 7]);
+    write(3, 7);
+    assert_eq!(open(), [5, 6, 7]);
+    write(4, 40);
+    store.checkpoint().unwrap();
+    let sealed = store.seal().unwrap();
+    assert_eq!(open(), [0; 0]);
+    assert_eq!(store.position(), sealed);
+    // The first write after a seal is known to nobody yet: the position moves on, whatever was open before.
+    write(5, 5);
+    assert_ne!(store.position(), sealed);
+    store.close().unwrap();
+    assert_eq!(open(), [0; 0]);
 }
 
 #[test]
