@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bed::{Bed, Image, MIB, assert_trees_equal, fsck, make_file_system, mount, partition, with_freeze};
+use rustix::process::Pid;
 use sys::aligned::AlignedBuffer;
 use sys::block_device::{Access, BlockDevice};
 use sys::block_tracker::{BlockTracker, CHUNK_LEN};
@@ -20,7 +21,6 @@ use sys::chunk_set::ChunkSet;
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::disk::medium::{DiskMedium, Medium};
 use transfer::disk::used_map::{Effort, survey};
-use transfer::progress::{Event, Observer};
 use transfer::source::{Rounds, SourceVolume};
 use workload::Workload;
 
@@ -120,86 +120,78 @@ fn a_quiet_server_is_copied_exactly() {
 
 const MBR: &str = "label: dos\nsize=100M\nsize=320M\ntype=5\nsize=140M, type=83\nsize=20M, type=82\n";
 
-/// A moment at which nothing could be written to the canary's file system.
+/// A moment at which nothing could be written.
 struct Stall {
-    since: Instant,
-    length: Duration,
+    /// The process that guards the freeze, if there was one: then this may be it.
+    guard: Option<u32>,
     /// What was marked between the look at the tracker before this one and this one.
     marked_before: ChunkSet,
 }
 
-/// Looks at an independent tracker inside every moment in which nothing can be written.
-fn watch_stalls(canary: &Path, tracker: &BlockTracker, stop: &AtomicBool) -> Vec<Stall> {
-    let beats = AtomicU64::new(0);
+/// The process that guards a freeze of the thread `copying`, which has no other children.
+fn guard_of(copying: Pid) -> Option<u32> {
+    let path = format!("/proc/self/task/{}/children", copying.as_raw_nonzero());
+    let children = std::fs::read_to_string(path).unwrap();
+    children
+        .split_whitespace()
+        .next()
+        .map(|child| child.parse().unwrap())
+}
+
+/// Writes small files to a file system, each with a transaction of its own, which a frozen file system refuses to begin.
+fn beat(canary: &Path, beats: &AtomicU64, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let beat = beats.fetch_add(1, Ordering::AcqRel);
+        let path = canary.join(format!("canary{}", beat % 2));
+        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::write(&path, [1]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Looks at an independent tracker inside every moment in which nothing can be written to any of `canaries`: the file system
+/// that freezes last and thaws first, and the one that freezes first and thaws last.
+fn watch_stalls(canaries: [&Path; 2], tracker: &BlockTracker, copying: Pid, stop: &AtomicBool) -> Vec<Stall> {
+    let beats = [AtomicU64::new(0), AtomicU64::new(0)];
+    let now = || beats.each_ref().map(|beats| beats.load(Ordering::Acquire));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Acquire) {
-                // A new name each time: creating needs a transaction, which a frozen file system refuses to begin.
-                let beat = beats.fetch_add(1, Ordering::AcqRel);
-                let path = canary.join(format!("canary{}", beat % 2));
-                let _ = std::fs::remove_file(&path);
-                let _ = std::fs::write(&path, [1]);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
+        for (canary, beats) in canaries.into_iter().zip(&beats) {
+            scope.spawn(move || beat(canary, beats, stop));
+        }
         let mut stalls = Vec::new();
         while !stop.load(Ordering::Acquire) {
-            let (before, since) = (beats.load(Ordering::Acquire), Instant::now());
+            let before = now();
             std::thread::sleep(Duration::from_millis(25));
-            if beats.load(Ordering::Acquire) != before {
+            let moved = |side: usize| now()[side] != before[side];
+            if moved(0) || moved(1) {
                 continue;
             }
+            let guard = guard_of(copying);
             let marked_before = tracker.harvest().dirty;
-            while beats.load(Ordering::Acquire) == before && !stop.load(Ordering::Acquire) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            // A thaw meanwhile makes it a look after the freeze.
+            let is_still = !moved(0) && !moved(1) && guard_of(copying) == guard;
             stalls.push(Stall {
-                since,
-                length: since.elapsed(),
+                guard: guard.filter(|_| is_still),
                 marked_before,
             });
+            // A busy disk's stall may become a frozen one.
+            while !moved(0) && !moved(1) && guard_of(copying) == guard && !stop.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         stalls
     })
 }
 
-/// When rounds ended.
-#[derive(Default)]
-struct RoundEnds(std::sync::Mutex<Vec<Instant>>);
-
-impl Observer for RoundEnds {
-    fn event(&self, event: &Event) {
-        if matches!(event, Event::RoundFinished { .. }) {
-            self.0.lock().unwrap().push(Instant::now());
-        }
-    }
-}
-
-/// What was written after the freeze, which is the longest stall between the ends of the last two rounds: a busy machine
-/// has others before and after.
-fn written_since_freeze(
-    mut stalls: Vec<Stall>,
-    rounds: &RoundEnds,
-    mut marked: ChunkSet,
-    frozen: Duration,
-) -> ChunkSet {
-    let ends = rounds.0.lock().unwrap();
-    let [.., before, after] = ends[..] else {
-        panic!("{} rounds", ends.len())
-    };
-    let (longest, _) = stalls
+/// What was written since the last freeze. Of the stalls while it was guarded the first is taken: it is the freeze itself, or
+/// lies before it, when another file system was being frozen; then a little more than was written since counts.
+fn written_since_freeze(stalls: Vec<Stall>, mut marked: ChunkSet) -> ChunkSet {
+    let guard = stalls.iter().rev().find_map(|stall| stall.guard);
+    let freeze = stalls
         .iter()
-        .enumerate()
-        .filter(|(_, stall)| stall.since + stall.length > before && stall.since < after)
-        .max_by_key(|(_, stall)| stall.length)
+        .position(|stall| stall.guard.is_some() && stall.guard == guard)
         .expect("the freeze is a stall");
-    // The canary's file system freezes last and thaws first: its stall is a part of the whole.
-    assert!(
-        stalls[longest].length > frozen / 5,
-        "{:?} of {frozen:?}",
-        stalls[longest].length
-    );
-    for stall in stalls.drain(longest + 1..) {
+    for stall in stalls.into_iter().skip(freeze + 1) {
         marked.union_with(&stall.marked_before);
     }
     marked
@@ -217,8 +209,9 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
     let target = bed.path("target.img");
     let plan = with_freeze(bed.plan(&[&server.disk.path]), Duration::from_secs(20));
     let (stop, steps) = (AtomicBool::new(false), AtomicU64::new(0));
-    let canary = server.mounts[0].2.point.clone();
-    let rounds = RoundEnds::default();
+    // Later mounts freeze first.
+    let canaries = [0, 2].map(|at| server.mounts[at].2.point.as_path());
+    let copying = rustix::thread::gettid();
     let (summary, stalls) = std::thread::scope(|scope| {
         for (index, point) in server.points().into_iter().enumerate() {
             let workload = Workload::new(point, seed * 1000 + index as u64);
@@ -226,8 +219,8 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
             scope.spawn(move || workload.run(stop, steps));
             scope.spawn(move || workload::count(point, stop));
         }
-        let watching = scope.spawn(|| watch_stalls(&canary, &witness, &stop));
-        let summary = bed.sync_watched(&[&target], plan, &rounds);
+        let watching = scope.spawn(|| watch_stalls(canaries, &witness, copying, &stop));
+        let summary = bed.sync(&[&target], plan);
         stop.store(true, Ordering::Release);
         (summary.unwrap(), watching.join().unwrap())
     });
@@ -238,8 +231,7 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
         run("sync", ["-f".as_ref(), point.as_os_str()]).unwrap();
         run("mount", ["-o".as_ref(), "remount,ro".as_ref(), point.as_os_str()]).unwrap();
     }
-    let frozen = Duration::from_millis(summary.frozen_ms.unwrap());
-    let marked = written_since_freeze(stalls, &rounds, witness.harvest().dirty, frozen);
+    let marked = written_since_freeze(stalls, witness.harvest().dirty);
     let (compared, differing) = compare_used(&server.disk.path, &target, &marked);
     assert!(
         differing.is_empty(),
@@ -296,17 +288,16 @@ fn compare_used(disk: &Path, image: &Path, written_since: &ChunkSet) -> (u64, Ve
     (compared, differing)
 }
 
-/// Runs a test with several seeds: more by `G2C_BLOCK_RUNS`.
+/// Runs a test with several seeds: more by `G2C_BLOCK_RUNS`, from another one on by `G2C_BLOCK_SEED`.
 #[expect(clippy::print_stdout, reason = "a long test says how far it is")]
 fn each_seed(test: impl Fn(u64)) {
-    let runs = std::env::var("G2C_BLOCK_RUNS")
-        .ok()
-        .and_then(|runs| runs.parse().ok())
-        .unwrap_or(2);
-    for seed in 1..=runs {
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let first = number("G2C_BLOCK_SEED").unwrap_or(1);
+    let last = first + number("G2C_BLOCK_RUNS").unwrap_or(2) - 1;
+    for seed in first..=last {
         let began = Instant::now();
         test(seed);
-        println!("seed {seed} of {runs}: {:.1} s", began.elapsed().as_secs_f64());
+        println!("seed {seed} to {last}: {:.1} s", began.elapsed().as_secs_f64());
     }
 }
 
