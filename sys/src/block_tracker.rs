@@ -134,8 +134,8 @@ impl Layout {
 struct Segment {
     layout: Layout,
     marks: SharedBytes,
-    /// Open events keep the programs attached.
-    _events: Vec<OwnedFd>,
+    /// Open events keep the programs attached; open programs show their statistics in `/proc/PID/fdinfo`.
+    _open: Vec<OwnedFd>,
 }
 
 impl BlockTracker {
@@ -232,12 +232,12 @@ fn attach_programs(
             // One event on one CPU suffices: the program runs at every hit of the tracepoint.
             let perf_event = perf::open_tracepoint(event.id, perf::online_cpus()?.1[0])?;
             perf::attach_program(&perf_event, &program)?;
-            open.push(perf_event);
+            open.extend([perf_event, program]);
         }
         segments.push(Segment {
             layout,
             marks,
-            _events: open,
+            _open: open,
         });
     }
     Ok(segments)

@@ -64,7 +64,7 @@ pub fn run(style: Style, inventory: &Inventory) -> Exit {
     }
 }
 
-fn verdict(disk: &Disk) -> Verdict {
+pub(super) fn verdict(disk: &Disk) -> Verdict {
     let mut obstacles = disk.block_obstacles.clone();
     for partition in &disk.partitions {
         obstacles.extend(
@@ -105,7 +105,7 @@ fn read_directly(path: &Path) -> std::io::Result<()> {
     file.read_exact_at(&mut buffer, 0)
 }
 
-fn text(verdict: &Verdict) -> String {
+pub(super) fn text(verdict: &Verdict) -> String {
     let size = units::bytes(verdict.bytes);
     let tracker = verdict
         .tracker

@@ -1,6 +1,10 @@
 use std::fs;
+use std::path::Path;
+
+use sys::loop_device::{LoopDevice, run};
 
 use super::*;
+use crate::inventory::Disk;
 
 /// A machine in a folder: files by path.
 fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
@@ -275,6 +279,73 @@ fn drivers_for_nvme_and_images_with_this_machine_s_drivers_only() {
     let findings = kernel::check(&dep, "6.1.0");
     assert_eq!(status(&findings, "P12"), Status::Info);
     assert_eq!(status(&findings, "P13"), Status::Warn);
+}
+
+/// A disk without partitions.
+fn disk(device: &Path) -> Disk {
+    Disk {
+        device: device.display().to_string(),
+        bytes: 8 << 20,
+        sector_bytes: 512,
+        style: None,
+        partitions: Vec::new(),
+        file_system: None,
+        mount_points: Vec::new(),
+        system: false,
+        block_obstacles: Vec::new(),
+    }
+}
+
+#[test]
+fn how_each_disk_will_be_tracked_is_told() {
+    let device = LoopDevice::new("g2c-block-told", 8 << 20, 512).unwrap();
+    run("mkswap", [device.path.as_os_str()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let args = crate::cli::JobArgs {
+        check: true,
+        state: Some(folder.path().join("state")),
+        ..Default::default()
+    };
+    let plan = Plan::check_in(&args, folder.path(), Default::default()).unwrap();
+    let here = Machine::here();
+    let mut inventory = Inventory::take(&here).unwrap();
+    let mut told = |disks: &[&Path]| {
+        inventory.disks = disks.iter().map(|path| disk(path)).collect();
+        let findings = trackers::check(&Subject {
+            machine: &here,
+            inventory: &inventory,
+            plan: &plan,
+            api: None,
+        });
+        findings.into_iter().find(|finding| finding.id == "T02").unwrap()
+    };
+    let good = told(&[&device.path]);
+    let line = format!("{}: BPF program on block tracepoints", device.path.display());
+    assert_eq!(
+        (good.status, good.observed.as_str()),
+        (Status::Pass, line.as_str())
+    );
+    let bad = told(&[&device.path, &image]);
+    assert_eq!(bad.status, Status::Warn);
+    let why = format!("{line}; {}: not tracked: an image file", image.display());
+    assert_eq!(bad.observed, why);
+    assert!(bad.remedy.contains("tracefs"), "{bad:?}");
+
+    let verdict = block_test::verdict(&disk(&device.path));
+    assert!(verdict.possible && verdict.obstacles.is_empty(), "{verdict:?}");
+    let json = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(json["tracker"], "BPF program on block tracepoints");
+    assert_eq!(json["areas"][0]["method"], "header only");
+    let shown = block_test::text(&verdict);
+    assert!(
+        shown.contains("is possible; BPF program on block tracepoints"),
+        "{shown}"
+    );
+    let gone = block_test::verdict(&disk(&folder.path().join("gone")));
+    assert!(!gone.possible && gone.tracker.is_none(), "{gone:?}");
+    assert!(block_test::text(&gone).contains("not possible: cannot be read past the page cache"));
 }
 
 #[test]
