@@ -35,8 +35,36 @@ pub(crate) struct Run {
     pub(crate) seconds: f64,
     /// Seconds of each round.
     pub(crate) rounds: Vec<f64>,
-    pub(crate) source_memory: u64,
-    pub(crate) target_memory: u64,
+    /// What it took of the source's and the target's process.
+    pub(crate) source: Usage,
+    pub(crate) target: Usage,
+}
+
+/// What a process has taken so far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// Memory at most, in bytes.
+    pub(crate) memory: u64,
+    /// Processor time in seconds.
+    pub(crate) processor_seconds: f64,
+}
+
+impl Usage {
+    /// Unchanged when the process has ended.
+    fn look(&mut self, process: u32) {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{process}/{name}")).ok();
+        let memory = read("status").and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()
+        });
+        let ticks = read("stat").and_then(|stat| {
+            let fields = stat.rsplit(')').next()?.split_whitespace().skip(11).take(2);
+            fields.map(|field| field.parse::<u64>().ok()).sum::<Option<u64>>()
+        });
+        self.memory = memory.map_or(self.memory, |kib| kib * 1024);
+        // The kernel counts in hundredths of a second here, whatever its own clock is.
+        self.processor_seconds = ticks.map_or(self.processor_seconds, |ticks| ticks as f64 / 100.0);
+    }
 }
 
 impl Run {
@@ -60,8 +88,21 @@ impl Bed {
 
     /// A mounted ext4 file system with the programs and documents of this machine on it.
     pub(crate) fn file_system(place: &Place, mib: u64) -> Result<Self> {
+        let bed = Self::mounted(place, mib, &[])?;
+        let point = bed.mount.as_ref().context("not mounted")?;
+        call(
+            Command::new("cp")
+                .args(["-a", "/usr/bin", "/usr/share"])
+                .arg(point),
+        )?;
+        call(Command::new("sync").arg("-f").arg(point))?;
+        Ok(bed)
+    }
+
+    /// A mounted, empty ext4 file system, made with further flags.
+    pub(crate) fn mounted(place: &Place, mib: u64, flags: &[&str]) -> Result<Self> {
         let mut bed = Self::empty(place, mib)?;
-        call(Command::new("mkfs.ext4").arg("-q").arg(&bed.device))?;
+        call(Command::new("mkfs.ext4").arg("-q").args(flags).arg(&bed.device))?;
         let point = bed.folder.path().join("mount");
         std::fs::create_dir(&point)?;
         call(
@@ -70,13 +111,7 @@ impl Bed {
                 .arg(&bed.device)
                 .arg(&point),
         )?;
-        bed.mount = Some(point.clone());
-        call(
-            Command::new("cp")
-                .args(["-a", "/usr/bin", "/usr/share"])
-                .arg(&point),
-        )?;
-        call(Command::new("sync").arg("-f").arg(&point))?;
+        bed.mount = Some(point);
         Ok(bed)
     }
 
@@ -135,7 +170,15 @@ impl Bed {
         Ok(path)
     }
 
-    /// Runs a receiver and `go2cloud sync --disk` with further flags.
+    /// The target's image, there at least: the receiver makes no files below /dev, where memory is.
+    fn target_image(&self) -> Result<PathBuf> {
+        let path = self.target.path().join("target.img");
+        File::options().create(true).append(true).open(&path)?;
+        Ok(path)
+    }
+
+    /// Runs a receiver and `go2cloud sync --disk` with further flags. Both are on one machine: without `--no-back-off` the
+    /// source would give way to its own target.
     pub(crate) fn sync(&self, flags: &[&str]) -> Result<Run> {
         let path = |name: &str| self.folder.path().join(name);
         let mut receiver = Command::new(self.programs.join("go2cloud-receiver"));
@@ -144,7 +187,7 @@ impl Bed {
             .arg(path("key"));
         receiver
             .arg("--into-disk")
-            .arg(self.target.path().join("target.img"))
+            .arg(self.target_image()?)
             .arg("--journal")
             .arg(self.target.path().join("journal"));
         let mut receiver = Process(
@@ -158,7 +201,14 @@ impl Bed {
         let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
         let mut source = Command::new(self.programs.join("go2cloud"));
         source
-            .args(["sync", "--json", "--to", &address, "--secret-file"])
+            .args([
+                "sync",
+                "--json",
+                "--no-back-off",
+                "--to",
+                &address,
+                "--secret-file",
+            ])
             .arg(path("key"));
         source
             .arg("--state")
@@ -177,8 +227,8 @@ impl Bed {
             summary: Value::Null,
             seconds: 0.0,
             rounds: Vec::new(),
-            source_memory: 0,
-            target_memory: 0,
+            source: Usage::default(),
+            target: Usage::default(),
         };
         let mut round_began = Instant::now();
         for line in BufReader::new(source.0.stdout.take().context("no output")?).lines() {
@@ -189,8 +239,8 @@ impl Bed {
                 Some("summary") => run.summary = event,
                 _ => {}
             }
-            run.source_memory = run.source_memory.max(peak_memory(source.0.id()));
-            run.target_memory = run.target_memory.max(peak_memory(receiver.0.id()));
+            run.source.look(source.0.id());
+            run.target.look(receiver.0.id());
         }
         run.seconds = begin.elapsed().as_secs_f64();
         let status = source.0.wait()?;
@@ -200,7 +250,8 @@ impl Bed {
         Ok(run)
     }
 
-    /// An agent that holds the tracker of the disk and waits for a receiver that never comes.
+    /// An agent that holds the tracker of the disk and waits for a receiver that never comes. Returns when it has attached
+    /// its programs.
     pub(crate) fn hold_tracker(&self) -> Result<Process> {
         let mut source = Command::new(self.programs.join("go2cloud"));
         source.args([
@@ -218,7 +269,14 @@ impl Bed {
             .arg(self.folder.path().join("held"));
         source.arg("--disk").arg(&self.device).stderr(Stdio::null());
         let process = Process(source.spawn().context("cannot start go2cloud")?);
-        std::thread::sleep(Duration::from_secs(1));
+        let since = Instant::now();
+        while programs_of(process.0.id()).len() < PROGRAMS {
+            ensure!(
+                since.elapsed() < Duration::from_secs(20),
+                "the agent attaches no BPF programs"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(process)
     }
 }
@@ -232,8 +290,46 @@ impl Drop for Bed {
     }
 }
 
+/// BPF programs of a disk below 256 GiB: one for each kind of event.
+const PROGRAMS: usize = 3;
+
+/// What a BPF program has done: nanoseconds and runs, as far as the kernel counts them.
+pub(crate) struct Program {
+    pub(crate) nanoseconds: u64,
+    pub(crate) runs: u64,
+}
+
+/// The BPF programs that a process has open.
+fn programs_of(process: u32) -> Vec<Program> {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fdinfo"));
+    let of_program = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path()).ok()?;
+        let number = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+            value.trim().parse().ok()
+        };
+        Some(Program {
+            nanoseconds: number("run_time_ns:")?,
+            runs: number("run_cnt:")?,
+        })
+    };
+    descriptors
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(of_program)
+        .collect()
+}
+
 /// A process that ends with this value.
 pub(crate) struct Process(Child);
+
+impl Process {
+    /// Its BPF programs.
+    pub(crate) fn programs(&self) -> Vec<Program> {
+        programs_of(self.0.id())
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -253,15 +349,6 @@ pub(crate) fn call(command: &mut Command) -> Result<Vec<u8>> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(output.stdout)
-}
-
-fn peak_memory(process: u32) -> u64 {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else {
-        return 0;
-    };
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// Random bytes from a seed: splitmix64.

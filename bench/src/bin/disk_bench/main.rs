@@ -1,10 +1,13 @@
 //! Measures the disk engine through the programs, on loop devices: rounds, throughput, wire bytes, memory, tracker.
 //!
-//! Every comparison is made in one run, A and B in turn, and both numbers are printed as one JSON object per line. Needs
-//! root, `losetup`, `mkfs.ext4`, `partclone.ext4`, `zstd` and `fio`. Build all with `--release`.
+//! Every comparison is made in one run, A and B in turn, and printed as tables in Markdown. Needs root, `losetup`,
+//! `mkfs.ext4`, `partclone.ext4`, `zstd`, `python3` and `fio`. Build all with `--release`.
 
 mod bed;
 mod measure;
+mod memory;
+mod statistics;
+mod tracker;
 
 use std::path::PathBuf;
 
@@ -22,11 +25,20 @@ struct Cli {
     #[arg(long, default_value_t = 4096)]
     disk_mib: u64,
     /// Repetitions of A and B
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     repeat: usize,
+    /// Pairs of runs with and without the tracker
+    #[arg(long, default_value_t = 30)]
+    pairs: usize,
+    /// Size of the disk whose copy's memory is measured, in MiB; it takes little space
+    #[arg(long, default_value_t = 1 << 20)]
+    memory_mib: u64,
     /// Folder for disks, images and state
     #[arg(long, default_value = "/var/tmp")]
     work: PathBuf,
+    /// Folder in memory, for the disk that is written to with and without the tracker
+    #[arg(long, default_value = "/dev/shm")]
+    volatile: PathBuf,
     /// Folder for the target's image and journal [default: the other one]; in memory, the target's disk does not limit
     #[arg(long)]
     target: Option<PathBuf>,
@@ -37,7 +49,7 @@ struct Cli {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Full round against reading the disk and against the link; memory
+    /// Full round against reading the disk and against the link
     Full,
     /// A tracked round with 1 % changed against a rescan by digest
     Rounds,
@@ -47,6 +59,8 @@ enum What {
     Wire,
     /// Write throughput with and without the tracker
     Tracker,
+    /// Memory of both sides on a disk of a TiB
+    Memory,
 }
 
 fn main() -> Result<()> {
@@ -80,7 +94,15 @@ fn main() -> Result<()> {
         measure::wire(&Bed::file_system(&place, cli.disk_mib)?)?;
     }
     if wants(What::Tracker) {
-        measure::tracker(&Bed::random(&place, 512)?, cli.repeat)?;
+        let place = Place {
+            work: cli.volatile.clone(),
+            target: cli.volatile.clone(),
+            programs: place.programs.clone(),
+        };
+        tracker::tracker(&Bed::random(&place, 512)?, cli.pairs)?;
+    }
+    if wants(What::Memory) {
+        memory::memory(&place, cli.memory_mib)?;
     }
     Ok(())
 }

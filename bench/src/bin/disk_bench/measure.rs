@@ -1,52 +1,123 @@
-//! The measurements. Each prints its two sides and their ratio.
+//! The measurements. Each makes its two sides in turn and prints a table of medians, with the goal where there is one.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
 
-use crate::bed::{Bed, call};
+use crate::bed::{Bed, Run, call};
+use crate::statistics::{interval, median};
 
-/// Limit for the comparison with a link, in bytes per second: 800 Mbit/s, which this machine's processors can fill.
-const LINK: u64 = 100_000_000;
+/// Limit for the comparison with a link, in KiB per second: 100 MB/s, which this machine's processors can fill.
+const LINK_KIB: u64 = 97_656;
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
+/// Prints a line of a table.
 #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
-fn print(value: &Value) {
-    println!("{value}");
+pub(crate) fn say(line: &str) {
+    println!("{line}");
 }
 
-/// Full round against plain reading, against a limited link; memory of both sides.
+/// Prints a table: its head, and rows of a name and the values of its repetitions.
+pub(crate) fn table(title: &str, unit: &str, rows: &[(&str, &[f64])]) {
+    say(&format!("\n| {title} | median {unit} | least–most | runs |"));
+    say("| --- | ---: | ---: | ---: |");
+    for (name, values) in rows {
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(0.0, f64::max);
+        say(&format!(
+            "| {name} | {} | {}–{} | {} |",
+            short(median(values)),
+            short(least),
+            short(most),
+            values.len()
+        ));
+    }
+}
+
+/// Three or four significant digits.
+pub(crate) fn short(value: f64) -> String {
+    match value.abs() {
+        0.0..10.0 => format!("{value:.2}"),
+        10.0..1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// Prints a value beside its goal.
+pub(crate) fn goal(what: &str, value: f64, is_reached: bool, promised: &str) {
+    let verdict = if is_reached { "reached" } else { "missed" };
+    say(&format!("- {what}: {value:.3}, promised {promised}: {verdict}"));
+}
+
+/// Throughput of both rounds and runs, in MB/s.
+#[derive(Default)]
+struct Copies {
+    rounds: Vec<f64>,
+    runs: Vec<f64>,
+}
+
+impl Copies {
+    fn add(&mut self, bytes: u64, run: &Run) -> Result<()> {
+        let round = run.rounds.first().context("no round")?;
+        self.rounds.push(bytes as f64 / round / 1e6);
+        self.runs.push(bytes as f64 / run.seconds / 1e6);
+        Ok(())
+    }
+}
+
+/// Full round against plain reading, and against a limited link.
 pub(crate) fn full(bed: &Bed, repeat: usize) -> Result<()> {
-    let (mut read, mut copied, mut limited) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut source_memory, mut target_memory) = (0, 0);
+    let (mut read, mut copied, mut limited) = (Vec::new(), Copies::default(), Copies::default());
+    let (mut processor, mut memory) = ([Vec::new(), Vec::new()], [0, 0]);
     for _ in 0..repeat {
         let begin = Instant::now();
         let disk = format!("if={}", bed.device.display());
         call(Command::new("dd").args([&disk, "of=/dev/null", "bs=1M", "iflag=direct"]))?;
-        read.push(bed.len as f64 / begin.elapsed().as_secs_f64());
+        read.push(bed.len as f64 / begin.elapsed().as_secs_f64() / 1e6);
         bed.forget();
         let run = bed.sync(&["--compress", "off"])?;
-        copied.push(bed.len as f64 / run.seconds);
-        source_memory = source_memory.max(run.source_memory);
-        target_memory = target_memory.max(run.target_memory);
+        copied.add(bed.len, &run)?;
+        for (at, usage) in [run.source, run.target].into_iter().enumerate() {
+            processor[at].push(usage.processor_seconds * 1e9 / bed.len as f64);
+            memory[at] = usage.memory.max(memory[at]);
+        }
+        bed.forget();
+        let run = bed.sync(&["--compress", "off", "--bandwidth-limit", &LINK_KIB.to_string()])?;
+        limited.add(run.number("bytes_wire"), &run)?;
     }
-    bed.forget();
-    let limit = (LINK / 1024).to_string();
-    let run = bed.sync(&["--compress", "off", "--bandwidth-limit", &limit])?;
-    limited.push(run.number("bytes_wire") as f64 / run.seconds);
-    let (read, copied, limited) = (median(read), median(copied), median(limited));
-    print(&json!({
-        "measure": "full round", "bytes": bed.len, "read_only_bytes_per_second": read,
-        "copy_bytes_per_second": copied, "copy_to_read": copied / read,
-        "link_bytes_per_second": LINK, "copy_over_link_bytes_per_second": limited, "copy_to_link": limited / LINK as f64,
-        "source_memory": source_memory, "target_memory": target_memory,
-    }));
+    let link = (LINK_KIB * 1024) as f64 / 1e6;
+    let title = format!(
+        "full round of {} MiB of random content, not compressed",
+        bed.len >> 20
+    );
+    table(
+        &title,
+        "MB/s",
+        &[
+            ("plain `dd bs=1M iflag=direct` of the source", &read),
+            ("full round, durable at the target", &copied.rounds),
+            ("the same, with beginning and end of the run", &copied.runs),
+            (
+                "wire bytes of a full round over a link of 100 MB/s",
+                &limited.rounds,
+            ),
+            ("the same, with beginning and end of the run", &limited.runs),
+        ],
+    );
+    table(
+        "processor time of a full round, per byte",
+        "ns",
+        &[("source", &processor[0]), ("target", &processor[1])],
+    );
+    say(&format!(
+        "\nMemory at most: source {} MiB, target {} MiB.\n",
+        memory[0] >> 20,
+        memory[1] >> 20
+    ));
+    let ratio = median(&copied.rounds) / median(&read);
+    goal("full round to reading", ratio, ratio >= 0.9, "at least 0.9");
+    let ratio = median(&limited.rounds) / link;
+    goal("full round to the link", ratio, ratio >= 0.9, "at least 0.9");
     Ok(())
 }
 
@@ -64,13 +135,24 @@ pub(crate) fn rounds(bed: &Bed, repeat: usize) -> Result<()> {
         // The first round is a rescan that finds nothing; the second, after the command, is the tracked one.
         let run = bed.sync(&["--freeze", "--freeze-max", "60", "--pre-freeze", &python])?;
         tracked.push(*run.rounds.get(1).context("no second round")?);
-        frozen.push(run.number("frozen_ms") as f64);
+        frozen.push(run.number("frozen_ms") as f64 / 1e3);
     }
-    let (rescan, tracked) = (median(rescans), median(tracked));
-    print(&json!({
-        "measure": "round with 1 % changed", "bytes": bed.len, "rescan_seconds": rescan, "tracked_seconds": tracked,
-        "ratio": rescan / tracked, "frozen_ms": median(frozen),
-    }));
+    let title = format!(
+        "{} MiB, 1 % of the chunks changed (a block of 4 KiB each)",
+        bed.len >> 20
+    );
+    table(
+        &title,
+        "s",
+        &[
+            ("rescan by digest", &rescans),
+            ("tracked round", &tracked),
+            ("last frozen time", &frozen),
+        ],
+    );
+    say("");
+    let ratio = median(&rescans) / median(&tracked);
+    goal("rescan to tracked round", ratio, ratio >= 20.0, "at least 20");
     Ok(())
 }
 
@@ -92,43 +174,37 @@ pub(crate) fn wire(bed: &Bed) -> Result<()> {
         .output()?;
     partclone.wait()?;
     let theirs = packed.stdout.len() as u64;
-    print(&json!({
-        "measure": "wire bytes", "go2cloud": ours, "partclone_zstd": theirs, "ratio": ours as f64 / theirs as f64,
-    }));
+    say("\n| wire bytes of a mounted ext4 with programs and documents, zstd level 3 | |");
+    say("| --- | ---: |");
+    say(&format!("| `go2cloud sync --disk --compress 3` | {ours} |"));
+    say(&format!(
+        "| `partclone.ext4` piped into `zstd -3`, unmounted afterwards | {theirs} |\n"
+    ));
+    let ratio = ours as f64 / theirs as f64;
+    goal(
+        "wire bytes to partclone and zstd",
+        ratio,
+        ratio <= 1.03,
+        "at most 1.03",
+    );
     Ok(())
 }
 
-/// Write throughput of fio with and without the tracker, in turn.
-pub(crate) fn tracker(bed: &Bed, repeat: usize) -> Result<()> {
-    let (mut without, mut with) = (Vec::new(), Vec::new());
-    for _ in 0..repeat {
-        without.push(fio(bed)?);
-        let held = bed.hold_tracker()?;
-        with.push(fio(bed)?);
-        drop(held);
-    }
-    let (without, with) = (median(without), median(with));
-    print(&json!({
-        "measure": "tracker", "writes_per_second_without": without, "writes_per_second_with": with,
-        "overhead": 1.0 - with / without,
-    }));
-    Ok(())
-}
-
-fn fio(bed: &Bed) -> Result<f64> {
-    let mut fio = Command::new("fio");
-    fio.args([
-        "--name=w",
-        "--rw=randwrite",
-        "--bs=4k",
-        "--direct=1",
-        "--ioengine=libaio",
-        "--iodepth=8",
-    ]);
-    fio.args(["--runtime=4", "--time_based", "--output-format=json"])
-        .arg(format!("--filename={}", bed.device.display()));
-    let report: Value = serde_json::from_slice(&call(&mut fio)?)?;
-    report["jobs"][0]["write"]["iops"]
-        .as_f64()
-        .context("fio reports no rate")
+/// Prints a share with its 95 % interval. Only bounds beyond the goal decide: what the noise hides is neither.
+pub(crate) fn share(what: &str, values: &[f64], most: f64) {
+    let (low, high) = interval(values);
+    let verdict = if high <= most {
+        "reached"
+    } else if low > most {
+        "missed"
+    } else {
+        "hidden by noise"
+    };
+    say(&format!(
+        "- {what}: {:.2} % (95 % interval {:.2} to {:.2}), promised at most {:.0} %: {verdict}",
+        median(values) * 100.0,
+        low * 100.0,
+        high * 100.0,
+        most * 100.0
+    ));
 }
