@@ -121,7 +121,7 @@ fn start_receiving(case: &Case, bridge: &Bridge, source: &Image, target: &Image)
         kernel: Some((
             image.join("vmlinuz"),
             image.join("initrd.zst"),
-            "console=ttyS0 quiet panic=30".to_owned(),
+            "console=ttyS0 quiet panic=30 no_timer_check".to_owned(),
         )),
         settings: Some(file),
         ..target_hardware(case, disk)

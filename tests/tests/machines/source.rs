@@ -168,7 +168,8 @@ fn install_grub(root: &Path, uuid: &str, firmware: Firmware) {
         .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
         .unwrap();
     fs::create_dir_all(root.join("boot/grub")).unwrap();
-    let console = "console=tty0 console=ttyS0,115200n8";
+    // On a busy machine an emulated timer may be too late for the kernel's check of it.
+    let console = "console=tty0 console=ttyS0,115200n8 no_timer_check";
     let defaults = format!(
         "GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"{console}\"\n\
          GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n"

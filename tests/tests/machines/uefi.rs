@@ -53,6 +53,6 @@ pub(crate) fn kernel_of(source: &Image) -> (PathBuf, PathBuf, String) {
     let (kernel, initrd) = source.mounted(&[(ROOT, "/", "ro")], |root| {
         (copy(root, "vmlinuz"), copy(root, "initrd"))
     });
-    let line = format!("root=/dev/vda{ROOT} ro console=ttyS0");
+    let line = format!("root=/dev/vda{ROOT} ro console=ttyS0 no_timer_check");
     (kernel, initrd, line)
 }
