@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::refusal::Refusals;
@@ -113,6 +114,9 @@ pub fn definition() -> clap::Command {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
     let command = definition();
     let (args, mut refusals) = flags::normalise(&command, args.into_iter().collect());
+    if args.len() <= 1 && !refusals.is_empty() {
+        return Parsed::Refused(refusals);
+    }
     let parsed = command
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
@@ -140,11 +144,9 @@ fn command_of(cli: Cli) -> Box<Command> {
     })
 }
 
-/// A command line that lost a flag lacks it, or has a value too many: that is no second mistake.
+/// A command line that lost a flag may lack it: that is no second mistake.
 fn add_clap(error: &clap::Error, refusals: &mut Refusals) {
-    use clap::error::ErrorKind::{InvalidSubcommand, MissingRequiredArgument, UnknownArgument};
-    let follows = [InvalidSubcommand, MissingRequiredArgument, UnknownArgument].contains(&error.kind());
-    if !refusals.is_empty() && follows {
+    if !refusals.is_empty() && error.kind() == ErrorKind::MissingRequiredArgument {
         return;
     }
     let text = error.render().to_string();

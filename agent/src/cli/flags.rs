@@ -1,7 +1,8 @@
 //! Flags in every spelling that users of the tool know: `-x v`, `-x=v`, `--x v`, `--x=v`, `-x=false`.
 //!
-//! Runs before the parser proper and knows the flags from its definition. All unknown flags are refused at once, each
-//! with the nearest name; a flag given twice with different values is refused, too. Values are not looked at.
+//! Runs before the parser proper and knows the flags from its definition. Everything unknown is refused at once, each
+//! with the nearest name; a flag given twice with different values is refused, too. Each mistake is refused once: what
+//! belongs to an unknown word goes with it, or is taken as the nearest name's. Values are not looked at.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,14 +13,20 @@ use clap::{Arg, ArgAction, Command};
 
 use crate::refusal::Refusals;
 
+/// What names the source instead of a word.
+const INSTEAD_OF_WORDS: &str = "--disk=";
+
 /// Rewrites `args` (the first one is the program's name) into the spelling `--flag=value`. What is unknown, lacks its
 /// value, or contradicts itself is refused and left out, so that the rest can be looked at, too.
 pub fn normalise(command: &Command, args: Vec<OsString>) -> (Vec<OsString>, Refusals) {
     let mut words = args.into_iter().peekable();
     let mut normaliser = Normaliser {
+        root: command,
         command,
         output: words.next().into_iter().collect(),
         given: BTreeMap::new(),
+        words: 0,
+        doubtful: None,
         refusals: Refusals::default(),
     };
     while let Some(word) = words.next() {
@@ -31,27 +38,26 @@ pub fn normalise(command: &Command, args: Vec<OsString>) -> (Vec<OsString>, Refu
         } else if bytes.len() > 1 && bytes[0] == b'-' {
             normaliser.flag(bytes, &mut words);
         } else {
-            if let Some(subcommand) = command.find_subcommand(&word)
-                && std::ptr::eq(normaliser.command, command)
-            {
-                normaliser.command = subcommand;
-                normaliser.given.clear();
-            }
-            normaliser.output.push(word);
+            normaliser.word(word, &mut words);
         }
     }
-    (normaliser.output, normaliser.refusals)
+    normaliser.finish()
 }
 
 struct Normaliser<'a> {
+    root: &'a Command,
     command: &'a Command,
     output: Vec<OsString>,
     /// Values of the flags that may be given once.
     given: BTreeMap<String, OsString>,
+    /// How many words have been given to the command.
+    words: usize,
+    /// What followed an unknown flag: its value, or a word for the command.
+    doubtful: Option<OsString>,
     refusals: Refusals,
 }
 
-impl Normaliser<'_> {
+impl<'a> Normaliser<'a> {
     fn flag(&mut self, word: &[u8], rest: &mut Peekable<impl Iterator<Item = OsString>>) {
         let shown = String::from_utf8_lossy(word).into_owned();
         let bare = word.strip_prefix(b"--").unwrap_or(&word[1..]);
@@ -66,8 +72,10 @@ impl Normaliser<'_> {
                 Some(nearest) => format!("unknown flag `{shown}`; did you mean `--{nearest}`?"),
                 None => format!("unknown flag `{shown}`"),
             });
-            if let Some(nearest) = nearest {
-                self.assume(&nearest, value, rest);
+            match nearest {
+                Some(nearest) => self.assume(&nearest, value, rest),
+                None if value.is_none() => self.pass_over(rest),
+                None => {}
             }
             return;
         };
@@ -100,29 +108,109 @@ impl Normaliser<'_> {
         value: Option<&OsStr>,
         rest: &mut Peekable<impl Iterator<Item = OsString>>,
     ) {
-        let takes_value = self.find(long).is_some_and(|arg| arg.get_action().takes_values());
-        let mut word = format!("--{long}").into_bytes();
-        if takes_value {
-            let is_value = |word: &OsString| !word.as_bytes().starts_with(b"-");
-            let Some(value) = value.map(OsStr::to_owned).or_else(|| rest.next_if(is_value)) else {
-                return;
-            };
-            word.push(b'=');
-            word.extend_from_slice(value.as_bytes());
+        let Some(arg) = self.find(long) else { return };
+        if arg.get_action().takes_values() {
+            if let Some(value) = value.map(OsStr::to_owned).or_else(|| rest.next_if(is_value)) {
+                let mut word = format!("--{long}=").into_bytes();
+                word.extend_from_slice(value.as_bytes());
+                self.output.push(OsString::from_vec(word));
+            }
+            return;
         }
-        self.output.push(OsString::from_vec(word));
+        // Whoever mistypes what would have shown the help wants something else first.
+        if matches!(arg.get_action(), ArgAction::SetTrue) {
+            self.switch(long, value.filter(|value| truth(value).is_some()));
+        }
+        if value.is_none() && !self.takes_words() {
+            self.pass_over(rest);
+        }
+    }
+
+    /// Passes over the value of a flag that nobody knows, as far as it can be told from a word for the command.
+    fn pass_over(&mut self, rest: &mut Peekable<impl Iterator<Item = OsString>>) {
+        let is_command = |word: &OsString| self.is_at_root() && self.root.find_subcommand(word).is_some();
+        if let Some(word) = rest.next_if(|word| is_value(word) && !is_command(word))
+            && self.takes_words()
+        {
+            self.doubtful = Some(word);
+        }
+    }
+
+    /// A word that belongs to no flag: the command's name, or what that command wants.
+    fn word(&mut self, word: OsString, rest: &mut Peekable<impl Iterator<Item = OsString>>) {
+        if !self.is_at_root() {
+            self.words += 1;
+            if self.words <= self.room_for_words() {
+                self.output.push(word);
+            } else {
+                self.refusals
+                    .add(format!("`{}` is one word too many", word.display()));
+            }
+            return;
+        }
+        if let Some(command) = self.root.find_subcommand(&word) {
+            return self.enter(command);
+        }
+        let shown = word.to_string_lossy().into_owned();
+        let names = self.root.get_subcommands().map(Command::get_name);
+        let nearest = nearest(&shown, names);
+        if let Some(command) = nearest.and_then(|name| self.root.find_subcommand(name)) {
+            let name = command.get_name();
+            self.refusals
+                .add(format!("unknown command `{shown}`; did you mean `{name}`?"));
+            self.enter(command);
+        } else if let Some(long) = self.find(&shown).and_then(Arg::get_long).map(str::to_owned) {
+            self.refusals
+                .add(format!("unknown command `{shown}`; did you mean `--{long}`?"));
+            self.assume(&long, None, rest);
+        } else {
+            self.refusals.add(format!(
+                "`{shown}` is neither a command nor the value of a flag; a value with blanks needs quotes, a switch is \
+                 turned off by -flag=false"
+            ));
+        }
+    }
+
+    fn enter(&mut self, command: &'a Command) {
+        self.output.push(command.get_name().into());
+        self.command = command;
+        self.given.clear();
+    }
+
+    fn finish(mut self) -> (Vec<OsString>, Refusals) {
+        let is_named = |word: &OsString| word.as_bytes().starts_with(INSTEAD_OF_WORDS.as_bytes());
+        // A command that wants a word and has none but this was meant to have it.
+        if self.words == 0 && !self.output.iter().any(is_named) {
+            self.output.extend(self.doubtful.take());
+        }
+        (self.output, self.refusals)
+    }
+
+    fn is_at_root(&self) -> bool {
+        std::ptr::eq(self.command, self.root)
+    }
+
+    fn takes_words(&self) -> bool {
+        self.room_for_words() > 0
+    }
+
+    fn room_for_words(&self) -> usize {
+        let room = |arg: &Arg| match arg.get_action() {
+            ArgAction::Append => usize::MAX,
+            _ => 1,
+        };
+        self.command
+            .get_positionals()
+            .map(room)
+            .fold(0, usize::saturating_add)
     }
 
     fn switch(&mut self, long: &str, value: Option<&OsStr>) {
-        let text = value.map(|value| value.to_string_lossy().to_ascii_lowercase());
-        let on = match text.as_deref() {
-            None | Some("true" | "t" | "1") => true,
-            Some("false" | "f" | "0") => false,
-            Some(text) => {
-                self.refusals
-                    .add(format!("`--{long}={text}`: the value must be true or false"));
-                return;
-            }
+        let Some(on) = value.map_or(Some(true), truth) else {
+            let shown = value.unwrap_or_default().to_string_lossy();
+            self.refusals
+                .add(format!("`--{long}={shown}`: the value must be true or false"));
+            return;
         };
         let word = OsString::from(format!("--{long}"));
         let shown = OsString::from(if on { "true" } else { "false" });
@@ -154,12 +242,30 @@ impl Normaliser<'_> {
     }
 
     fn nearest(&self, name: &str) -> Option<&str> {
-        let known = self.command.get_arguments().filter_map(Arg::get_long);
-        let (distance, nearest) = known
-            .map(|known| (distance(name, known), known))
-            .min_by_key(|(distance, _)| *distance)?;
-        (distance <= (name.len() / 3).max(2)).then_some(nearest)
+        let shown = self.command.get_arguments().filter(|arg| !arg.is_hide_set());
+        nearest(name, shown.filter_map(Arg::get_long))
     }
+}
+
+fn is_value(word: &OsString) -> bool {
+    !word.as_bytes().starts_with(b"-")
+}
+
+/// What a switch was set to.
+fn truth(value: &OsStr) -> Option<bool> {
+    match value.to_string_lossy().to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Some(true),
+        "false" | "f" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The name that was probably meant. Something of what was typed must be in it.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = known.map(|known| (distance(name, known), known));
+    let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
+    let distance_max = (name.len() / 3).max(2).min(name.len().saturating_sub(1));
+    (distance <= distance_max).then_some(nearest)
 }
 
 /// Number of letters to change, add or take away (Levenshtein), with case and the kind of dash ignored.
@@ -191,9 +297,16 @@ mod tests {
                 .arg(Arg::new("exclude").long("exclude").action(ArgAction::Append))
         };
         let sync = flags(Command::new("sync"))
-            .arg(Arg::new("dir"))
+            .arg(Arg::new("dir").action(ArgAction::Append))
+            .arg(Arg::new("disk").long("disk").action(ArgAction::Append))
             .arg(Arg::new("secret-file").long("secret-file"));
-        let mut command = flags(Command::new("go2cloud")).subcommand(sync);
+        let bandwidth = Command::new("bandwidth")
+            .arg(Arg::new("limit").required(true))
+            .arg(Arg::new("state").long("state").action(ArgAction::Set));
+        let mut command = flags(Command::new("go2cloud"))
+            .arg(Arg::new("off").long("off").hide(true).action(ArgAction::Append))
+            .subcommand(sync)
+            .subcommand(bandwidth);
         command.build();
         command
     }
@@ -222,7 +335,7 @@ mod tests {
         ] {
             assert_eq!(run(line).unwrap(), "g --check", "{line}");
         }
-        assert_eq!(run("g -check=false").unwrap(), "g");
+        assert_eq!(run("g -check=false").unwrap(), "g --off=check");
         assert_eq!(run("g --region=a=b").unwrap(), "g --region=a=b");
     }
 
@@ -270,5 +383,54 @@ mod tests {
             run("g --exclude a --exclude b").unwrap(),
             "g --exclude=a --exclude=b"
         );
+    }
+
+    /// What is left of a line, and how often it was refused.
+    fn left(line: &str) -> (String, usize) {
+        let args = line.split(' ').map(OsString::from).collect();
+        let (args, refusals) = normalise(&command(), args);
+        let line = args.join(OsStr::new(" ")).into_string().unwrap();
+        (line, refusals.as_slice().len())
+    }
+
+    #[test]
+    fn each_mistake_is_refused_once_and_what_belongs_to_it_goes_with_it() {
+        for (line, is_left) in [
+            // The value of a flag that resembles none, in every spelling.
+            ("g -zzzzzz value -check", "g --check"),
+            ("g --zzzzzz value -check", "g --check"),
+            ("g -zzzzzz=value -check", "g --check"),
+            ("g --zzzzzz=value -check", "g --check"),
+            ("g -check -zzzzzz", "g --check"),
+            // Of one that resembles a flag.
+            ("g -regio=R -check", "g --region=R --check"),
+            ("g --REGION R -check", "g --region=R --check"),
+            ("g -regoin -check", "g --check"),
+            ("g -chek true -region R", "g --check --region=R"),
+            ("g -chek=false", "g --off=check"),
+            ("g -chek=perhaps", "g --check"),
+            // What shows the help does not do so when it is mistyped.
+            ("g -hlep", "g"),
+            // One letter resembles nothing, and what is hidden is not recommended.
+            ("g -x", "g"),
+            ("g -of value -check", "g --check"),
+            // A command, or a flag that has lost its dash.
+            ("g snyc -secret-file k /srv", "g sync --secret-file=k /srv"),
+            ("g -zzzzzz sync /srv", "g sync /srv"),
+            ("g region R -check", "g --region=R --check"),
+            ("g nonsense -check", "g --check"),
+            // Words that a command wants are not taken for values, and the other way round.
+            ("g sync -zzzzzz /srv", "g sync /srv"),
+            ("g sync -zzzzzz value /srv", "g sync /srv"),
+            ("g sync /srv -zzzzzz value", "g sync /srv"),
+            ("g sync -disk=d -zzzzzz value", "g sync --disk=d"),
+            ("g sync -chek /srv", "g sync --check /srv"),
+            ("g sync -secretfile k /srv", "g sync --secret-file=k /srv"),
+            ("g bandwidth -zzzzzz 100", "g bandwidth 100"),
+            ("g bandwidth 100 KB/s", "g bandwidth 100"),
+        ] {
+            assert_eq!(left(line), (is_left.to_owned(), 1), "{line}");
+        }
+        assert_eq!(left("g -yyyyyy a -zzzzzz b nonsense").1, 3);
     }
 }
