@@ -93,6 +93,8 @@ pub struct Inventory {
     pub whole: bool,
     /// Disks, the one with the root file system first.
     pub disks: Vec<Disk>,
+    /// Names below the directory that is migrated, if they were counted.
+    pub entries: Option<u64>,
 }
 
 /// Identifier and system of `machine`, for those who need nothing else of it.
@@ -115,6 +117,7 @@ impl Inventory {
             os: os::os(machine),
             hardware: hardware::hardware(machine),
             disks: disks::disks(machine),
+            entries: None,
         })
     }
 

@@ -67,13 +67,15 @@ fn boot_space(subject: &Subject<'_>) -> Finding {
     }
 }
 
-/// Bytes to migrate, as far as they are known without reading everything, and files on the file systems they lie on.
+/// Bytes to migrate, as far as they are known without reading everything, and their files: those of a directory counted, else
+/// all on the file systems they lie on.
 pub(super) fn amount(subject: &Subject<'_>) -> std::io::Result<(u64, u64)> {
     match subject.plan.scope() {
         Scope::Directory(root) => {
             let space = statvfs(root)?;
             let used = subject.inventory.disks.iter().map(|disk| disk.bytes).sum();
-            Ok((used, space.f_files.saturating_sub(space.f_ffree)))
+            let files = subject.inventory.entries;
+            Ok((used, files.unwrap_or(space.f_files.saturating_sub(space.f_ffree))))
         }
         Scope::Disks(_) => Ok((subject.inventory.disks.iter().map(|disk| disk.bytes).sum(), 0)),
         Scope::Machine => {

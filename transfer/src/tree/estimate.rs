@@ -1,9 +1,11 @@
-//! How much there is to copy, roughly: for progress and remaining time only.
+//! How much there is to copy, roughly: for forecasts, progress and remaining time only.
 //!
 //! Nothing depends on it, so it may use paths and a plain directory walker: a tree that changes under it gives another
-//! number, and that is all. For the same reason it begins only when a round takes longer, and gives way to everything else.
+//! number, and that is all. For the same reason the count of a round begins only when that takes longer, and gives way to
+//! everything else. Whoever wants to know beforehand counts by the same function, [`amount`].
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +16,47 @@ use crate::source::TreeSource;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Entries looked at between two looks at whether anybody still wants to know.
-const LOOK: u64 = 256;
+const LOOK: usize = 256;
 
-/// A count that grows in the background; ends when it is dropped.
+/// What lies below a directory, itself included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Amount {
+    /// Names.
+    pub entries: u64,
+    /// Lengths of all regular files, by each of their names.
+    pub bytes: u64,
+    /// Bytes that are allocated, of every file once: holes do not count, and each name has its share.
+    pub allocated: f64,
+}
+
+/// Counts what lies below `root`, on its own file system only if `same_file_system`. `None` when `go_on`, which is asked
+/// from time to time, says no. What cannot be looked at does not count.
+pub fn amount(root: &Path, same_file_system: bool, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
+    let mut amount = Amount::default();
+    let entries = walkdir::WalkDir::new(root).same_file_system(same_file_system);
+    for (number, entry) in entries.into_iter().enumerate() {
+        if number % LOOK == 0 && !go_on() {
+            return None;
+        }
+        let Ok(metadata) = entry.and_then(|entry| entry.metadata()) else {
+            continue;
+        };
+        amount.entries += 1;
+        if metadata.is_file() {
+            amount.bytes += metadata.len();
+        }
+        let names = if metadata.is_dir() {
+            1
+        } else {
+            metadata.nlink().max(1)
+        };
+        // `st_blocks` counts 512 bytes whatever the file system's blocks are.
+        amount.allocated += (metadata.blocks() * 512) as f64 / names as f64;
+    }
+    Some(amount)
+}
+
+/// A count in the background; ends when it is dropped.
 #[derive(Debug, Default)]
 pub struct Estimate(Arc<Shared>);
 
@@ -71,21 +111,12 @@ fn count(shared: &Shared, root: PathBuf, same_file_system: bool) {
     // Without the lower priority it would still be right.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     sys::io_priority::lower();
-    let mut seen = 0;
-    for entry in walkdir::WalkDir::new(root).same_file_system(same_file_system) {
-        seen += 1;
-        if seen % LOOK == 0 && shared.unwanted.load(Ordering::Acquire) {
-            return;
-        }
-        let Ok(metadata) = entry.and_then(|entry| entry.metadata()) else {
-            continue;
-        };
-        shared.entries.fetch_add(1, Ordering::Relaxed);
-        if metadata.is_file() {
-            shared.bytes.fetch_add(metadata.len(), Ordering::Relaxed);
-        }
+    let is_wanted = || !shared.unwanted.load(Ordering::Acquire);
+    if let Some(amount) = amount(&root, same_file_system, is_wanted) {
+        shared.entries.store(amount.entries, Ordering::Relaxed);
+        shared.bytes.store(amount.bytes, Ordering::Relaxed);
+        shared.complete.store(true, Ordering::Release);
     }
-    shared.complete.store(true, Ordering::Release);
 }
 
 #[cfg(test)]
@@ -110,5 +141,27 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(estimate.totals(), (4, 1024));
+    }
+
+    #[test]
+    fn a_directory_is_as_large_as_what_is_allocated_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let count = || amount(folder.path(), true, || true).unwrap();
+        let before = count();
+        std::fs::write(folder.path().join("a"), vec![7; 1 << 20]).unwrap();
+        std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
+        std::fs::File::create(folder.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        // Delayed allocation counts late on some file systems.
+        rustix::fs::sync();
+        let after = count();
+        let allocated = after.allocated - before.allocated;
+        let (least, most) = (f64::from(1 << 20), f64::from((1 << 20) + 65536));
+        assert!((least..most).contains(&allocated), "{allocated}");
+        assert_eq!(after.entries - before.entries, 3);
+        assert_eq!(after.bytes, (2 << 20) + (1 << 40));
+        assert_eq!(amount(folder.path(), true, || false), None);
     }
 }
