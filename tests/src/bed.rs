@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::control::program;
-use crate::process::Process;
+use crate::process::{Process, command_in};
 
 /// Folders for both sides and a secret that they share.
 #[derive(Debug)]
@@ -36,8 +36,23 @@ impl Receiver {
     /// It does not start.
     #[must_use]
     pub fn start(listen: &str, secret: &Path, target: &[&OsStr], journal: &Path) -> Self {
+        Self::start_in(None, listen, secret, target, journal)
+    }
+
+    /// The same in a network namespace, if one is named.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_in(
+        namespace: Option<&str>,
+        listen: &str,
+        secret: &Path,
+        target: &[&OsStr],
+        journal: &Path,
+    ) -> Self {
         let (ready, inside) = std::io::pipe().expect("a pipe");
-        let mut command = Command::new(program("go2cloud-receiver"));
+        let mut command = command_in(namespace, &program("go2cloud-receiver"));
         command
             .args(["--listen", listen, "--json", "--secret-file"])
             .arg(secret)

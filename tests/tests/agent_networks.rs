@@ -1,11 +1,13 @@
 //! The network modes, each in networks where nothing but what it needs is possible: a control plane, a source, a target
 //! and what lies between them, each in a network namespace of its own.
 
+use go2cloud_tests::bed::{Bed, Receiver};
 use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::hooks::Place;
+use go2cloud_tests::host::Host;
 use go2cloud_tests::network::Network;
 use go2cloud_tests::proxy::{PASSWORD, Proxy, USER};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Where the control plane is.
 const API: &str = "198.51.100.2";
@@ -198,4 +200,57 @@ fn a_world_without_ipv4_is_migrated_in() {
     cloud.assert_arrived(&instance);
     let jobs = cloud.admin("job list --json");
     assert_eq!(member(&jobs, "Status"), "SUCCESS");
+}
+
+#[test]
+fn a_check_finds_the_packets_that_vanish_without_a_word() {
+    let network = Network::new(&["router", "source", "target"]);
+    network.forward("router");
+    network.attach(("source", "lan", "10.1.0.2/24"), "10.1.0.1/24", ANYWHERE);
+    network.attach(("target", "lan", "10.2.0.2/24"), "10.2.0.1/24", ANYWHERE);
+    // The router drops what is larger, and what it says about that never leaves it.
+    network.ip("router", "link set lan-target mtu 1400");
+    network.ip("router", "rule add iif lo to 10.1.0.2 blackhole");
+    let bed = Bed::new();
+    let key = bed.path("key");
+    let receiver = Receiver::start_in(
+        Some(&network.namespace("target")),
+        "10.2.0.2:0",
+        &key,
+        &["--into".as_ref(), bed.target.as_os_str()],
+        &bed.path("journal"),
+    );
+    let (ip, port) = receiver.address.split_once(':').expect("an address");
+    let host = Host::new("192.0.2.1:1", (String::new(), String::new())).inside(network.namespace("source"));
+    let check = || {
+        let line = format!(
+            "--check --json --source-root {} --remote-ip {ip} --remote-port {port} --secret-file {}",
+            host.path("source").display(),
+            key.display()
+        );
+        let output = host.tool(&line).output().expect("the agent runs");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let findings = report["findings"].as_array().expect("findings");
+        let link = findings.iter().find(|finding| finding["id"] == "P64");
+        link.expect("the check of the link").clone()
+    };
+    let link = check();
+    let seen = link["observed"].as_str().expect("a text");
+    assert_eq!(link["status"], "fail", "{link}");
+    assert!(
+        seen.contains("more than 1400 bytes vanish") && seen.contains("sends up to 1500"),
+        "{seen}"
+    );
+    let remedy = link["remedy"].as_str().expect("a text");
+    assert!(remedy.contains("ip link set dev NAME mtu 1400"), "{remedy}");
+    // The remedy helps, and so does a router that is heard.
+    network.ip("source", "link set lan mtu 1400");
+    let link = check();
+    assert_eq!(link["status"], "pass", "{link}");
+    network.ip("source", "link set lan mtu 1500");
+    network.ip("router", "rule del iif lo to 10.1.0.2 blackhole");
+    let link = check();
+    let seen = link["observed"].as_str().expect("a text");
+    assert_eq!(link["status"], "pass", "{link}");
+    assert!(seen.contains("in packets of up to 1400 bytes"), "{seen}");
 }

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod connect;
 pub mod errand;
 pub mod frame;
+pub mod path;
 pub mod tls;
 
 pub use connect::{Accepted, Acceptor, SourceLink, connect};

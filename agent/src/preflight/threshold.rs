@@ -64,7 +64,10 @@ const DEMANDS: [(&str, &str); 61] = [
     ("P61", "W: 100.64.0.0/10 or 169.254.0.0/16"),
     ("P62", "W: bound to an address"),
     ("P63", "W: outgoing packets are dropped by default"),
-    ("P64", "F: the receiver does not answer"),
+    (
+        "P64",
+        "F: the receiver does not answer, or large packets vanish on the way; W: packets below 1280 bytes",
+    ),
     ("P70", "W: a data source is fixed"),
     ("P71", "W: any that is known"),
     ("P72", "none: labels are migrated"),

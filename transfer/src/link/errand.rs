@@ -83,6 +83,23 @@ impl Errands {
     /// # Errors
     /// No address answers ([`Kind::Retry`]), or the peers do not accept each other ([`Kind::Refused`]).
     pub fn connect(addresses: &[SocketAddr], secret: &Secret) -> Result<Self> {
+        let mut last = Error::new(Kind::Usage, "connect: no address of the target is given");
+        for &address in addresses {
+            let connected = TlsStream::connect(address, tls::client_config()?);
+            match connected.and_then(|stream| Self::begin(stream, secret)) {
+                Ok(errands) => return Ok(errands),
+                Err(error) if error.kind() == Kind::Retry => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// Begins with a connection that is there.
+    ///
+    /// # Errors
+    /// The connection is lost, or the peers do not accept each other ([`Kind::Refused`]).
+    pub fn begin(mut stream: TlsStream, secret: &Secret) -> Result<Self> {
         let hello = Hello {
             protocol: auth::PROTOCOL,
             session: auth::random_id()?,
@@ -92,19 +109,13 @@ impl Errands {
             data_connections: 1,
             volume: VolumeKind::Tree,
         };
-        let mut last = Error::new(Kind::Usage, "connect: no address of the target is given");
-        for &address in addresses {
-            let connected = TlsStream::connect(address, tls::client_config()?).and_then(|mut stream| {
-                auth::prove_source(&mut stream, secret, &hello)?;
-                Ok(stream)
-            });
-            match connected {
-                Ok(stream) => return Ok(Self(stream)),
-                Err(error) if error.kind() == Kind::Retry => last = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
+        auth::prove_source(&mut stream, secret, &hello)?;
+        Ok(Self(stream))
+    }
+
+    /// The largest packet that the kernel sends on this connection, in bytes, if it tells.
+    pub fn path_mtu(&self) -> Option<u32> {
+        self.0.path_mtu()
     }
 
     /// Asks and waits for the answer, 15 s at most.

@@ -143,10 +143,23 @@ impl TlsStream {
                 .remedy("check that go2cloud-receiver runs there and that the port is open")
                 .because(error)
         })?;
+        Self::over(socket, address, config, HANDSHAKE_MAX)
+    }
+
+    /// Shakes hands over a socket that is connected to `address`; no read and no write then waits longer than `patience`.
+    ///
+    /// # Errors
+    /// Whoever answers is too slow, or does not speak TLS 1.3.
+    pub fn over(
+        socket: TcpStream,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        patience: Duration,
+    ) -> Result<Self> {
         let name = ServerName::IpAddress(address.ip().into());
         let connection = ClientConnection::new(config, name)
             .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
-        Self::handshake(socket, Connection::Client(connection))
+        Self::handshake(socket, Connection::Client(connection), patience)
     }
 
     /// Shakes hands on an accepted socket.
@@ -156,13 +169,13 @@ impl TlsStream {
     pub fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self> {
         let connection = ServerConnection::new(config)
             .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
-        Self::handshake(socket, Connection::Server(connection))
+        Self::handshake(socket, Connection::Server(connection), HANDSHAKE_MAX)
     }
 
-    fn handshake(mut socket: TcpStream, mut connection: Connection) -> Result<Self> {
+    fn handshake(mut socket: TcpStream, mut connection: Connection, patience: Duration) -> Result<Self> {
         let tuned = socket.set_nodelay(true).and_then(|()| {
-            socket.set_read_timeout(Some(HANDSHAKE_MAX))?;
-            socket.set_write_timeout(Some(HANDSHAKE_MAX))
+            socket.set_read_timeout(Some(patience))?;
+            socket.set_write_timeout(Some(patience))
         });
         tuned.map_err(|error| lost("set up the connection", error))?;
         connection.set_buffer_limit(None);
@@ -211,6 +224,11 @@ impl TlsStream {
                 "hear from the peer: it closed the connection",
             ))
         }
+    }
+
+    /// The largest packet that the kernel sends on this connection, in bytes, if it tells.
+    pub fn path_mtu(&self) -> Option<u32> {
+        sys::tcp_info::path_mtu(self.socket.as_fd())
     }
 
     /// Keeps the sending direction.
