@@ -5,8 +5,11 @@
 //! with the source's. Signing goes over an errand ([`crate::link::errand`]), so that it needs no session, works for
 //! trees and disks alike, and also when a migration has failed.
 
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -31,7 +34,7 @@ pub struct Statement {
     pub receiver: String,
     /// BLAKE3 digest of the receipt that was shown to the target, hexadecimal.
     pub receipt: String,
-    /// What its journal has sealed; nothing when no round has been sealed since it started.
+    /// What its journal has sealed; nothing before the first session.
     pub sealed: Option<Sealed>,
     /// What it found when it re-read its medium; nothing when it did not, or sealed something else since.
     pub verified: Option<Verified>,
@@ -106,35 +109,101 @@ pub fn countersign(target: &[SocketAddr], secret: &Secret, receipt: &[u8]) -> Re
     }
 }
 
-/// What a target knows about its copy, written by its sessions.
-#[derive(Debug, Default)]
-pub struct Holdings(Mutex<Known>);
+/// File in the journal's folder with what is known.
+const FILE: &str = "holdings.json";
 
-#[derive(Debug, Default)]
+/// What a target knows about its copy, written by its sessions. Durable, so that a receiver that is started anew
+/// attests what the one before it found: its first note comes before the source hears that a round is sealed.
+#[derive(Debug)]
+pub struct Holdings {
+    folder: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     sealed: Option<Sealed>,
     verified: Option<Verified>,
 }
 
 impl Holdings {
-    /// Notes what the journal has sealed. An earlier verification is void if that is something else.
-    pub fn seal(&self, sealed: Sealed) {
-        let mut known = self.0.lock().expect("nothing panics while it notes");
-        if known.sealed.as_ref() != Some(&sealed) {
-            known.verified = None;
-            known.sealed = Some(sealed);
-        }
+    /// What an earlier receiver left in the journal's folder, or nothing. What is not understood is not attested.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let known = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %path.display(), %error, "not understood: nothing is attested until the next session");
+                Known::default()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Known::default(),
+            Err(error) => return Err(Error::io("read what the target holds", path, error)),
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            known: Mutex::new(known),
+        })
     }
 
-    /// Notes that the medium was re-read and found equal.
-    pub fn verify(&self, verified: Verified) {
-        self.0.lock().expect("nothing panics while it notes").verified = Some(verified);
+    /// Notes what the journal has sealed, durably. An earlier verification is void if that is something else.
+    ///
+    /// # Errors
+    /// The journal's folder cannot be written.
+    pub fn seal(&self, sealed: Sealed) -> Result<()> {
+        let known = self.lock();
+        if known.sealed.as_ref() == Some(&sealed) {
+            return Ok(());
+        }
+        self.note(
+            known,
+            Known {
+                sealed: Some(sealed),
+                verified: None,
+            },
+        )
+    }
+
+    /// Notes that the medium was re-read and found equal, durably.
+    ///
+    /// # Errors
+    /// The journal's folder cannot be written.
+    pub fn verify(&self, verified: Verified) -> Result<()> {
+        let known = self.lock();
+        let sealed = known.sealed.clone();
+        self.note(
+            known,
+            Known {
+                sealed,
+                verified: Some(verified),
+            },
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while it notes")
+    }
+
+    fn note(&self, mut known: MutexGuard<'_, Known>, new: Known) -> Result<()> {
+        let path = self.folder.join(FILE);
+        let write = || {
+            let aside = self.folder.join(format!("{FILE}.new"));
+            let mut file = File::create(&aside)?;
+            file.write_all(&serde_json::to_vec(&new)?)?;
+            file.sync_all()?;
+            fs::rename(&aside, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| Error::io("note what the target holds", &path, error))?;
+        *known = new;
+        Ok(())
     }
 
     /// Signs what is known, under the receipt with this digest.
     pub(crate) fn countersign(&self, receipt: &[u8; 32], key: &SigningKey) -> Result<Answer> {
         let statement = {
-            let known = self.0.lock().expect("nothing panics while it notes");
+            let known = self.lock();
             Statement {
                 version: VERSION,
                 receiver: env!("CARGO_PKG_VERSION").to_owned(),
@@ -169,7 +238,7 @@ mod tests {
     fn a_statement_is_bound_to_its_receipt_and_to_what_is_sealed() {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::of(&folder.path().join("key")).unwrap();
-        let holdings = Holdings::default();
+        let holdings = Holdings::open(folder.path()).unwrap();
         let sign = |receipt: &[u8]| {
             let answer = holdings
                 .countersign(blake3::hash(receipt).as_bytes(), &key)
@@ -189,19 +258,35 @@ mod tests {
             }
         };
         assert_eq!(sign(b"r").check(b"r").unwrap().sealed, None);
-        holdings.seal(sealed(1));
-        holdings.verify(Verified::default());
-        holdings.seal(sealed(1));
+        holdings.seal(sealed(1)).unwrap();
+        holdings.verify(Verified::default()).unwrap();
+        holdings.seal(sealed(1)).unwrap();
         let statement = sign(b"r").check(b"r").unwrap();
         assert_eq!(
             (statement.sealed, statement.verified),
             (Some(sealed(1)), Some(Verified::default()))
         );
-        holdings.seal(sealed(2));
+        let again = Holdings::open(folder.path()).unwrap();
+        assert_eq!(*again.lock(), *holdings.lock(), "a receiver that starts anew");
+        holdings.seal(sealed(2)).unwrap();
         let mut signed = sign(b"r");
         assert_eq!(signed.check(b"r").unwrap().verified, None);
         assert!(signed.check(b"another").is_err());
         signed.statement = signed.statement.replace("\"generation\":2", "\"generation\":3");
         assert!(signed.check(b"r").is_err());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_attested() {
+        let folder = tempfile::tempdir().unwrap();
+        let holdings = Holdings::open(folder.path()).unwrap();
+        holdings.seal(sealed(1)).unwrap();
+        fs::write(folder.path().join(FILE), "{\"sealed\":7").unwrap();
+        let holdings = Holdings::open(folder.path()).unwrap();
+        assert_eq!(*holdings.lock(), Known::default());
+        holdings.seal(sealed(2)).unwrap();
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert!(holdings.seal(sealed(3)).is_err(), "no place to note it");
+        assert_eq!(holdings.lock().sealed, Some(sealed(2)));
     }
 }

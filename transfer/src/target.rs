@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use crate::disk::target::DiskTarget;
 use crate::error::{Kind, Result};
@@ -22,6 +22,11 @@ use crate::tree::receive::TreeTarget;
 
 /// How often the receiver looks for a request to stop.
 const WATCH: Duration = Duration::from_millis(50);
+/// How long a new source waits for the session of another one to end. A source that is done goes before its receiver
+/// has put everything away, and one that was killed leaves connections whose end must be seen on each (about a second).
+const LEAVING_MAX: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LEAVING_NAP: Duration = Duration::from_millis(5);
 /// Connections for errands at once.
 const ERRANDS_MAX: usize = 16;
 /// File in the journal's folder with the key that signs receipts.
@@ -114,14 +119,25 @@ struct Active<'scope> {
     thread: ScopedJoinHandle<'scope, ()>,
 }
 
+impl Active<'_> {
+    /// Whether it ends by itself within [`LEAVING_MAX`].
+    fn leaves(&self) -> bool {
+        let end = Instant::now() + LEAVING_MAX;
+        while !self.thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(LEAVING_NAP);
+        }
+        self.thread.is_finished()
+    }
+}
+
 impl Receiver {
     /// Opens the volume and the listening socket.
     ///
     /// # Errors
     /// The target directory cannot be opened, the address is not local, or its port is in use.
     pub fn bind(plan: ServePlan) -> Result<Self> {
-        let holdings = Arc::new(Holdings::default());
         let key = SigningKey::of(&plan.journal.join(KEY_FILE))?;
+        let holdings = Arc::new(Holdings::open(&plan.journal)?);
         let target = Target::open(plan.volume, &plan.journal, &holdings)?;
         Ok(Self {
             acceptor: Acceptor::bind(plan.listen, plan.secret)?,
@@ -218,7 +234,8 @@ impl Receiver {
             return active;
         }
         if let Some(active) = active {
-            if active.instance != accepted.hello.instance {
+            let is_same = active.instance == accepted.hello.instance;
+            if !is_same && !active.leaves() {
                 refuse(
                     accepted,
                     Failure::Busy,

@@ -99,7 +99,7 @@ impl Bed {
 #[test]
 fn a_tree_s_target_attests_what_it_holds_and_nothing_that_it_was_told() {
     let bed = Bed::new();
-    let key = bed.with_receiver(bed.tree(), |target, key| {
+    let (key, last) = bed.with_receiver(bed.tree(), |target, key| {
         assert_eq!(bed.signed(target, key).sealed, None);
         let summary = bed.sync(target, bed.source(), true);
         let statement = bed.signed(target, key);
@@ -114,11 +114,16 @@ fn a_tree_s_target_attests_what_it_holds_and_nothing_that_it_was_told() {
             statement.verified, None,
             "what was verified was an earlier content"
         );
-        key.to_owned()
+        (key.to_owned(), bed.sync(target, bed.source(), true))
     });
-    // The key outlives the process.
+    // The key and what is known outlive the process.
     bed.with_receiver(bed.tree(), |target, again| {
         assert_eq!(again, key);
+        let statement = bed.signed(target, again);
+        assert_eq!(
+            (statement.sealed, statement.verified),
+            (last.sealed, last.verified)
+        );
         let summary = bed.sync(target, bed.source(), false);
         assert_eq!(bed.signed(target, again).sealed, summary.sealed);
     });
@@ -129,11 +134,14 @@ fn the_target_of_disks_attests_too() {
     let bed = Bed::new();
     let disk = LoopDevice::new("g2c-agent-errand", 8 << 20, 512).unwrap();
     fs::write(&disk.path, vec![7; 3 << 20]).unwrap();
-    let volume = TargetVolume::Disks(vec![DiskTarget {
-        path: bed.path("image"),
-        overwrite: true,
-    }]);
-    bed.with_receiver(volume, |target, key| {
+    let volume = || {
+        let path = bed.path("image");
+        TargetVolume::Disks(vec![DiskTarget {
+            path,
+            overwrite: true,
+        }])
+    };
+    let summary = bed.with_receiver(volume(), |target, key| {
         let source = SourceVolume::Disks(DisksSource {
             disks: vec![disk.path.clone()],
             freeze: None,
@@ -143,6 +151,27 @@ fn the_target_of_disks_attests_too() {
         assert_eq!(statement.sealed, summary.sealed);
         assert_eq!(statement.verified, summary.verified);
         assert!(statement.verified.is_some());
+        summary
+    });
+    bed.with_receiver(volume(), |target, key| {
+        let statement = bed.signed(target, key);
+        assert_eq!(
+            (statement.sealed, statement.verified),
+            (summary.sealed, summary.verified)
+        );
+    });
+}
+
+#[test]
+fn a_source_that_comes_as_another_goes_finds_the_receiver_free() {
+    let bed = Bed::new();
+    bed.with_receiver(bed.tree(), |target, _| {
+        // Each run is a source of its own to the receiver, and none of them tries again.
+        for number in 0..20 {
+            fs::write(bed.path("source/file"), number.to_string()).unwrap();
+            bed.sync(target, bed.source(), false);
+        }
+        assert_eq!(fs::read(bed.path("target/file")).unwrap(), b"19");
     });
 }
 

@@ -61,6 +61,21 @@ impl<'a> Account<'a> {
         self.write(Outcome::Failed { code, step, message });
     }
 
+    /// Adds the image that was made of the target to the receipt of a migration that went through.
+    pub fn made(&self, image: &str) {
+        let (path, state) = (receipt::path(&self.plan.logs(), &self.name()), self.plan.state());
+        if let Err(error) = receipt::add_image(&path, image, &state) {
+            tracing::error!("cannot add {image} to the receipt {}: {error}", path.display());
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.job {
+            Some(id) => id.to_owned(),
+            None => receipt::name_for(&self.target),
+        }
+    }
+
     /// How the migration ended does not depend on whether this works.
     fn write(&self, outcome: Outcome<'_>) {
         let plan = self.plan;
@@ -80,10 +95,7 @@ impl<'a> Account<'a> {
             secret,
         });
         let peer = peer.ok_or("the target was not reached");
-        let name = match self.job {
-            Some(id) => id.to_owned(),
-            None => receipt::name_for(&self.target),
-        };
+        let name = self.name();
         match receipt::write(&run, peer, &plan.logs(), &name, &plan.state()) {
             Ok(path) => remark(plan.run.style, &format!("Receipt: {}", path.display())),
             Err(error) => tracing::error!("cannot write the receipt of {name}: {error}"),

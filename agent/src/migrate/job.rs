@@ -162,6 +162,9 @@ impl<'a> Running<'a> {
         way.instance = None;
         target::forget(&self.context.plan.state());
         let image = self.make_image()?;
+        if let Some(image) = &image {
+            way.account.made(image);
+        }
         self.succeed(&summary, image)?;
         Ok(summary)
     }

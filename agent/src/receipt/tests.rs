@@ -33,8 +33,12 @@ impl Bed {
     }
 
     fn with_target<T>(&self, act: impl FnOnce(SocketAddr, &str) -> T) -> T {
+        self.with_target_at("127.0.0.1:0".parse().unwrap(), act)
+    }
+
+    fn with_target_at<T>(&self, listen: SocketAddr, act: impl FnOnce(SocketAddr, &str) -> T) -> T {
         let receiver = Receiver::bind(ServePlan {
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen,
             secret: self.secret.clone(),
             volume: TargetVolume::Tree {
                 root: self.path("target"),
@@ -209,4 +213,58 @@ fn failures_and_skipped_entries_have_receipts_and_a_code_of_their_own() {
 fn names_are_plain() {
     assert_eq!(name_for("[fd00::1]:443"), "-fd00--1--443");
     assert_eq!(name_for("ins-1"), "ins-1");
+}
+
+#[test]
+fn a_target_that_was_started_anew_meanwhile_still_signs_what_it_holds() {
+    let bed = Bed::new();
+    let summary = bed.with_target(|target, _| bed.sync(target));
+    bed.with_target(|target, target_key| {
+        let path = bed.write(Outcome::Done(&summary), Some(target));
+        assert_eq!(check(&path, None, Some(target_key)), exit::DONE);
+    });
+}
+
+#[test]
+fn a_target_that_starts_late_is_asked_again() {
+    let bed = Bed::new();
+    let (summary, target) = bed.with_target(|target, _| (bed.sync(target), target));
+    std::thread::scope(|scope| {
+        let written = scope.spawn(|| bed.write(Outcome::Done(&summary), Some(target)));
+        std::thread::sleep(2 * ASK_PAUSE);
+        assert!(!written.is_finished(), "nobody listens there");
+        bed.with_target_at(target, |_, target_key| {
+            let path = written.join().unwrap();
+            assert_eq!(check(&path, None, Some(target_key)), exit::DONE);
+        });
+    });
+}
+
+#[test]
+fn an_image_is_added_once_and_cannot_be_changed() {
+    let bed = Bed::new();
+    bed.with_target(|target, _| {
+        let summary = bed.sync(target);
+        let path = bed.write(Outcome::Done(&summary), Some(target));
+        let state = State::at(bed.path("state"));
+        for image in ["img-old", "img-1"] {
+            add_image(&path, image, &state).unwrap();
+            assert_eq!(check(&path, None, None), exit::DONE);
+        }
+        let document = fs::read_to_string(&path).unwrap();
+        assert_eq!(document.matches(IMAGE).count(), 1, "{document}");
+        let verified = verify::verify(&document).unwrap();
+        assert_eq!(verified.image.as_deref(), Some("img-1"));
+        assert!(verified.target.is_ok(), "what the target signed still fits");
+        let said = fs::read_to_string(path.with_extension("txt")).unwrap();
+        assert!(said.contains("Image: img-1\n"), "{said}");
+        for changed in [
+            document.replace("img-1", "img-2"),
+            document.replace(",\"image\":\"img-1\"", ""),
+        ] {
+            verify::verify(&changed).unwrap_err();
+        }
+    });
+    let within = r#"{"a":{"x":1,"image":"in it"}}"#;
+    assert_eq!(verify::without_image(within), (within, None), "only at the end");
 }

@@ -21,6 +21,9 @@ pub(super) fn of(verified: &Verified) -> String {
     if let Some(job) = body["job"].as_str() {
         text.push_str(&format!("Job: {job}\n"));
     }
+    if let Some(image) = &verified.image {
+        text.push_str(&format!("Image: {image}\n"));
+    }
     text.push_str(&match body["result"].as_str() {
         Some("complete") => "Result: complete\n".to_owned(),
         Some("partial") => "Result: done, but some entries could not be copied as they are\n".to_owned(),
@@ -101,7 +104,7 @@ pub(super) fn of_signatures(verified: &Verified) -> String {
                 .unwrap_or_default();
             text.push_str(&format!("Signed by the target, key {key}, at {at}: "));
             text.push_str(&match (&statement.sealed, &statement.verified) {
-                (None, _) => "it has sealed nothing since it was started, and vouches for nothing.".to_owned(),
+                (None, _) => "it has sealed nothing, and vouches for nothing.".to_owned(),
                 (Some(sealed), None) => format!(
                     "its journal holds generation {} with the state {}, made durable after every digest was checked on arrival.",
                     sealed.generation, sealed.state

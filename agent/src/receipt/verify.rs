@@ -9,7 +9,7 @@ use serde_json::Value;
 use transfer::receipt::{Countersigned, Statement};
 use transfer::signature::is_signed;
 
-use super::{BEGIN, COUNTERSIGNED, SIGNATURE, STATEMENT, VERSION, text};
+use super::{BEGIN, COUNTERSIGNED, IMAGE, SIGNATURE, STATEMENT, VERSION, text};
 use crate::cli::VerifyArgs;
 use crate::exit::{self, Exit};
 use crate::output::{complain, say};
@@ -23,10 +23,12 @@ pub(super) struct Verified {
     pub(super) source_key: String,
     /// What the target says and its public key, or why it says nothing.
     pub(super) target: Result<(Statement, String), String>,
+    /// The image that was made of the target, as the source says.
+    pub(super) image: Option<String>,
 }
 
 impl Verified {
-    /// Whether the target confirms what the source says. One that was started anew since knows less, and says less.
+    /// Whether the target confirms what the source says.
     fn is_vouched_for(&self) -> bool {
         let is_compared = self.body["summary"]["verified"]["root"].is_string();
         match &self.target {
@@ -93,6 +95,7 @@ pub(super) fn open(document: &str) -> Result<Verified, String> {
     if !is_signed(covered.as_bytes(), &source_key, &value) {
         return Err("the source's signature does not fit: the receipt was changed".to_owned());
     }
+    let (covered, image) = without_image(covered);
     let (body, target) = covered
         .rsplit_once(COUNTERSIGNED)
         .ok_or("a receipt of an older release: verify it with that release")?;
@@ -108,11 +111,23 @@ pub(super) fn open(document: &str) -> Result<Verified, String> {
         body,
         source_key,
         target,
+        image,
     })
 }
 
+/// What is covered without the image at its end, and that image.
+pub(super) fn without_image(covered: &str) -> (&str, Option<String>) {
+    let parts = covered.rsplit_once(IMAGE);
+    // Within the target's statement, or a text, it would not be the end.
+    let parts = parts.and_then(|(rest, image)| Some((rest, serde_json::from_str(image).ok()?)));
+    match parts {
+        Some((rest, image)) => (rest, Some(image)),
+        None => (covered, None),
+    }
+}
+
 /// The text that a signature covers, and the signature: `BEGIN text,"signature":{…}}`.
-fn signed<'a>(document: &'a str, begin: &str) -> Result<(&'a str, Value), String> {
+pub(super) fn signed<'a>(document: &'a str, begin: &str) -> Result<(&'a str, Value), String> {
     let inner = document
         .strip_prefix(begin)
         .and_then(|rest| rest.strip_suffix('}'));

@@ -82,7 +82,7 @@ impl TreeTarget {
             shared: Mutex::default(),
         };
         let opened = self.open_journal(hello.migration).and_then(|version| {
-            self.holdings.seal(version.into());
+            self.holdings.seal(version.into())?;
             session.say(&Report::Opened { version })
         });
         if let Err(error) = opened {
@@ -272,7 +272,7 @@ impl Session<'_> {
                     self.flush(entering)?;
                     self.say_shared()?;
                     let version = self.target.journal.seal()?;
-                    self.target.holdings.seal(version.into());
+                    self.target.holdings.seal(version.into())?;
                     self.round.fetch_add(1, Ordering::AcqRel);
                     self.say(&Report::RoundDone { version })?;
                 }
@@ -339,14 +339,14 @@ impl Session<'_> {
         };
         self.round.fetch_add(1, Ordering::AcqRel);
         let (root, compared, bytes) = (findings.root, findings.compared, findings.bytes);
-        self.target.holdings.seal(version.into());
+        self.target.holdings.seal(version.into())?;
         if differences == 0 {
             self.target.holdings.verify(crate::progress::Verified {
                 root: hex(&root),
                 compared,
                 bytes,
                 repaired: 0,
-            });
+            })?;
         }
         self.say(&Report::Verified {
             root,

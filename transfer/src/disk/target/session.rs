@@ -157,7 +157,6 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(&self, control: &mut FrameReader, data: Vec<FrameReader>, stop: &StopFlag) -> Result<()> {
         self.store.restart_numbering();
-        self.holdings.seal(self.store.position().into());
         let (due, checkpoints) = crossbeam_channel::bounded(1);
         let result = std::thread::scope(|scope| {
             for mut connection in data {
@@ -166,9 +165,12 @@ impl Session<'_> {
             }
             scope.spawn(|| self.guard(self.make_checkpoints(&checkpoints)));
             scope.spawn(|| self.guard(self.watch(stop)));
-            let result = self.reports.send(&DiskReport::Opened {
-                position: self.store.position(),
-                lens: self.store.disk_lens(),
+            let result = self.holdings.seal(self.store.position().into());
+            let result = result.and_then(|()| {
+                self.reports.send(&DiskReport::Opened {
+                    position: self.store.position(),
+                    lens: self.store.disk_lens(),
+                })
             });
             let result = result.and_then(|()| self.follow_orders(control));
             self.ended.store(true, Ordering::Release);
@@ -282,7 +284,7 @@ impl Session<'_> {
                 DiskOrder::Verify => {
                     self.store.checkpoint()?;
                     verify(self.store, |report| {
-                        self.attest(report);
+                        self.attest(report)?;
                         self.reports.send(report)
                     })?;
                 }
@@ -310,12 +312,12 @@ impl Session<'_> {
             return self.reports.send(&DiskReport::RootsDiffer);
         }
         let position = self.store.seal()?;
-        self.holdings.seal(position.into());
+        self.holdings.seal(position.into())?;
         self.reports.send(&DiskReport::RoundDone { position })
     }
 
     /// Notes a verification that found no difference.
-    fn attest(&self, report: &DiskReport) {
+    fn attest(&self, report: &DiskReport) -> Result<()> {
         if let DiskReport::Verified {
             roots,
             compared,
@@ -328,8 +330,9 @@ impl Session<'_> {
                 compared: *compared,
                 bytes: *bytes,
                 repaired: 0,
-            });
+            })?;
         }
+        Ok(())
     }
 
     fn disk(&self, disk: u16) -> Result<&crate::disk::target::store::StoredDisk> {
