@@ -27,6 +27,7 @@ pub mod job;
 mod jobs;
 pub mod machine;
 pub mod plan;
+mod presence;
 pub mod report;
 pub mod source;
 pub mod staged;

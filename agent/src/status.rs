@@ -96,16 +96,22 @@ fn text(status: &Status) -> String {
             status.updated, status.message
         );
     }
-    let mut text = format!("Agent {} as source {}: ", status.process, status.source);
-    match &status.job {
-        None => text.push_str(&status.message),
-        Some(job) => {
-            text.push_str(&format!("job {job}, {:.0} %, {}", status.percent, status.message));
-            text.push_str(&format!(", {}/s", units::bytes(status.speed_kbs * 1024)));
-            if let Some(minutes) = status.minutes_left {
-                text.push_str(&format!(", {} left", units::seconds(minutes * 60)));
-            }
-        }
+    let mut text = format!("Agent {}", status.process);
+    if !status.source.is_empty() {
+        text.push_str(&format!(" as source {}", status.source));
+    }
+    text.push_str(": ");
+    if let Some(job) = &status.job {
+        text.push_str(&format!("job {job}, "));
+    }
+    if status.job.is_none() && status.percent == 0.0 {
+        text.push_str(&status.message);
+        return text;
+    }
+    text.push_str(&format!("{:.0} %, {}", status.percent, status.message));
+    text.push_str(&format!(", {}/s", units::bytes(status.speed_kbs * 1024)));
+    if let Some(minutes) = status.minutes_left {
+        text.push_str(&format!(", {} left", units::seconds(minutes * 60)));
     }
     text
 }
@@ -138,6 +144,19 @@ mod tests {
                 std::process::id()
             )
         );
+        let without_job = |percent| Status {
+            running: true,
+            source: String::new(),
+            job: None,
+            percent,
+            ..read.clone()
+        };
+        let process = std::process::id();
+        assert_eq!(
+            text(&without_job(41.6)),
+            format!("Agent {process}: 42 %, round 1, 2.00 MiB/s, 3m00s left")
+        );
+        assert_eq!(text(&without_job(0.0)), format!("Agent {process}: round 1"));
         drop(lock);
         assert!(text(&Status::read(&state).unwrap()).starts_with("No agent runs."));
     }

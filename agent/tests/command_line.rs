@@ -72,6 +72,36 @@ fn everything_wrong_is_refused_at_once() {
         "{shown}"
     );
     assert!(shown.contains("did you mean `--bandwidth-limit`?"), "{shown}");
+    // What cannot be understood is refused once, and the rest is looked at nevertheless.
+    for (line, parts) in [
+        ("-zzzzzz value -mode 9", vec!["unknown flag `-zzzzzz`", "-mode 9"]),
+        (
+            "--zzzzzz=value -mode=9",
+            vec!["unknown flag `--zzzzzz`", "-mode 9"],
+        ),
+        (
+            "snyc -zzzzzz value",
+            vec!["did you mean `sync`?", "unknown flag `-zzzzzz`"],
+        ),
+    ] {
+        let output = tool.run(line);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let shown = text(&output.stderr);
+        for part in parts {
+            assert_eq!(shown.matches(part).count(), 1, "{part} in {shown}");
+        }
+        assert!(
+            !shown.contains("value`") && !shown.contains("unexpected"),
+            "{shown}"
+        );
+    }
+    for line in ["-hlep", "nonsense", "-zzzzzz value"] {
+        let mut command = Command::new(tool.folder.path().join("go2cloud_x64"));
+        let output = command.args(line.split(' ')).output().unwrap();
+        let shown = text(&output.stderr);
+        let refusals = shown.lines().filter(|line| line.starts_with("go2cloud: "));
+        assert_eq!((output.status.code(), refusals.count()), (Some(2), 1), "{shown}");
+    }
     let output = tool.run("-mode 9 -incremental-time 1");
     assert_eq!(output.status.code(), Some(2));
     let shown = text(&output.stderr);
@@ -119,6 +149,46 @@ fn help_and_version_fit() {
         text(&output.stdout).trim(),
         concat!("go2cloud ", env!("CARGO_PKG_VERSION"))
     );
+}
+
+#[test]
+fn every_help_text_fits_a_narrow_terminal_and_completions_are_what_shells_read() {
+    let program = env!("CARGO_BIN_EXE_go2cloud");
+    let run = |args: &[&str]| {
+        let output = Command::new(program)
+            .args(args)
+            .env("COLUMNS", "72")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        text(&output.stdout)
+    };
+    let mut commands = vec![vec![]];
+    for command in agent::cli::definition().get_subcommands() {
+        commands.push(vec![command.get_name().to_owned()]);
+    }
+    for command in commands {
+        let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
+        args.push("--help");
+        let help = run(&args);
+        let longest = help.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(longest <= 72, "{args:?}: {longest} columns\n{help}");
+    }
+    let mut bash = Command::new("bash")
+        .arg("-n")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let completions = run(&["completions", "bash"]);
+    assert!(completions.contains("--incremental-time") && completions.contains("support-bundle"));
+    std::io::Write::write_all(&mut bash.stdin.take().unwrap(), completions.as_bytes()).unwrap();
+    assert!(bash.wait().unwrap().success());
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        assert!(
+            run(&["completions", shell]).contains("incremental-time"),
+            "{shell}"
+        );
+    }
 }
 
 #[test]
@@ -285,6 +355,11 @@ fn a_check_measures_the_link_to_a_known_receiver() {
         (line, output)
     });
     assert_eq!(find(&output, "P64")["status"], "pass");
+    let amount = find(&output, "P42")["observed"].to_string();
+    assert!(
+        amount.contains("in 2 files"),
+        "the directory and its file: {amount}"
+    );
     let forecast = find(&output, "F01")["observed"].to_string();
     assert!(forecast.contains("measured to 127.0.0.1"), "{forecast}");
     let output = tool.run(&line);
@@ -334,6 +409,60 @@ fn a_migration_without_a_job_has_a_receipt_whatever_its_end() {
             "{said}"
         );
     });
+}
+
+#[test]
+fn a_migration_without_a_job_is_the_only_one_and_shows_its_status() {
+    let (tool, source) = (Tool::new(), source());
+    // Five seconds and more at the limit below.
+    let mut bytes = vec![0; 1 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
+    fs::write(source.path().join("large"), bytes).unwrap();
+    let status = |flags: &str| tool.run(&format!("status {flags}"));
+    with_receiver(&tool, |flags| {
+        let line = format!(
+            "-no-console -ignore-check -bandwidth-limit 200 --source-root {} {flags}",
+            source.path().display()
+        );
+        let mut command = tool.command(&line);
+        let running = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        let shown: serde_json::Value = loop {
+            assert!(Instant::now() < end, "no status");
+            std::thread::sleep(Duration::from_millis(50));
+            let shown = serde_json::from_slice(&status("--json").stdout).unwrap_or_default();
+            let shown: serde_json::Value = shown;
+            if shown["percent"].as_f64() >= Some(2.0) {
+                break shown;
+            }
+        };
+        assert_eq!(shown["running"], true, "{shown}");
+        assert_eq!(shown["process"], running.id(), "{shown}");
+        let second = tool.run(&line);
+        assert_eq!(second.status.code(), Some(2), "{}", text(&second.stderr));
+        assert!(text(&second.stderr).contains("another agent works with this state folder"));
+        assert_eq!(tool.run("--clean").status.code(), Some(2));
+        let faster = tool.run("bandwidth 0");
+        assert_eq!(faster.status.code(), Some(0), "{}", text(&faster.stderr));
+        assert_eq!(running.wait_with_output().unwrap().status.code(), Some(0));
+    });
+    let after = status("");
+    assert_eq!(after.status.code(), Some(1));
+    assert!(
+        text(&after.stdout).contains("No agent runs. The last one, at ")
+            && text(&after.stdout).contains("Migrate successfully."),
+        "{}",
+        text(&after.stdout)
+    );
+    let copied = tool.folder.path().join("target/large");
+    assert_eq!(
+        fs::read(copied).unwrap(),
+        fs::read(source.path().join("large")).unwrap()
+    );
 }
 
 #[test]

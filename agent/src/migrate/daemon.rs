@@ -61,6 +61,9 @@ fn start(plan: &Plan, mut command: Command) -> Result<u32, String> {
     let end = Instant::now() + WAIT;
     while Instant::now() < end {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            if status.success() {
+                break; // there was little to do
+            }
             let log = plan.logs().join(&plan.run.log_file);
             return Err(format!("it ended with {status}; {} says why", log.display()));
         }

@@ -15,12 +15,16 @@ use super::check::is_fit;
 use super::failure::Ended;
 use super::machine::TargetMachine;
 use super::plan::{Control, Plan};
+use super::presence::Presence;
+use super::report::Reporter;
 use super::target::{self, Wanted};
 use crate::bandwidth::{Limit, Watch};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine, Scope};
 use crate::output::{self, complain, remark};
 use crate::sync::{chain, kind_name};
+
+const STOPPED: &str = "Stopped. The same command goes on.";
 
 /// Migrates to an instance: it enters migration mode, takes the data, and leaves it.
 pub(super) fn by_instance(
@@ -29,6 +33,10 @@ pub(super) fn by_instance(
     instance: &str,
     stop: &Arc<StopFlag>,
 ) -> anyhow::Result<Exit> {
+    let Some(presence) = Presence::begin(plan)? else {
+        return Ok(exit::USAGE);
+    };
+    let say = |text: &str| tell(plan, &presence.reporter, text);
     let inventory = Inventory::of(&Machine::here(), plan.scope())?;
     let api = Api::new(control, &plan.state_root)?;
     if !is_fit(plan, &inventory, Some(&api)) {
@@ -44,24 +52,23 @@ pub(super) fn by_instance(
     let mut account = Account::open(plan, &inventory, None, instance, instance);
     let result = (|| {
         let ipv6 = target::judge(&api, instance, &wanted, stop)?;
-        remark(plan.run.style, "Stage 1: the target enters migration mode.");
+        say("Stage 1: the target enters migration mode.");
         entered = true;
         target::remember(&plan.state(), instance);
         let found = target::enter(&api, instance, &wanted, ipv6, super::job::extra_info(plan), stop)?;
         target::reach(found.address, stop)?;
         account.reached(found.address, &found.secret);
-        let tell = |text: &str| remark(plan.run.style, text);
         let machine = TargetMachine {
             address: found.address,
             secret: &found.secret,
             stop,
-            tell: &tell,
+            tell: &say,
         };
         let sync = sync_plan(plan, found.address, &found.secret, instance)
             .map_err(|error| super::job::ended_by(&error))?;
         let is_machine = machine.prepare(plan, &inventory, &sync.volume)?;
-        remark(plan.run.style, "Stage 2: data.");
-        let summary = copy(plan, &sync, stop).map_err(|error| super::job::ended_by(&error))?;
+        say("Stage 2: data.");
+        let summary = copy(plan, &sync, &presence, stop).map_err(|error| super::job::ended_by(&error))?;
         let is_bootable = is_machine && summary.ok;
         if is_bootable {
             machine.convert()?;
@@ -74,12 +81,13 @@ pub(super) fn by_instance(
     })();
     match result {
         Ok(summary) => {
-            remark(plan.run.style, "Stage 3: the target leaves migration mode.");
+            say("Stage 3: the target leaves migration mode.");
             target::exit(&api, instance, &inventory, true, stop)?;
             target::forget(&plan.state());
-            Ok(finish(plan, &summary))
+            Ok(finish(plan, &presence, &summary))
         }
         Err(Ended::Failed(failure)) => {
+            presence.reporter.say(format!("failed: {failure}"));
             complain(&format!("go2cloud: {failure}"));
             account.failed(failure.code.name(), &failure.step, &failure.message);
             if entered && target::exit(&api, instance, &inventory, false, stop).is_err() {
@@ -88,10 +96,7 @@ pub(super) fn by_instance(
             Ok(exit::FAILED)
         }
         Err(_) => {
-            remark(
-                plan.run.style,
-                "Stopped. The same command goes on: the target stays in migration mode.",
-            );
+            say("Stopped. The same command goes on: the target stays in migration mode.");
             Ok(exit::INTERRUPTED)
         }
     }
@@ -104,6 +109,10 @@ pub(super) fn by_address(
     secret: &Secret,
     stop: &Arc<StopFlag>,
 ) -> anyhow::Result<Exit> {
+    let Some(presence) = Presence::begin(plan)? else {
+        return Ok(exit::USAGE);
+    };
+    let say = |text: &str| tell(plan, &presence.reporter, text);
     let inventory = Inventory::of(&Machine::here(), plan.scope())?;
     if !is_fit(plan, &inventory, None) {
         return Ok(exit::CHECK_FAILED);
@@ -111,35 +120,35 @@ pub(super) fn by_address(
     let target = address.to_string();
     let mut account = Account::open(plan, &inventory, None, &target, &target);
     account.reached(address, secret);
-    let tell = |text: &str| remark(plan.run.style, text);
     let machine = TargetMachine {
         address,
         secret,
         stop,
-        tell: &tell,
+        tell: &say,
     };
     let sync = sync_plan(plan, address, secret, &target)?;
     let is_machine = match machine.prepare(plan, &inventory, &sync.volume) {
         Ok(is_machine) => is_machine,
-        Err(ended) => return Ok(give_up(plan, &account, &ended)),
+        Err(ended) => return Ok(give_up(&presence, &account, &ended, &say)),
     };
-    match copy(plan, &sync, stop) {
+    match copy(plan, &sync, &presence, stop) {
         Ok(summary) => {
             let is_bootable = is_machine && summary.ok;
             if is_bootable && let Err(ended) = machine.convert() {
-                return Ok(give_up(plan, &account, &ended));
+                return Ok(give_up(&presence, &account, &ended, &say));
             }
             account.done(&summary);
             if is_bootable && let Err(ended) = machine.restart() {
-                return Ok(give_up(plan, &account, &ended));
+                return Ok(give_up(&presence, &account, &ended, &say));
             }
-            Ok(finish(plan, &summary))
+            Ok(finish(plan, &presence, &summary))
         }
         Err(error) if error.kind() == Kind::Stopped => {
-            remark(plan.run.style, "Stopped. The same command goes on.");
+            say(STOPPED);
             Ok(exit::INTERRUPTED)
         }
         Err(error) => {
+            presence.reporter.say(format!("failed: {}", chain(&error)));
             output::print_error(&error);
             account.failed(kind_name(error.kind()), "File Transmission", &chain(&error));
             Ok(exit::FAILED)
@@ -147,32 +156,41 @@ pub(super) fn by_address(
     }
 }
 
+/// What happens outside of the data plane, for people, for the log and for the status.
+fn tell(plan: &Plan, reporter: &Reporter, text: &str) {
+    reporter.say(text);
+    remark(plan.run.style, text);
+}
+
 /// The end of a migration whose target does not do its part beside the data.
-fn give_up(plan: &Plan, account: &Account<'_>, ended: &Ended) -> Exit {
+fn give_up(presence: &Presence, account: &Account<'_>, ended: &Ended, say: &dyn Fn(&str)) -> Exit {
     let Ended::Failed(failure) = ended else {
-        remark(plan.run.style, "Stopped. The same command goes on.");
+        say(STOPPED);
         return exit::INTERRUPTED;
     };
+    presence.reporter.say(format!("failed: {failure}"));
     complain(&format!("go2cloud: {failure}"));
     account.failed(failure.code.name(), &failure.step, &failure.message);
     exit::FAILED
 }
 
-fn finish(plan: &Plan, summary: &Summary) -> Exit {
+fn finish(plan: &Plan, presence: &Presence, summary: &Summary) -> Exit {
     output::print_summary(plan.run.style, summary);
     if summary.ok {
-        remark(plan.run.style, "Migrate successfully.");
+        tell(plan, &presence.reporter, "Migrate successfully.");
         exit::DONE
     } else {
+        presence
+            .reporter
+            .say("done, but some entries could not be copied as they are");
         exit::PARTIAL
     }
 }
 
-fn copy(plan: &Plan, sync: &SyncPlan, stop: &StopFlag) -> transfer::Result<Summary> {
+fn copy(plan: &Plan, sync: &SyncPlan, presence: &Presence, stop: &StopFlag) -> transfer::Result<Summary> {
     let limit = Arc::new(Limit::new(Arc::clone(&sync.throttle)));
     let _requests = Watch::start(vec![plan.state_root.clone()], limit);
-    let observer = output::observer(plan.run.style);
-    transfer::source::sync(sync, observer.as_ref(), stop)
+    transfer::source::sync(sync, presence.reporter.as_ref(), stop)
 }
 
 fn sync_plan(plan: &Plan, address: SocketAddr, secret: &Secret, key: &str) -> transfer::Result<SyncPlan> {

@@ -16,6 +16,7 @@ use super::explained;
 use super::failure::{Code, Ended, Failure};
 use super::job::{self, Context};
 use super::plan::{Control, Plan, Target};
+use super::presence;
 use super::source::Source;
 use crate::exit::{self, Exit};
 use crate::inventory::wire::enable_block;
@@ -35,10 +36,7 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let style = plan.run.style;
     let state = plan.state();
-    let Some(_lock) = state.lock()? else {
-        complain(
-            "go2cloud: another agent works with this state folder; end it, or name another folder by --state",
-        );
+    let Some(_lock) = presence::alone(plan)? else {
         return Ok(exit::USAGE);
     };
     let status = Status {

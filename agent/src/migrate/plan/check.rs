@@ -315,6 +315,11 @@ impl Checker<'_> {
                 ));
             }
         }
+        if args.incremental_time.is_some() && !args.console {
+            refusals.add(
+                "`-incremental-time` belongs to a job that this program creates: add `-console`; a job from the console has its own",
+            );
+        }
         let proxy = args.proxy_ip.is_some() || args.proxy_port.is_some() || args.proxy_user.is_some();
         if proxy && network.mode != Mode::Proxy {
             refusals.add("the proxy flags need `-mode 3`");
