@@ -80,7 +80,7 @@ fn everything_wrong_is_refused_at_once() {
             vec!["unknown flag `--zzzzzz`", "-mode 9"],
         ),
         (
-            "snyc -zzzzzz value",
+            "snyc -zzzzzz value .",
             vec!["did you mean `sync`?", "unknown flag `-zzzzzz`"],
         ),
     ] {

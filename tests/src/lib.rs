@@ -15,3 +15,4 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod volatile;
+pub mod writer;

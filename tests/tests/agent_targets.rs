@@ -5,12 +5,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use go2cloud_tests::bed::Receiver;
 use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::compare::{Options, compare};
 use go2cloud_tests::dice::Dice;
+use go2cloud_tests::disk::{Disk, run};
+use go2cloud_tests::maketree;
 use go2cloud_tests::medium::{Format, Medium};
+use go2cloud_tests::writer::Writer;
 
 /// An image mounted read-only; unmounted when dropped.
 struct Mounted {
@@ -19,12 +23,16 @@ struct Mounted {
 
 impl Mounted {
     fn new(image: &Path) -> Self {
+        Self::with(image, "loop,ro")
+    }
+
+    fn with(image: &Path, options: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("go2cloud-mounted-")
             .tempdir()
             .unwrap();
         let output = Command::new("mount")
-            .args(["-o", "loop,ro"])
+            .args(["-o", options])
             .arg(image)
             .arg(folder.path())
             .output()
@@ -124,6 +132,56 @@ fn a_block_level_job_goes_on_after_a_pause_and_a_kill() {
 }
 
 #[test]
+fn an_agent_killed_while_its_job_has_frozen_the_disk_leaves_nothing_frozen_and_goes_on() {
+    let cloud = Cloud::new();
+    let mut disk = Disk::new(96);
+    disk.format(0, "ext4");
+    let point = disk.mount(0, "noatime");
+    fs::create_dir(point.join("still")).unwrap();
+    maketree::source_code(&point.join("still"), 28, 50).unwrap();
+    let instance = cloud.create_instance("--kind disk --system-disk 1");
+    let start = |flags: &str| {
+        let line = format!(
+            "-region local-1 -endpoint http://{} -ignore-check --source-disk {} {flags}",
+            cloud.control.address,
+            disk.device.display()
+        );
+        cloud.spawn(&mut cloud.tool(&line))
+    };
+    let writer = Writer::default();
+    let job = writer.during(&point.join("rewritten"), 32 << 20, || {
+        let agent = start("");
+        let source = cloud.wait_for_source();
+        // What is written just before the freeze takes a second or two on this link.
+        let options = format!("--block --instance {instance} --bandwidth-limit 12000");
+        let job = cloud.start_job(&source, &options);
+        writer.wait_for_freeze(agent.id());
+        agent.kill();
+        let thawed = writer.wait_for_thaw();
+        assert!(
+            thawed < Duration::from_secs(4),
+            "thawed {thawed:?} after its death"
+        );
+        job
+    });
+    assert_eq!(member(&cloud.job(&job), "Status"), "RUNNING");
+    let _agent = start("-bandwidth-limit 0");
+    cloud.wait_for(&job, "SUCCESS");
+    let receipt = fs::read_to_string(cloud.path(&format!("tool/logs/receipt-{job}.json"))).unwrap();
+    let frozen = receipt.split_once("\"frozen_ms\":").unwrap().1;
+    assert!(!frozen.starts_with("null"), "no cutover: {receipt}");
+    let image = image_in(&cloud.instance_folder(&instance));
+    let target = Mounted::with(&image, "loop,ro,noload");
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(&point, target.folder.path(), options).assert_equal();
+    drop(target);
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(&image));
+}
+
+#[test]
 fn without_an_api_the_receivers_address_and_secret_are_enough() {
     let cloud = Cloud::new();
     cloud.fill_source(26, 1);
@@ -156,7 +214,14 @@ fn an_image_target_is_made_by_way_of_a_transit_instance() {
     assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
     let job = cloud.admin("job list --json");
     assert_eq!(member(&job, "Status"), "SUCCESS");
-    assert!(member(&job, "ImageId").starts_with("img-"), "{job}");
+    let image = member(&job, "ImageId");
+    assert!(image.starts_with("img-"), "{job}");
+    let receipt = cloud.path(&format!("tool/logs/receipt-{}.json", member(&job, "JobId")));
+    let mut verify = Command::new(cloud.path("tool/go2cloud_x64"));
+    let verified = verify.arg("verify").arg(receipt).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(said.contains(&format!("Image: {image}\n")), "{said}");
     let instances = cloud.admin("instance list --json");
     assert!(
         !instances.contains("do_not_delete_csm_instance"),
@@ -222,6 +287,24 @@ fn a_receiver_with_another_secret_fails_to_initialise() {
     let output = cloud.run(&format!("-console -instance-id {}", declare("right")));
     assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
     cloud.assert_equal(&cloud.path("target"));
+}
+
+#[test]
+fn a_target_of_another_system_family_is_refused_before_there_is_a_job() {
+    let cloud = Cloud::with_hooks();
+    cloud.fill_source(27, 1);
+    let windows = cloud.create_instance("--os windows");
+    let output = cloud.run(&format!("-console -instance-id {windows}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}\n{}", cloud.said());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["ERROR_OS_NOT_MATCH", "a target of the same system family"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!cloud.admin("job list --json").contains("JobId"));
+    // The remedy helps.
+    let linux = cloud.create_instance("");
+    cloud.run_well(&format!("-console -instance-id {linux}"));
+    cloud.assert_arrived(&linux);
 }
 
 #[test]

@@ -7,8 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use go2cloud_tests::bed::{Bed, Receiver, Run, finished};
 use go2cloud_tests::compare::{Options, compare};
@@ -17,6 +16,7 @@ use go2cloud_tests::dice::Dice;
 use go2cloud_tests::disk::{Disk, run};
 use go2cloud_tests::maketree;
 use go2cloud_tests::process::processor_hogs;
+use go2cloud_tests::writer::Writer;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -145,68 +145,6 @@ fn several_disks_are_cut_over_at_one_moment() {
     );
 }
 
-/// Somebody who writes to a file system all the time, and waits while it is frozen.
-struct Writer {
-    beats: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Writer {
-    /// Fills a file of `len` bytes again and again, each time with something else that does not compress.
-    fn run(&self, path: &Path, len: u64) {
-        let file = std::fs::File::create(path).unwrap();
-        let mut bytes = vec![0; len as usize];
-        Dice::new(len).fill(&mut bytes);
-        let mut number = 0u64;
-        while !self.stop.load(Ordering::Acquire) {
-            for (at, part) in bytes.chunks_mut(65_536).enumerate() {
-                number += 1;
-                part[..8].copy_from_slice(&number.to_le_bytes());
-                file.write_all_at(part, at as u64 * 65_536).unwrap();
-                self.beats.fetch_add(1, Ordering::AcqRel);
-            }
-        }
-    }
-
-    fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Acquire)
-    }
-
-    /// Waits until nothing could be written for a while although the agent's watchdog is there; gives up in time.
-    fn wait_for_freeze(&self, agent: &mut Child) {
-        let since = Instant::now();
-        while since.elapsed() < Duration::from_secs(60) {
-            assert_eq!(agent.try_wait().unwrap(), None, "the agent ended before");
-            let beats = self.beats();
-            std::thread::sleep(Duration::from_millis(150));
-            if self.beats() == beats && has_child(agent.id()) {
-                return;
-            }
-        }
-        panic!("no freeze in a minute");
-    }
-
-    /// How long it takes until something can be written again.
-    fn wait_for_thaw(&self) -> Duration {
-        let (beats, since) = (self.beats(), Instant::now());
-        while self.beats() == beats {
-            assert!(since.elapsed() < Duration::from_secs(60), "frozen for a minute");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        since.elapsed()
-    }
-}
-
-/// Whether a process has children: the agent has one only while it freezes.
-fn has_child(parent: u32) -> bool {
-    let parent = parent.to_string();
-    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        after_name.split_whitespace().nth(1) == Some(&parent)
-    })
-}
-
 fn signal(process: &Child, name: &str) {
     run(Command::new("kill").args(["-s", name, &process.id().to_string()]));
 }
@@ -237,42 +175,33 @@ fn an_agent_that_dies_or_hangs_while_frozen_leaves_nothing_frozen() {
         command.stdout(file("events")).stderr(file("errors"));
         command.spawn().unwrap()
     };
-    let writer = Writer {
-        beats: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
-    let output = std::thread::scope(|scope| {
-        scope.spawn(|| writer.run(&point.join("rewritten"), 32 * MIB));
-        let scenario = || {
-            let mut killed = start("killed");
-            writer.wait_for_freeze(&mut killed);
-            signal(&killed, "KILL");
-            let thawed = writer.wait_for_thaw();
-            assert!(
-                thawed < Duration::from_secs(4),
-                "thawed {thawed:?} after the agent's death"
-            );
-            killed.wait().unwrap();
-            let mut stopped = start("stopped");
-            writer.wait_for_freeze(&mut stopped);
-            signal(&stopped, "STOP");
-            let thawed = writer.wait_for_thaw();
-            assert!(
-                thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
-                "thawed {thawed:?} after the agent was stopped"
-            );
-            stopped
-        };
-        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(scenario));
-        writer.stop.store(true, Ordering::Release);
-        let mut stopped = stopped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        signal(&stopped, "CONT");
-        Output {
-            status: stopped.wait().unwrap(),
-            stdout: std::fs::read(bed.path("stopped.events")).unwrap(),
-            stderr: std::fs::read(bed.path("stopped.errors")).unwrap(),
-        }
+    let writer = Writer::default();
+    let mut stopped = writer.during(&point.join("rewritten"), 32 * MIB, || {
+        let mut killed = start("killed");
+        writer.wait_for_freeze(killed.id());
+        signal(&killed, "KILL");
+        let thawed = writer.wait_for_thaw();
+        assert!(
+            thawed < Duration::from_secs(4),
+            "thawed {thawed:?} after the agent's death"
+        );
+        killed.wait().unwrap();
+        let stopped = start("stopped");
+        writer.wait_for_freeze(stopped.id());
+        signal(&stopped, "STOP");
+        let thawed = writer.wait_for_thaw();
+        assert!(
+            thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
+            "thawed {thawed:?} after the agent was stopped"
+        );
+        stopped
     });
+    signal(&stopped, "CONT");
+    let output = Output {
+        status: stopped.wait().unwrap(),
+        stdout: std::fs::read(bed.path("stopped.events")).unwrap(),
+        stderr: std::fs::read(bed.path("stopped.errors")).unwrap(),
+    };
     let done = finished(output);
     done.assert_done();
     let is_retry = |event: &Value| event["message"].to_string().contains("was ended: trying again");
@@ -310,17 +239,12 @@ fn the_root_file_system_with_the_agent_and_its_files_on_it_is_frozen() {
         address = receiver.address,
         disk = disk.device.display(),
     );
-    let writer = Writer {
-        beats: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
-    let output = std::thread::scope(|scope| {
-        scope.spawn(|| writer.run(&root.join("rewritten"), 2 * MIB));
-        let output = Command::new("unshare")
+    let writer = Writer::default();
+    let output = writer.during(&root.join("rewritten"), 2 * MIB, || {
+        Command::new("unshare")
             .args(["-m", "--propagation", "slave", "sh", "-c", &script])
-            .output();
-        writer.stop.store(true, Ordering::Release);
-        output.unwrap()
+            .output()
+            .unwrap()
     });
     let said = std::fs::read_to_string(root.join("output")).unwrap();
     assert!(output.status.success(), "{output:?}: {said}");

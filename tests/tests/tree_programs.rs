@@ -5,7 +5,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use go2cloud_tests::bed::{self, Bed};
 use go2cloud_tests::compare::{self, Options};
@@ -140,6 +141,86 @@ fn a_killed_receiver_goes_on_and_is_sent_nothing_twice() {
     assert!(
         wire < total - durable + (4 << 20),
         "{wire} bytes sent again, {durable} of {total} were durable"
+    );
+}
+
+/// A run that is killed when the test is done with it.
+struct Agent(std::process::Child);
+
+impl Agent {
+    /// Starts one, and kills it when it has sent `len` bytes, of which the target gets no more. Whether it lived so long.
+    fn killed_after(bed: &Bed, address: &str, len: u64) -> bool {
+        let [is_there, is_dead] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let sent = AtomicU64::new(0);
+        let (reached, dead) = (Arc::clone(&is_there), Arc::clone(&is_dead));
+        let holding = bed::relay(address, move |_, _, piece| {
+            let piece_len = piece.len() as u64;
+            if sent.fetch_add(piece_len, Ordering::AcqRel) + piece_len < len {
+                return true;
+            }
+            reached.store(true, Ordering::Release);
+            while !dead.load(Ordering::Acquire) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            false
+        });
+        let mut command = bed.command(&holding);
+        let null = std::process::Stdio::null;
+        let mut agent = Self(command.stdout(null()).stderr(null()).spawn().unwrap());
+        let mut is_over = false;
+        while !is_over && !is_there.load(Ordering::Acquire) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            is_over = agent.0.try_wait().unwrap().is_some();
+        }
+        drop(agent);
+        is_dead.store(true, Ordering::Release);
+        !is_over
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn agents_killed_in_the_midst_of_renames_lose_nothing() {
+    let bed = Bed::new();
+    maketree::source_code(&bed.source, 11, 400).unwrap();
+    noise(&bed.source.join("long"), 12, 8 << 20);
+    settle();
+    let receiver = bed.receiver();
+    bed.sync(&receiver.address, &[]).assert_done();
+    maketree::shuffle(&bed.source, 1, 40).unwrap();
+    settle();
+    // How much a round of such renames sends.
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let counting = bed::relay(&receiver.address, move |_, _, piece| {
+        count.fetch_add(piece.len() as u64, Ordering::AcqRel);
+        true
+    });
+    let run = bed.sync(&counting, &[]);
+    run.assert_done();
+    assert!(run.number("renamed") > 5, "{run:?}");
+    let sent = sent.load(Ordering::Acquire);
+    let mut killed = 0;
+    // Such rounds differ in what they send: up to half of that each of them reaches.
+    for part in 1..=8 {
+        maketree::shuffle(&bed.source, 1 + part, 40).unwrap();
+        settle();
+        killed += u32::from(Agent::killed_after(&bed, &receiver.address, sent * part / 16));
+    }
+    assert_eq!(killed, 8, "agents were killed on their way");
+    let run = bed.sync(&receiver.address, &["--checksum"]);
+    run.assert_done();
+    assert_equal(&bed);
+    let content = bed::content_len(&bed.source);
+    assert!(
+        run.number("bytes_data") < content / 4,
+        "renames that had begun are no new contents: {run:?}"
     );
 }
 

@@ -230,3 +230,58 @@ fn what_the_target_refused_is_named_in_every_run() {
         );
     }
 }
+
+/// Changes what makes no event when the first round is over.
+struct Quiet<'a>(&'a Bed);
+
+impl transfer::progress::Observer for Quiet<'_> {
+    fn event(&self, event: &transfer::progress::Event) {
+        let transfer::progress::Event::RoundFinished { round: 1, .. } = event else {
+            return;
+        };
+        let source = self.0.path("source");
+        for (flags, name) in [("+d", "deep/flagged"), ("+A", "deep"), ("-p 7", "in project")] {
+            let mut chattr = std::process::Command::new("chattr");
+            let changed = chattr.args(flags.split(' ')).arg(source.join(name)).status();
+            assert!(changed.unwrap().success(), "{flags} {name}");
+        }
+    }
+}
+
+/// The last of two rounds looks at the times of every entry, and these changes move a time.
+#[test]
+fn flags_and_projects_make_no_event_and_are_found_by_the_last_round() {
+    use go2cloud_tests::compare::{Options, compare};
+    use go2cloud_tests::medium::{Format, Medium};
+    // It goes with its files, and has project ids.
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let bed = Bed::within(&medium.path());
+    for name in ["deep/flagged", "deep/other", "in project"] {
+        bed.write(name, &noise(100_000, 5));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let summary = bed
+        .sync_observed(&Quiet(&bed), |plan| plan.rounds = Rounds::Count(2))
+        .unwrap();
+    assert!(summary.ok && summary.rounds == 2, "{summary:?}");
+    compare(&bed.path("source"), &bed.target, Options::default()).assert_equal();
+    let listed = std::process::Command::new("lsattr")
+        .args(["-p", "-d"])
+        .args(["deep/flagged", "deep", "in project"].map(|name| bed.target.join(name)))
+        .output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    let mut lines = listed.lines().map(str::trim_start);
+    let mut next = || {
+        lines
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .take(2)
+            .collect::<Vec<_>>()
+    };
+    let (flagged, folder, project) = (next(), next(), next());
+    assert!(flagged[1].contains('d') && folder[1].contains('A'), "{listed}");
+    assert_eq!(project[0], "7", "{listed}");
+    // Nothing was read for them: contents travelled once.
+    assert_eq!(summary.bytes_read, 300_000, "{summary:?}");
+}

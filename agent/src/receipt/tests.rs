@@ -151,9 +151,10 @@ fn both_sides_sign_and_nothing_can_be_changed() {
 }
 
 #[test]
-fn a_target_that_was_started_anew_vouches_for_nothing() {
+fn a_target_that_has_lost_its_journal_vouches_for_nothing() {
     let bed = Bed::new();
     let summary = bed.with_target(|target, _| bed.sync(target));
+    fs::remove_dir_all(bed.path("journal")).unwrap();
     bed.with_target(|target, _| {
         let path = bed.write(Outcome::Done(&summary), Some(target));
         assert_eq!(check(&path, None, None), exit::PARTIAL);

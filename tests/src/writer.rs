@@ -1,0 +1,119 @@
+//! Somebody who writes to a file system all the time, and so notices when it is frozen and when it thaws.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::dice::Dice;
+
+/// Bytes written at a time.
+const PART_LEN: usize = 65_536;
+/// Longest wait for a freeze or a thaw.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A writer, which waits while its file system is frozen.
+#[derive(Debug, Default)]
+pub struct Writer {
+    beats: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Writer {
+    /// Fills a file of `len` bytes again and again while `act` runs, each time with something else that does not compress.
+    ///
+    /// # Panics
+    /// The file cannot be written, or `act` panics.
+    pub fn during<T>(&self, path: &Path, len: u64, act: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.run(path, len));
+            let _stop = Stop(self);
+            act()
+        })
+    }
+
+    fn run(&self, path: &Path, len: u64) {
+        let file = fs::File::create(path).expect("a file");
+        let mut bytes = vec![0; len as usize];
+        Dice::new(len).fill(&mut bytes);
+        let mut number = 0u64;
+        while !self.stop.load(Ordering::Acquire) {
+            for (at, part) in bytes.chunks_mut(PART_LEN).enumerate() {
+                number += 1;
+                part[..8].copy_from_slice(&number.to_le_bytes());
+                file.write_all_at(part, (at * PART_LEN) as u64).expect("room");
+                self.beats.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Acquire)
+    }
+
+    /// Waits until nothing could be written for a while although the watchdog of the agent, a process id, is there.
+    ///
+    /// # Panics
+    /// The agent ends before, or does not freeze within a minute.
+    pub fn wait_for_freeze(&self, agent: u32) {
+        let since = Instant::now();
+        while since.elapsed() < PATIENCE {
+            assert!(is_running(agent), "the agent ended before");
+            let beats = self.beats();
+            std::thread::sleep(Duration::from_millis(150));
+            if self.beats() == beats && has_child(agent) {
+                return;
+            }
+        }
+        panic!("no freeze in a minute");
+    }
+
+    /// How long it takes until something can be written again.
+    ///
+    /// # Panics
+    /// It takes more than a minute.
+    pub fn wait_for_thaw(&self) -> Duration {
+        let (beats, since) = (self.beats(), Instant::now());
+        while self.beats() == beats {
+            assert!(since.elapsed() < PATIENCE, "frozen for a minute");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        since.elapsed()
+    }
+}
+
+/// Lets a writer end when its file is full once more, also when a test fails.
+struct Stop<'a>(&'a Writer);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+/// What follows a process's name in /proc: its state, its parent, and more.
+fn stat(process: &str) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().map(str::to_owned).collect()
+}
+
+fn is_running(process: u32) -> bool {
+    let stat = stat(&process.to_string());
+    stat.first().is_some_and(|state| state != "Z")
+}
+
+/// Whether a process has children: the agent has one only while it freezes.
+fn has_child(parent: u32) -> bool {
+    let parent = parent.to_string();
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| {
+            let name = entry.file_name();
+            name.to_str()
+                .is_some_and(|name| stat(name).get(1) == Some(&parent))
+        })
+}
