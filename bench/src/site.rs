@@ -77,6 +77,7 @@ impl Site {
                 path.display()
             );
         }
+        fs::create_dir_all(&args.work)?;
         let folder = tempfile::Builder::new()
             .prefix("g2c-bench-")
             .tempdir_in(&args.work)?;

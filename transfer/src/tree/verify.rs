@@ -288,7 +288,7 @@ fn digest_from_medium(
     len: u64,
     chunk_log2: u8,
 ) -> std::io::Result<Digest> {
-    let file = directory.open_file(name)?;
+    let (file, _) = directory.open_file(name)?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     let mut buffer = vec![0u8; READ_LEN.min(len.max(1) as usize)];
     let mut whole = blake3::Hasher::new();

@@ -122,7 +122,7 @@ impl Copier {
     }
 
     fn file(&mut self, source: &Directory, name: &CStr, path: EntryPath, stat: &Stat) {
-        let fd = source.open_file(name).unwrap();
+        let (fd, _) = source.open_file(name).unwrap();
         let meta = capture_meta_fd(fd.as_fd(), stat).unwrap();
         let ranges = data_of(&fd, stat.size);
         let file = std::fs::File::from(fd);

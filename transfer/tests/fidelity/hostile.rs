@@ -176,7 +176,7 @@ fn reading_never_leaves_the_root() {
         };
         let stat = directory.stat_entry(name)?;
         capture_meta(&directory, name, &stat)?;
-        let file = fs::File::from(directory.open_file(name)?);
+        let file = fs::File::from(directory.open_file(name)?.0);
         let mut data = vec![0; stat.size as usize];
         file.read_exact_at(&mut data, 0)?;
         Ok(data)

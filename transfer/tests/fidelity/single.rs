@@ -402,7 +402,7 @@ fn shared_extents_are_found_and_shared_again() {
         );
         let source = Directory::open_root(&pair.source).unwrap();
         let extents = |name: &std::ffi::CStr| {
-            let file = source.open_file(name).unwrap();
+            let (file, _) = source.open_file(name).unwrap();
             shared_extents(std::os::fd::AsFd::as_fd(&file), 0..4 << 20).unwrap()
         };
         assert!(!extents(c"a").is_empty(), "{format:?}");

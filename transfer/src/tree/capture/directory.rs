@@ -90,11 +90,11 @@ impl Directory {
         Ok(Stat::of_entry(self.fd.as_fd(), name)?)
     }
 
-    /// Opens the regular file `name` for reading.
+    /// Opens the regular file `name` for reading, and tells its status then.
     ///
     /// # Errors
     /// `ENOENT` when it vanished, [`ErrorKind::InvalidInput`] when it is no longer a regular file.
-    pub fn open_file(&self, name: &CStr) -> Result<OwnedFd> {
+    pub fn open_file(&self, name: &CStr) -> Result<(OwnedFd, Stat)> {
         let mut attempt = 0;
         let fd = loop {
             let answer = without_atime(COMMON, |flags| {
@@ -109,8 +109,9 @@ impl Directory {
                 answer => break answer?,
             }
         };
-        if Stat::of_fd(fd.as_fd())?.kind == FileKind::File {
-            Ok(fd)
+        let stat = Stat::of_fd(fd.as_fd())?;
+        if stat.kind == FileKind::File {
+            Ok((fd, stat))
         } else {
             Err(not_a_file())
         }

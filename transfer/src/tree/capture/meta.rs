@@ -38,7 +38,7 @@ pub fn capture_meta(directory: &Directory, name: &CStr, stat: &Stat) -> Result<M
     use std::os::fd::AsFd;
     match stat.kind {
         FileKind::Directory => capture_meta_fd(directory.open_child(name)?.as_fd(), stat),
-        FileKind::File => capture_meta_fd(directory.open_file(name)?.as_fd(), stat),
+        FileKind::File => capture_meta_fd(directory.open_file(name)?.0.as_fd(), stat),
         _ => {
             let subject = Subject::Named {
                 directory: directory.as_fd(),
