@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub mod bandwidth;
+pub mod boot_check;
 pub mod bundle;
 pub mod cli;
 pub mod config;

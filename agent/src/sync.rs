@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use transfer::progress::{StopFlag, Summary};
-use transfer::source::SourceVolume;
+use transfer::progress::{Observer, StopFlag, Summary};
+use transfer::source::{SourceVolume, SyncPlan};
 use transfer::{Error, Kind};
 
 use crate::bandwidth::{Limit, Watch};
+use crate::boot_check::{self, BootCheck};
 use crate::cli::SyncArgs;
 use crate::exit::{self, Exit};
 use crate::inventory::{self, Machine};
 use crate::output::{self, Style, complain};
-use crate::receipt::{self, Outcome, Peer, Run};
+use crate::receipt::{self, Outcome, Run};
 use crate::refusal::Refusals;
 use crate::state::State;
 use crate::{signals, state};
@@ -23,7 +24,7 @@ use plan::Plan;
 
 /// Checks the arguments, copies, and reports, unless there are `refusals` or these find some.
 pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
-    let plan = match Plan::check(args, refusals) {
+    let mut plan = match Plan::check(args, refusals) {
         Ok(plan) => plan,
         Err(refusals) => return refusals.print(),
     };
@@ -38,10 +39,23 @@ pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
     let _requests = Watch::start(roots.collect(), limit);
     let observer = output::observer(plan.style);
     let began = jiff::Timestamp::now();
-    let result = transfer::source::sync(&plan.sync, observer.as_ref(), &stop);
+    let result = copy(&mut plan, observer.as_ref(), &stop);
     drop(observer);
     keep_receipt(args, &plan, began, &result);
     report(&plan, result)
+}
+
+/// Copies; before the cutover what has arrived is started for a check, if that was asked for.
+fn copy(plan: &mut Plan, observer: &dyn Observer, stop: &StopFlag) -> transfer::Result<Summary> {
+    let sync = |plan: &SyncPlan| transfer::source::sync(plan, observer, stop);
+    let check = plan.boot_check.map(|consequence| BootCheck {
+        consequence,
+        convert: serde_json::json!({}),
+    });
+    let style = plan.style;
+    let tell = |text: &str| output::remark(style, text);
+    let peer = boot_check::Peer::of(&plan.sync, &tell, stop);
+    boot_check::copy(check.as_ref(), &peer, &mut plan.sync, &sync)
 }
 
 /// Writes the receipt, of a failure too; a run that was only stopped goes on. How it ended does not depend on this.
@@ -83,7 +97,7 @@ fn keep_receipt(args: &SyncArgs, plan: &Plan, began: jiff::Timestamp, result: &t
     };
     // Asking takes a connection of its own: some round trips that a quick copy need not pay for.
     let peer = match args.receipt.is_some() || args.checksum {
-        true => Ok(Peer {
+        true => Ok(receipt::Peer {
             addresses: &plan.sync.target,
             secret: &plan.sync.secret,
         }),

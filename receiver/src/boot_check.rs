@@ -4,6 +4,7 @@
 //! The story: overlays → convert in them → add a probe → start → wait for the probe's words, or for the deadline →
 //! screenshot, verdict. Whatever happens, machine, overlays and loop devices are released.
 
+pub mod desk;
 mod machine;
 mod overlay;
 mod probe;
@@ -46,11 +47,11 @@ pub struct BootCheckArgs {
     pub firmware: FirmwareChoice,
 
     /// Seconds for the system to come up
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = desk::TIMEOUT)]
     pub timeout: u64,
 
     /// Memory of the machine, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = desk::MEMORY)]
     pub memory: u32,
 
     /// Emulate the processor even where it could be used directly
@@ -96,6 +97,13 @@ pub struct Verdict {
 /// # Errors
 /// The overlay cannot be made or converted, or the machine does not start.
 pub fn run(args: &BootCheckArgs) -> Result<bool> {
+    let verdict = check(args)?;
+    show(&verdict, args.json)?;
+    Ok(verdict.ok)
+}
+
+/// Makes the check.
+fn check(args: &BootCheckArgs) -> Result<Verdict> {
     if rustix::process::geteuid().as_raw() != 0 {
         return Err(Error::new(Kind::Usage, "check that a system boots").remedy("run as root"));
     }
@@ -114,8 +122,7 @@ pub fn run(args: &BootCheckArgs) -> Result<bool> {
     for overlay in overlays {
         overlay.discard();
     }
-    show(&verdict, args.json)?;
-    Ok(verdict.ok)
+    Ok(verdict)
 }
 
 /// Converts the overlays and adds the probe.

@@ -12,6 +12,7 @@ use transfer::progress::{Event, Observer, StopFlag};
 use transfer::target::Receiver;
 use transfer::{Error, Kind, Result};
 
+use crate::boot_check::desk::BootDesk;
 use crate::plan::Plan;
 
 /// Serves `plan` until SIGTERM or SIGINT.
@@ -20,7 +21,8 @@ use crate::plan::Plan;
 /// The address cannot be listened on, or the medium refuses.
 pub fn serve(plan: Plan, output: &Output) -> Result<()> {
     let stop = stop_on_signals()?;
-    let receiver = Receiver::bind(plan.serve)?;
+    let desk = BootDesk::new(&plan.serve.volume, &plan.serve.journal);
+    let receiver = Receiver::bind(plan.serve)?.with_desk(Arc::new(desk));
     output.listening(receiver.local_addr(), receiver.receipt_key());
     receiver.run(output, &stop)
 }

@@ -15,6 +15,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use image::{Image, debian, run};
+use transfer::machine::{Address, Answer, Request, ask};
+use transfer::progress::StopFlag;
+use transfer::secret::Secret;
 
 const INTERFACE: &str = "ens192,00:50:56:aa:bb:cc,52:54:00:12:34:56";
 
@@ -358,6 +361,49 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
     assert!(is_nothing_to_do(&report(&image, &[])));
 }
 
+/// What a receiver of this disk answers a source that asks for a boot check; its files lie below `folder`.
+fn check_for_a_source(image: &Image, folder: &Path) -> serde_json::Value {
+    fs::create_dir_all(folder).unwrap();
+    let key = folder.join("key");
+    fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+    let mut receiver = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
+        .args(["--listen", "127.0.0.1:0", "--json", "--secret-file"])
+        .arg(&key)
+        .arg("--journal")
+        .arg(folder)
+        .arg("--into-disk")
+        .arg(&image.path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = receiver.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = Address {
+        target: &[ready["address"].as_str().unwrap().parse().unwrap()],
+        secret: &Secret::from_file(&key).unwrap(),
+        attempts: 1,
+    };
+    let [name, mac] = [0, 1].map(|at| INTERFACE.split(',').nth(at).unwrap());
+    let wish = serde_json::json!({ "timeout": 1100, "interfaces": [{ "name": name, "mac": mac }] });
+    let requests = [
+        Request::CanBootCheck,
+        Request::BootCheck {
+            wish: wish.to_string(),
+        },
+    ];
+    let answers = requests.map(|request| ask(&address, &request, &|_| {}, &StopFlag::default()));
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    let [can, verdict] = answers.map(Result::unwrap);
+    assert!(matches!(can, Answer::Done { .. }), "{can:?}");
+    match verdict {
+        Answer::Done { text } => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Before the cutover: the system is converted on an overlay and started by firmware that does not know it, and nothing
 /// of this is left on the disk.
 fn assert_boots_beforehand(image: &Image, folder: &Path) {
@@ -367,24 +413,7 @@ fn assert_boots_beforehand(image: &Image, folder: &Path) {
         hasher.finalize()
     };
     let before = digest(&image.path);
-    let output = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
-        .args([
-            "boot-check",
-            "--json",
-            "--timeout",
-            "1100",
-            "--interface",
-            INTERFACE,
-            "--disk",
-        ])
-        .arg(&image.path)
-        .arg("--output")
-        .arg(folder)
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let verdict: serde_json::Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let verdict = check_for_a_source(image, folder);
     assert_eq!(verdict["ok"], true, "{verdict:#}");
     assert_eq!(verdict["converted"], true);
     assert_eq!(verdict["inside"]["hostname"], "oldhost");
@@ -393,7 +422,7 @@ fn assert_boots_beforehand(image: &Image, folder: &Path) {
         let path = Path::new(verdict[file].as_str().unwrap());
         assert!(fs::metadata(path).unwrap().len() > 0, "{file}");
     }
-    let left: Vec<String> = fs::read_dir(folder)
+    let left: Vec<String> = fs::read_dir(folder.join("boot-check"))
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())

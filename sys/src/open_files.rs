@@ -40,12 +40,27 @@ impl FileId {
 /// # Errors
 /// `/proc` is not mounted.
 pub fn open_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
+    look(|process, found| {
+        descriptors(&process.join("fd"), found);
+        mappings(process, found);
+    })
+}
+
+/// The same without those that are only mapped. Other than [`open_for_write`] this waits for nobody's memory, so that it
+/// can be used while file systems are frozen: whoever stores to a mapping then keeps the map of its memory locked.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn opened_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
+    look(|process, found| descriptors(&process.join("fd"), found))
+}
+
+fn look(at: impl Fn(&Path, &mut HashMap<FileId, PathBuf>)) -> io::Result<HashMap<FileId, PathBuf>> {
     let mut found = HashMap::new();
     for process in fs::read_dir("/proc")? {
         let process = process?;
         if process.file_name().as_bytes()[0].is_ascii_digit() {
-            descriptors(&process.path().join("fd"), &mut found);
-            mappings(&process.path(), &mut found);
+            at(&process.path(), &mut found);
         }
     }
     loop_devices(&mut found);
@@ -156,7 +171,10 @@ mod tests {
         let device = crate::loop_device::LoopDevice::new("filter-open", 1 << 20, 512).unwrap();
 
         let found = open_for_write().unwrap();
+        let opened = opened_for_write().unwrap();
         drop(mappings);
+        let id = |name: &str| FileId::of(&fs::metadata(path(name)).unwrap());
+        assert!(opened.contains_key(&id("written")) && !opened.contains_key(&id("mapped")));
         let holds = |path: &Path| found.contains_key(&FileId::of(&fs::metadata(path).unwrap()));
         assert!(holds(&path("written")));
         assert!(holds(&path("mapped")));

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
 
-/// Bytes written at a time.
-const PART_LEN: usize = 65_536;
+/// Bytes written at a time; each part begins with its number, little-endian.
+pub const PART_LEN: usize = 65_536;
 /// Longest wait for a freeze or a thaw.
 const PATIENCE: Duration = Duration::from_secs(60);
 

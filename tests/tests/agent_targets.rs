@@ -207,6 +207,36 @@ fn without_an_api_the_receivers_address_and_secret_are_enough() {
 }
 
 #[test]
+fn a_directory_is_frozen_for_the_last_round_when_that_is_asked_for() {
+    let cloud = Cloud::new();
+    let medium = Medium::new(Format::Ext4, 96).unwrap();
+    for number in 0..50 {
+        fs::write(medium.path().join(format!("file {number}")), vec![number; 5000]).unwrap();
+    }
+    let instance = cloud.create_instance("");
+    let (before, after) = (cloud.path("before"), cloud.path("after"));
+    let mut command = cloud.tool(&format!(
+        "-region local-1 -endpoint http://{} -ignore-check -console -instance-id {instance} --freeze --source-root {}",
+        cloud.control.address,
+        medium.path().display()
+    ));
+    command
+        .arg("--pre-freeze")
+        .arg(format!("touch {}", before.display()));
+    command
+        .arg("--post-freeze")
+        .arg(format!("touch {}", after.display()));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cloud.said());
+    assert!(before.exists() && after.exists());
+    let job = member(&cloud.admin("job list --json"), "JobId");
+    let receipt = fs::read(cloud.path(&format!("tool/logs/receipt-{job}.json"))).unwrap();
+    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
+    let frozen = receipt["receipt"]["summary"]["frozen_ms"].as_u64();
+    assert!(frozen.is_some_and(|frozen| frozen < 30_000), "{receipt}");
+}
+
+#[test]
 fn an_image_target_is_made_by_way_of_a_transit_instance() {
     let cloud = Cloud::new();
     cloud.fill_source(20, 1);

@@ -498,3 +498,50 @@ fn bad_sectors_are_reported_by_range_and_copied_when_they_can_be_read_again() {
     sync(&bed, &receiver.address, &[&scratched.disk], &["--checksum"]).assert_done();
     assert!(std::fs::read(&image).unwrap() == scratched.content);
 }
+
+/// A disk without a system, and a receiver that is asked to start what arrives.
+#[test]
+fn what_does_not_boot_is_not_cut_over_unless_it_is_wanted_so() {
+    let bed = Bed::new();
+    let mut disk = Disk::new(32);
+    disk.format(0, "ext4");
+    let point = disk.mount(0, "noatime");
+    std::fs::write(point.join("data"), "no system").unwrap();
+    let (image, mark) = (bed.path("target.img"), bed.path("frozen"));
+    let receiver = receiver(&bed, "127.0.0.1:0", &[&image], &[]);
+    let before = format!("touch {}", mark.display());
+    let flags =
+        |consequence| ["--freeze", "--pre-freeze", &before, "--boot-check", consequence].map(str::to_owned);
+    let run = |consequence| {
+        let flags = flags(consequence);
+        sync(
+            &bed,
+            &receiver.address,
+            &[&disk],
+            &flags.each_ref().map(String::as_str),
+        )
+    };
+    let refused = run("stop");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("does not boot") && !mark.exists(),
+        "there was a cutover: {refused:?}"
+    );
+    let done = run("warn");
+    done.assert_done();
+    assert!(mark.exists());
+    assert_eq!(done.summary()["boot_check"]["ok"], false, "{done:?}");
+    let mut copy = Disk::of_image(&image);
+    let copied = copy.mount(0, "ro,noload");
+    assert_eq!(std::fs::read(copied.join("data")).unwrap(), b"no system");
+    // Where nothing can be started, nothing is copied.
+    let tree = bed.receiver_at(
+        "127.0.0.1:0",
+        &["--into".as_ref(), bed.path("target").as_os_str()],
+    );
+    let refused = sync(&bed, &tree.address, &[&disk], &["--boot-check", "stop"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("--into-disk"),
+        "{refused:?}"
+    );
+}

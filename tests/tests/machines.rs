@@ -39,11 +39,30 @@ const PATIENCE: Duration = Duration::from_secs(2400);
 /// A migration from beginning to end.
 struct Case {
     firmware: Firmware,
-    /// Options of the job.
-    job: &'static str,
+    by: By,
     /// The volume group that the target gets for its root file system.
     volume_group: Option<&'static str>,
     disk_mebibytes: u64,
+}
+
+/// Who brings both sides together.
+enum By {
+    /// A job with these options.
+    Job(&'static str),
+    /// The administrator, who gives the source the target's address and secret: no control plane is asked.
+    #[cfg(feature = "long")]
+    Address,
+}
+
+impl By {
+    /// What the agent is started with.
+    fn flags(&self) -> &'static str {
+        match self {
+            Self::Job(_) => "-region local-1 -endpoint http://10.77.0.1:8443",
+            #[cfg(feature = "long")]
+            Self::Address => "-no-console -remote-ip 10.77.0.9 --secret-file /opt/go2cloud/secret",
+        }
+    }
 }
 
 /// What is left when the job has succeeded.
@@ -63,30 +82,22 @@ fn migrate(case: &Case) -> Migrated {
         bridge.namespace(),
         &Place::default(),
     );
-    let source = source::disk(case.firmware, &cloud.key);
+    let source = source::disk(case.firmware, &cloud.key, case.by.flags());
     let target = blank(case.disk_mebibytes);
     let folder = target.folder.path();
     let mut receiving = start_receiving(case, &bridge, &source, &target);
+    // The agent begins at once where nobody has to make a job.
+    #[cfg(feature = "long")]
+    if matches!(case.by, By::Address) {
+        wait_for_migration_mode(&mut receiving);
+    }
     let mut running = Machine::start(&source_hardware(case, &source), &bridge, folder, "source");
-    receiving.wait("migration mode", |machine| {
-        machine.console().contains("READY").then_some(())
-    });
-    fs::write(folder.join("secret"), SECRET).unwrap();
-    let instance = cloud.create_instance(&format!(
-        "--name target --system-disk 4 --address 10.77.0.9:443 --secret-file {}",
-        folder.join("secret").display()
-    ));
-    let id = running.wait("the source's registration", |_| {
-        let list = cloud.admin("source list --json");
-        list.contains("ONLINE").then(|| member(&list, "SourceServerId"))
-    });
-    let first = running.wait("the ledger", |machine| count(&machine.words()));
-    let line = format!(
-        "job create --source {id} --instance {instance} --start now --json {}",
-        case.job
-    );
-    let job = member(&cloud.admin(&line), "JobId");
-    wait_for_success(&cloud, &job, &running, &receiving);
+    wait_for_migration_mode(&mut receiving);
+    let first = match &case.by {
+        By::Job(options) => run_job(&cloud, options, folder, &mut running, &receiving),
+        #[cfg(feature = "long")]
+        By::Address => running.wait("the ledger", |machine| count(&machine.words())),
+    };
     receiving.wait_for_end();
     let last = count(&running.words()).unwrap();
     drop(running);
@@ -97,6 +108,30 @@ fn migrate(case: &Case) -> Migrated {
         _cloud: cloud,
         records: (first, last),
     }
+}
+
+fn wait_for_migration_mode(receiving: &mut Machine) {
+    receiving.wait("migration mode", |machine| {
+        machine.console().contains("READY").then_some(())
+    });
+}
+
+/// Makes a job of what is running and waits for its success. Gives how many records were durable before.
+fn run_job(cloud: &Cloud, options: &str, folder: &Path, running: &mut Machine, receiving: &Machine) -> u64 {
+    fs::write(folder.join("secret"), SECRET).unwrap();
+    let instance = cloud.create_instance(&format!(
+        "--name target --system-disk 4 --address 10.77.0.9:443 --secret-file {}",
+        folder.join("secret").display()
+    ));
+    let id = running.wait("the source's registration", |_| {
+        let list = cloud.admin("source list --json");
+        list.contains("ONLINE").then(|| member(&list, "SourceServerId"))
+    });
+    let first = running.wait("the ledger", |machine| count(&machine.words()));
+    let line = format!("job create --source {id} --instance {instance} --start now --json {options}");
+    let job = member(&cloud.admin(&line), "JobId");
+    wait_for_success(cloud, &job, running, receiving);
+    first
 }
 
 fn blank(mebibytes: u64) -> Image {
@@ -324,20 +359,20 @@ fn assert_boots(case: &Case, migrated: &Migrated, root: &str, has_index: bool) {
 fn a_system_is_migrated_file_by_file() {
     let case = Case {
         firmware: Firmware::Bios,
-        job: "",
+        by: By::Job(""),
         volume_group: None,
         disk_mebibytes: 1400,
     };
     let migrated = migrate(&case);
     assert_same_files(&migrated, ROOT);
-    assert_boots(&case, &migrated, "/dev/vda3 ext4", false);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
 }
 
 #[test]
 fn a_system_is_migrated_block_by_block() {
     let case = Case {
         firmware: Firmware::Bios,
-        job: "--block",
+        by: By::Job("--block"),
         volume_group: None,
         disk_mebibytes: 1400,
     };
@@ -351,7 +386,7 @@ fn a_system_is_migrated_block_by_block() {
 fn a_uefi_system_is_migrated_file_by_file() {
     let case = Case {
         firmware: Firmware::Uefi,
-        job: "",
+        by: By::Job(""),
         volume_group: None,
         disk_mebibytes: 1400,
     };
@@ -366,10 +401,25 @@ fn a_uefi_system_is_migrated_file_by_file() {
 fn a_system_is_migrated_to_a_logical_volume() {
     let case = Case {
         firmware: Firmware::Bios,
-        job: "",
+        by: By::Job(""),
         volume_group: Some("vg0"),
         disk_mebibytes: 1400,
     };
     let migrated = migrate(&case);
     assert_boots(&case, &migrated, "/dev/mapper/vg0-root ext4", false);
+}
+
+/// No control plane: the agent prepares the target, has it converted and restarts it by itself.
+#[cfg(feature = "long")]
+#[test]
+fn a_system_is_migrated_without_a_job() {
+    let case = Case {
+        firmware: Firmware::Bios,
+        by: By::Address,
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
 }

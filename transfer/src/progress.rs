@@ -143,6 +143,8 @@ pub struct Summary {
     pub resumes: u32,
     /// Milliseconds for which the source's file systems were frozen; `None` without a freeze.
     pub frozen_ms: Option<u64>,
+    /// What the boot check before the cutover saw; `None` without one.
+    pub boot_check: Option<serde_json::Value>,
     /// Result of re-reading the target's medium; `None` when it was not asked for.
     pub verified: Option<Verified>,
     /// What the target's journal has sealed at the end; `None` when nothing was sealed.
@@ -151,6 +153,34 @@ pub struct Summary {
     pub backed_off: BackedOff,
     /// What was not copied as it is.
     pub skipped: Vec<Skipped>,
+}
+
+impl Summary {
+    /// Adds a later run's figures.
+    pub fn add(&mut self, later: Self) {
+        *self = Self {
+            ok: later.ok,
+            files: later.files,
+            bytes_total: later.bytes_total,
+            verified: later.verified,
+            skipped: later.skipped,
+            frozen_ms: later.frozen_ms.or(self.frozen_ms),
+            boot_check: later.boot_check.or(self.boot_check.take()),
+            backed_off: self.backed_off + later.backed_off,
+            sent: self.sent + later.sent,
+            deleted: self.deleted + later.deleted,
+            renamed: self.renamed + later.renamed,
+            bytes_read: self.bytes_read + later.bytes_read,
+            bytes_data: self.bytes_data + later.bytes_data,
+            bytes_wire: self.bytes_wire + later.bytes_wire,
+            bytes_shared: self.bytes_shared + later.bytes_shared,
+            bytes_not_shared: self.bytes_not_shared + later.bytes_not_shared,
+            seconds: self.seconds + later.seconds,
+            rounds: self.rounds + later.rounds,
+            resumes: self.resumes + later.resumes,
+            sealed: later.sealed,
+        };
+    }
 }
 
 /// Pauses of reading, by what others had to wait for.

@@ -2,12 +2,15 @@
 
 pub mod conversation;
 pub mod counters;
+pub(crate) mod cutover;
+pub(crate) mod freeze_points;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use crate::disk::source::{DisksSource, Freeze};
+pub use self::cutover::Freeze;
+pub use crate::disk::source::DisksSource;
 use crate::error::Result;
 use crate::progress::{Observer, StopFlag, Summary};
 use crate::secret::Secret;
@@ -59,6 +62,16 @@ pub enum SourceVolume {
     Disks(DisksSource),
 }
 
+impl SourceVolume {
+    /// Whether and how the run ends with a cutover.
+    pub fn freeze_mut(&mut self) -> &mut Option<Freeze> {
+        match self {
+            Self::Tree(source) => &mut source.freeze,
+            Self::Disks(source) => &mut source.freeze,
+        }
+    }
+}
+
 /// A directory to copy.
 pub struct TreeSource {
     /// The directory whose contents go to the root of the target.
@@ -71,6 +84,8 @@ pub struct TreeSource {
     pub never: Vec<PathBuf>,
     /// Whether to count in the background how much there is, so that progress can tell the remaining time.
     pub estimate: bool,
+    /// Whether the run ends with a cutover: its last round is made while the file systems are frozen.
+    pub freeze: Option<Freeze>,
 }
 
 /// How frames are compressed.

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod baseline;
 pub mod capture;
+mod cutover;
 pub mod entry;
 pub mod estimate;
 pub mod filter;
@@ -10,6 +11,7 @@ pub mod foreseen;
 pub mod journal;
 pub mod links;
 pub mod long;
+pub mod mounts;
 pub mod moves;
 pub mod operation;
 pub mod receive;

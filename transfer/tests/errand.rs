@@ -86,6 +86,7 @@ impl Bed {
             excludes: Vec::new(),
             never: Vec::new(),
             estimate: false,
+            freeze: None,
         })
     }
 

@@ -55,6 +55,7 @@ impl Bed {
                 excludes: Vec::new(),
                 never: Vec::new(),
                 estimate: false,
+                freeze: None,
             }),
             state: self.folder.path().join(state),
             throttle: Arc::new(Throttle::new(0)),
@@ -126,6 +127,7 @@ impl Desk for Echo {
                 text: "no system".to_owned(),
             },
             Request::Restart => panic!("a defect"),
+            Request::CanBootCheck | Request::BootCheck { .. } => Answer::NotAMachine,
         }
     }
 }

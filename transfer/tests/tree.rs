@@ -10,6 +10,8 @@ use transfer::source::{Rounds, SourceVolume};
 mod bed;
 #[path = "tree/courtesy.rs"]
 mod courtesy;
+#[path = "tree/freeze.rs"]
+mod freeze;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
 #[path = "tree/renames.rs"]

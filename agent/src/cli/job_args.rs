@@ -166,6 +166,25 @@ pub struct JobArgs {
     /// Let the target read everything back from its medium at the end and compare
     #[arg(long, help_heading = OWN)]
     pub checksum: bool,
+    /// Freeze the file system for the last round of a directory, too; of a whole system and of disks it is done anyway
+    #[arg(long, help_heading = OWN)]
+    pub freeze: bool,
+    /// Do not freeze for the last round of a migration by files: what is written meanwhile may be of several moments
+    #[arg(long, help_heading = OWN)]
+    pub no_freeze: bool,
+    /// Longest time for which file systems may be frozen, in seconds (default 30)
+    #[arg(long, value_name = "SECONDS", help_heading = OWN)]
+    pub freeze_max: Option<String>,
+    /// Command for /bin/sh before the last round, for instance to stop services
+    #[arg(long, value_name = "CMD", help_heading = OWN)]
+    pub pre_freeze: Option<String>,
+    /// Command for /bin/sh after the last round has read everything, however it ended
+    #[arg(long, value_name = "CMD", help_heading = OWN)]
+    pub post_freeze: Option<String>,
+    /// Have the target start what has arrived before the last round, in a virtual machine on an overlay; `stop` ends the
+    /// migration when it does not boot, `warn` goes on
+    #[arg(long, value_name = "stop|warn", help_heading = OWN)]
+    pub boot_check: Option<String>,
     /// Folder of what is kept between runs (default /var/lib/go2cloud)
     #[arg(long, value_name = "DIR", help_heading = OWN)]
     pub state: Option<PathBuf>,

@@ -63,18 +63,22 @@ pub struct SyncArgs {
     #[arg(long, help_heading = "How it is copied")]
     pub no_retry: bool,
 
-    /// End with a cutover: freeze the file systems of the disks for the last round (only with --disk)
-    #[arg(long, help_heading = "Cutover of disks")]
+    /// End with a cutover: freeze the file systems of the disks, or of DIR, for the last round
+    #[arg(long, help_heading = "Cutover")]
     pub freeze: bool,
     /// Longest time for which they may be frozen, in seconds (default 30)
-    #[arg(long, value_name = "SECONDS", help_heading = "Cutover of disks")]
+    #[arg(long, value_name = "SECONDS", help_heading = "Cutover")]
     pub freeze_max: Option<String>,
     /// Command for /bin/sh before the freeze, for instance to stop services
-    #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
+    #[arg(long, value_name = "CMD", help_heading = "Cutover")]
     pub pre_freeze: Option<String>,
     /// Command for /bin/sh after the thaw, however the freeze ended
-    #[arg(long, value_name = "CMD", help_heading = "Cutover of disks")]
+    #[arg(long, value_name = "CMD", help_heading = "Cutover")]
     pub post_freeze: Option<String>,
+    /// Have the receiver start what has arrived before the cutover, in a virtual machine on an overlay (only with --disk);
+    /// `stop` ends the run when it does not boot, `warn` goes on
+    #[arg(long, value_name = "stop|warn", help_heading = "Cutover")]
+    pub boot_check: Option<String>,
 
     /// Where to put the receipt besides the state folder; the target signs it, too, as with --checksum
     #[arg(long, value_name = "FILE", help_heading = "What is shown")]

@@ -19,6 +19,7 @@ use super::presence::Presence;
 use super::report::Reporter;
 use super::target::{self, Wanted};
 use crate::bandwidth::{Limit, Watch};
+use crate::boot_check::{self, Peer};
 use crate::exit::{self, Exit};
 use crate::inventory::{Inventory, Machine, Scope};
 use crate::output::{self, complain, remark};
@@ -64,11 +65,11 @@ pub(super) fn by_instance(
             stop,
             tell: &say,
         };
-        let sync = sync_plan(plan, found.address, &found.secret, instance)
+        let mut sync = sync_plan(plan, found.address, &found.secret, instance)
             .map_err(|error| super::job::ended_by(&error))?;
         let is_machine = machine.prepare(plan, &inventory, &sync.volume)?;
         say("Stage 2: data.");
-        let summary = copy(plan, &sync, &presence, stop).map_err(|error| super::job::ended_by(&error))?;
+        let summary = copy(plan, &mut sync, &presence, stop).map_err(|error| super::job::ended_by(&error))?;
         let is_bootable = is_machine && summary.ok;
         if is_bootable {
             machine.convert()?;
@@ -126,12 +127,12 @@ pub(super) fn by_address(
         stop,
         tell: &say,
     };
-    let sync = sync_plan(plan, address, secret, &target)?;
+    let mut sync = sync_plan(plan, address, secret, &target)?;
     let is_machine = match machine.prepare(plan, &inventory, &sync.volume) {
         Ok(is_machine) => is_machine,
         Err(ended) => return Ok(give_up(&presence, &account, &ended, &say)),
     };
-    match copy(plan, &sync, &presence, stop) {
+    match copy(plan, &mut sync, &presence, stop) {
         Ok(summary) => {
             let is_bootable = is_machine && summary.ok;
             if is_bootable && let Err(ended) = machine.convert() {
@@ -187,10 +188,14 @@ fn finish(plan: &Plan, presence: &Presence, summary: &Summary) -> Exit {
     }
 }
 
-fn copy(plan: &Plan, sync: &SyncPlan, presence: &Presence, stop: &StopFlag) -> transfer::Result<Summary> {
+fn copy(plan: &Plan, sync: &mut SyncPlan, presence: &Presence, stop: &StopFlag) -> transfer::Result<Summary> {
     let limit = Arc::new(Limit::new(Arc::clone(&sync.throttle)));
     let _requests = Watch::start(vec![plan.state_root.clone()], limit);
-    transfer::source::sync(sync, presence.reporter.as_ref(), stop)
+    let tell = |text: &str| remark(plan.run.style, text);
+    let peer = Peer::of(sync, &tell, stop);
+    boot_check::copy(plan.boot_check().as_ref(), &peer, sync, &|sync| {
+        transfer::source::sync(sync, presence.reporter.as_ref(), stop)
+    })
 }
 
 fn sync_plan(plan: &Plan, address: SocketAddr, secret: &Secret, key: &str) -> transfer::Result<SyncPlan> {
@@ -198,7 +203,7 @@ fn sync_plan(plan: &Plan, address: SocketAddr, secret: &Secret, key: &str) -> tr
     let volume = match plan.scope() {
         Scope::Disks(disks) => SourceVolume::Disks(DisksSource {
             disks: disks.to_vec(),
-            freeze: None,
+            freeze: Some(plan.transfer.freeze.clone()),
         }),
         _ => super::volume::tree(plan, None, &state)
             .map_err(|failure| Error::new(Kind::Usage, "read what is left out").because(failure.message))?,

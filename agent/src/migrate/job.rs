@@ -21,6 +21,7 @@ use super::supervisor::{Orders, Supervised, Supervisor};
 use super::target::{self, Entered, Wanted};
 use super::{transit, volume};
 use crate::bandwidth::{Limit, Watch};
+use crate::boot_check::{self, Peer};
 use crate::inventory::Inventory;
 use crate::output;
 
@@ -147,6 +148,7 @@ impl<'a> Running<'a> {
             tell: &tell,
         };
         let plan = self.sync_plan(entered)?;
+        self.can_check(&plan)?;
         let is_machine = self.prepare(&machine, &plan)?;
         let mut summary = self.rounds(plan)?;
         summary = self.complete(summary)?;
@@ -223,11 +225,8 @@ impl<'a> Running<'a> {
         target::reach(entered.address, &self.orders.stop).map_err(|ended| self.or_orders(ended))
     }
 
-    /// Makes the target's disks ready, where that is this migration's affair. An image is made of disks as they are.
+    /// Makes the target's disks ready, where that is this migration's affair; a transit instance's, too.
     fn prepare(&self, machine: &TargetMachine<'_>, plan: &SyncPlan) -> Result<bool, Ended> {
-        if transit::is_image(self.job) {
-            return Ok(false);
-        }
         machine
             .prepare(self.context.plan, self.context.inventory, &plan.volume)
             .map_err(|ended| self.or_orders(ended))
@@ -238,9 +237,11 @@ impl<'a> Running<'a> {
         if self.orders.incremental().is_none() {
             plan.rounds = Rounds::Count(ROUNDS);
             plan.verify = self.wants_checksum();
-            return self.sync(&plan);
+            return self.last(&mut plan);
         }
         plan.rounds = Rounds::Count(1);
+        // Only the last of all rounds is made while everything is frozen.
+        let freeze = plan.volume.freeze_mut().take();
         let mut total = self.sync(&plan)?;
         let began = jiff::Timestamp::now().as_second();
         loop {
@@ -251,7 +252,14 @@ impl<'a> Running<'a> {
                 .is_none_or(|phase| phase.is_over(began, now))
                 || finish::is_asked(&self.context.plan.state(), self.id);
             plan.verify = over && self.wants_checksum();
-            add(&mut total, self.sync(&plan)?);
+            if over {
+                *plan.volume.freeze_mut() = freeze.clone();
+            }
+            total.add(if over {
+                self.last(&mut plan)?
+            } else {
+                self.sync(&plan)?
+            });
             self.reporter
                 .say(format!("incremental round {} finished", total.rounds - 1));
             if over {
@@ -275,8 +283,31 @@ impl<'a> Running<'a> {
     }
 
     fn sync(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
+        self.copy(plan).map_err(|error| self.or_orders(ended_by(&error)))
+    }
+
+    fn copy(&self, plan: &SyncPlan) -> transfer::Result<Summary> {
         transfer::source::sync(plan, self.reporter.as_ref(), &self.orders.stop)
+    }
+
+    /// The rounds at whose end the target takes over; before, what has arrived is started for a check, if that was asked
+    /// for.
+    fn last(&self, plan: &mut SyncPlan) -> Result<Summary, Ended> {
+        let tell = |text: &str| self.reporter.say(text);
+        let peer = Peer::of(plan, &tell, &self.orders.stop);
+        let check = self.context.plan.boot_check();
+        boot_check::copy(check.as_ref(), &peer, plan, &|plan| self.copy(plan))
             .map_err(|error| self.or_orders(ended_by(&error)))
+    }
+
+    /// What cannot be checked is said before anything is copied.
+    fn can_check(&self, plan: &SyncPlan) -> Result<(), Ended> {
+        if self.context.plan.transfer.boot_check.is_none() {
+            return Ok(());
+        }
+        let tell = |text: &str| self.reporter.say(text);
+        let peer = Peer::of(plan, &tell, &self.orders.stop);
+        peer.can().map_err(|error| self.or_orders(ended_by(&error)))
     }
 
     /// A round that skipped anything did not succeed.
@@ -468,29 +499,4 @@ pub(super) fn ended_by(error: &Error) -> Ended {
         Kind::Retry | Kind::Medium | Kind::Usage | Kind::Corrupt => Code::Transmission,
     };
     Failure::new(code, "File Transmission", chain(error)).into()
-}
-
-/// Adds a later run's figures to those of the earlier ones.
-fn add(total: &mut Summary, later: Summary) {
-    *total = Summary {
-        ok: later.ok,
-        files: later.files,
-        bytes_total: later.bytes_total,
-        verified: later.verified,
-        skipped: later.skipped,
-        frozen_ms: later.frozen_ms.or(total.frozen_ms),
-        backed_off: total.backed_off + later.backed_off,
-        sent: total.sent + later.sent,
-        deleted: total.deleted + later.deleted,
-        renamed: total.renamed + later.renamed,
-        bytes_read: total.bytes_read + later.bytes_read,
-        bytes_data: total.bytes_data + later.bytes_data,
-        bytes_wire: total.bytes_wire + later.bytes_wire,
-        bytes_shared: total.bytes_shared + later.bytes_shared,
-        bytes_not_shared: total.bytes_not_shared + later.bytes_not_shared,
-        seconds: total.seconds + later.seconds,
-        rounds: total.rounds + later.rounds,
-        resumes: total.resumes + later.resumes,
-        sealed: later.sealed,
-    };
 }

@@ -132,7 +132,7 @@ pub(super) fn document(plan: &Plan, storage: &storage::Inventory, is_tree: bool)
 }
 
 /// What the switches mean for the conversion. Without them the target keeps what it can as well.
-fn decisions(keep: &Keep) -> Value {
+pub(super) fn decisions(keep: &Keep) -> Value {
     let kept = [
         ("hostname", keep.preserve_hostname),
         ("hosts", keep.preserve_hosts),

@@ -6,8 +6,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use transfer::secret::Secret;
+use transfer::source::Freeze;
 
+use super::machine::decisions;
 use super::staged::Stage;
+use crate::boot_check::{BootCheck, Consequence};
 use crate::cli::JobArgs;
 use crate::config::Files;
 use crate::folder;
@@ -178,7 +181,7 @@ pub struct Network {
 }
 
 /// What the flags say about the transfer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Transfer {
     /// Upper limit in KB/s, 0 for none; `None` leaves it to the job.
     pub bandwidth_limit: Option<u64>,
@@ -190,6 +193,36 @@ pub struct Transfer {
     pub minify: bool,
     /// Whether larger disks at the target are used to their ends.
     pub grow: bool,
+    /// How the last round freezes.
+    pub freeze: Freeze,
+    /// What it freezes.
+    pub freezes: Freezes,
+    /// Whether what has arrived is started for a check before the last round, and what follows if it does not boot.
+    pub boot_check: Option<Consequence>,
+}
+
+/// What the last round freezes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freezes {
+    /// Disks, and a whole system that is copied file by file.
+    #[default]
+    Systems,
+    /// Directories, too.
+    Everything,
+    /// Nothing but disks, which are of no use otherwise.
+    Disks,
+}
+
+impl Transfer {
+    /// How the last round of the tree at `root` freezes, if it does.
+    pub fn freeze_of_tree(&self, root: &Path) -> Option<Freeze> {
+        let freezes = match self.freezes {
+            Freezes::Systems => root == Path::new("/"),
+            Freezes::Everything => true,
+            Freezes::Disks => false,
+        };
+        freezes.then(|| self.freeze.clone())
+    }
 }
 
 /// What the target keeps or gets.
@@ -255,6 +288,15 @@ impl Plan {
             Task::Jobs(_, Some(Target::Image { transit_image, .. })) => transit_image.as_deref(),
             _ => None,
         }
+    }
+
+    /// The boot check before the cutover, if one is wanted.
+    pub fn boot_check(&self) -> Option<BootCheck> {
+        let check = |consequence| BootCheck {
+            consequence,
+            convert: decisions(&self.keep),
+        };
+        self.transfer.boot_check.map(check)
     }
 
     /// What is kept between runs.

@@ -1,18 +1,14 @@
 //! What a job moves: the disks that it names, or a tree of files.
 
 use std::path::Path;
-use std::time::Duration;
 
 use csm::types::job::MigrationJob;
-use transfer::source::{DisksSource, Freeze, SourceVolume, TreeSource};
+use transfer::source::{DisksSource, SourceVolume, TreeSource};
 
 use super::excludes;
 use super::failure::{Code, Failure};
 use super::plan::Plan;
 use crate::inventory::{Inventory, Scope};
-
-/// Longest freeze of a block-level cutover: short enough for clients to wait through.
-const FREEZE_MAX: Duration = Duration::from_secs(30);
 
 /// What the job moves: disks if it says so, else files.
 ///
@@ -41,7 +37,7 @@ pub fn of_job(
         (true, _) if excludes.is_some() => {
             refuse("the job excludes paths and goes block by block: a disk is copied whole".to_owned())
         }
-        (true, _) => disks(job, inventory),
+        (true, _) => disks(plan, job, inventory),
         (false, _) => tree(plan, excludes, state),
     }
 }
@@ -66,7 +62,7 @@ fn devices(job: &MigrationJob) -> impl Iterator<Item = &str> {
 }
 
 /// The disks that the job names, in its order.
-fn disks(job: &MigrationJob, inventory: &Inventory) -> Result<SourceVolume, Failure> {
+fn disks(plan: &Plan, job: &MigrationJob, inventory: &Inventory) -> Result<SourceVolume, Failure> {
     let mut disks = Vec::new();
     for device in devices(job) {
         let Some(disk) = inventory.disks.iter().find(|disk| disk.device == device) else {
@@ -81,11 +77,7 @@ fn disks(job: &MigrationJob, inventory: &Inventory) -> Result<SourceVolume, Fail
     }
     Ok(SourceVolume::Disks(DisksSource {
         disks,
-        freeze: Some(Freeze {
-            max: FREEZE_MAX,
-            before: None,
-            after: None,
-        }),
+        freeze: Some(plan.transfer.freeze.clone()),
     }))
 }
 
@@ -107,5 +99,6 @@ pub fn tree(plan: &Plan, excludes: Option<&str>, state: &Path) -> Result<SourceV
         excludes,
         never: plan.never(state),
         estimate: true,
+        freeze: plan.transfer.freeze_of_tree(&plan.source_root),
     }))
 }

@@ -23,7 +23,7 @@ fn freeze(machine: &Machine) -> Finding {
         names.collect::<Vec<_>>().join(", ")
     };
     let mut text = format!(
-        "block by block, the cutover freezes {} at once; no snapshots and no free space in volume groups are needed",
+        "the cutover freezes {} at once; no snapshots and no free space in volume groups are needed",
         list(can)
     );
     if !cannot.is_empty() {

@@ -135,7 +135,7 @@ fn busy(running: &BTreeSet<String>) -> Finding {
     let names: Vec<&str> = found.iter().map(|(_, name, _)| *name).collect();
     let units: Vec<&str> = found.iter().map(|(.., unit)| *unit).collect();
     let remedy = format!(
-        "file by file, their files are not of one moment: stop them before the last round (systemctl stop {}), or migrate block by block, where the cutover freezes everything at once; take cluster members out of the cluster first",
+        "a whole system is frozen for the last round, and they start at the target as after a power cut; where only a directory is migrated, its files are not of one moment without --freeze: stop them before the last round (--pre-freeze 'systemctl stop {}'); take cluster members out of the cluster first",
         units.join(" ")
     );
     Finding::warn("P75", name, names.join(", "), remedy)

@@ -66,6 +66,7 @@ impl Bed {
                 excludes: Vec::new(),
                 never: Vec::new(),
                 estimate: false,
+                freeze: None,
             }),
             state: self.path("baseline"),
             throttle: std::sync::Arc::new(Throttle::new(0)),

@@ -64,6 +64,13 @@ fn of_summary(summary: &Value) -> String {
     if let Some(frozen_ms) = summary["frozen_ms"].as_u64() {
         text.push_str(&format!("Frozen for {frozen_ms} ms\n"));
     }
+    match summary["boot_check"]["ok"].as_bool() {
+        Some(true) => text.push_str("Started for a check before the cutover: the copy boots\n"),
+        Some(false) => {
+            text.push_str("Started for a check before the cutover: the copy does NOT boot as it should\n");
+        }
+        None => {}
+    }
     match summary["verified"]["root"].as_str() {
         Some(root) => text.push_str(&format!(
             "Read back from the target's medium and compared: {} entries, root digest {root}\n",

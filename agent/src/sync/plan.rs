@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use transfer::limits::CONNECTIONS_MAX;
 use transfer::secret::Secret;
-use transfer::source::{Compression, DisksSource, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
+use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, TreeSource};
 use transfer::throttle::Throttle;
 
+use crate::boot_check::Consequence;
 use crate::cli::SyncArgs;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::resolve::Target;
 
 mod disks;
+
+pub(crate) use disks::{FREEZE_MAX, FREEZE_MAX_DEFAULT};
 
 /// Where baselines live unless `--state` says otherwise.
 const STATE_ROOT: &str = "/var/lib/go2cloud/state";
@@ -39,6 +42,8 @@ pub struct Plan {
     pub style: Style,
     /// The command that resumes it.
     pub command: String,
+    /// Whether what has arrived is started for a check, and what follows if it does not boot.
+    pub boot_check: Option<Consequence>,
 }
 
 impl Plan {
@@ -67,18 +72,20 @@ impl Plan {
         let rounds = check_rounds(args, &mut refusals);
         let retry = check_retry(args, &mut refusals);
         let style = check_style(args, &mut refusals);
+        let boot_check = check_boot_check(args, &mut refusals);
         let state = check_state(args, volume.as_ref(), &mut refusals);
         let (true, Some(secret), Some(volume), Some(state)) = (refusals.is_empty(), secret, volume, state)
         else {
             return Err(refusals);
         };
         let volume = match volume {
-            Named::Tree(root) => SourceVolume::Tree(TreeSource {
+            Named::Tree(root, freeze) => SourceVolume::Tree(TreeSource {
                 root,
                 cross_mounts: args.cross_mounts,
                 excludes,
                 never: never_copied(&state),
                 estimate: true,
+                freeze,
             }),
             Named::Disks(disks) => SourceVolume::Disks(disks),
         };
@@ -98,6 +105,7 @@ impl Plan {
             },
             style,
             command: command_line(),
+            boot_check,
         })
     }
 }
@@ -128,7 +136,7 @@ fn check_secret(args: &SyncArgs, refusals: &mut Refusals) -> Option<Secret> {
 
 /// What is to be copied.
 enum Named {
-    Tree(PathBuf),
+    Tree(PathBuf, Option<Freeze>),
     Disks(DisksSource),
 }
 
@@ -136,7 +144,7 @@ impl Named {
     /// What tells this volume from others, for the name of its state folder.
     fn paths(&self) -> Vec<&Path> {
         match self {
-            Self::Tree(root) => vec![root],
+            Self::Tree(root, _) => vec![root],
             Self::Disks(source) => source.disks.iter().map(PathBuf::as_path).collect(),
         }
     }
@@ -146,12 +154,8 @@ fn check_volume(args: &SyncArgs, refusals: &mut Refusals) -> Option<Named> {
     if args.directories.is_empty() && !args.disk.is_empty() {
         return disks::check(args, refusals).map(Named::Disks);
     }
-    if args.freeze {
-        refusals.add("`--freeze` is for disks: name them with `--disk`");
-    } else {
-        disks::check_freeze(args, refusals);
-    }
-    check_root(args, refusals).map(Named::Tree)
+    let freeze = disks::check_freeze(args, refusals);
+    check_root(args, refusals).map(|root| Named::Tree(root, freeze))
 }
 
 fn check_root(args: &SyncArgs, refusals: &mut Refusals) -> Option<PathBuf> {
@@ -188,6 +192,13 @@ fn check_root(args: &SyncArgs, refusals: &mut Refusals) -> Option<PathBuf> {
             None
         }
     }
+}
+
+fn check_boot_check(args: &SyncArgs, refusals: &mut Refusals) -> Option<Consequence> {
+    if args.boot_check.is_some() && args.disk.is_empty() {
+        refusals.add("`--boot-check` takes whole disks: name them with `--disk`");
+    }
+    Consequence::check(args.boot_check.as_deref(), refusals)
 }
 
 fn check_excludes(args: &SyncArgs, refusals: &mut Refusals) -> Vec<String> {
@@ -274,7 +285,7 @@ fn check_state(args: &SyncArgs, volume: Option<&Named>, refusals: &mut Refusals)
         },
     };
     let real = std::fs::canonicalize(&state).unwrap_or_else(|_| state.clone());
-    if matches!(volume, Named::Tree(root) if root.starts_with(&real)) {
+    if matches!(volume, Named::Tree(root, _) if root.starts_with(&real)) {
         refusals.add(format!(
             "`--state {}`: the directory to copy lies in it, and the state is never copied; name another folder",
             state.display()

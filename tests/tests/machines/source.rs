@@ -37,11 +37,11 @@ const CHECK_UNIT: &str = "[Unit]\nDescription=Says what this machine is like\n\n
     [Service]\nType=simple\nExecStart=/bin/sh /usr/local/bin/check\n\n[Install]\nWantedBy=multi-user.target\n";
 const AGENT_UNIT: &str = "[Unit]\nDescription=go2cloud\nAfter=network.target ssh.service\n\
     ConditionPathExists=/dev/virtio-ports/source\n\n[Service]\nEnvironmentFile=/opt/go2cloud/keys\n\
-    ExecStart=/opt/go2cloud/go2cloud -region local-1 -endpoint http://10.77.0.1:8443\n\
+    ExecStart=/opt/go2cloud/go2cloud FLAGS\n\
     StandardOutput=journal+console\n\n[Install]\nWantedBy=multi-user.target\n";
 
-/// Makes the disk; `key` is the account's at the control plane.
-pub(crate) fn disk(firmware: Firmware, key: &(String, String)) -> Image {
+/// Makes the disk; `key` is the account's at the control plane, `flags` are the agent's.
+pub(crate) fn disk(firmware: Firmware, key: &(String, String), flags: &str) -> Image {
     let first = match firmware {
         Firmware::Bios => "size=1M,type=21686148-6449-6E6F-744E-656564454649",
         Firmware::Uefi => "size=64M,type=U",
@@ -65,7 +65,8 @@ pub(crate) fn disk(firmware: Firmware, key: &(String, String)) -> Image {
     });
     drop(disk);
     image.mounted(&[(ROOT, "/", "rw")], |place| {
-        fill(place, key);
+        fill(place, key, flags);
+        fs::write(place.join("opt/go2cloud/secret"), super::SECRET).unwrap();
         let mut fstab = format!("UUID={root} / ext4 errors=remount-ro 0 1\nUUID={swap} none swap sw 0 0\n");
         if let Some(system) = &system {
             fs::create_dir_all(place.join("boot/efi")).unwrap();
@@ -77,7 +78,7 @@ pub(crate) fn disk(firmware: Firmware, key: &(String, String)) -> Image {
     image
 }
 
-fn fill(root: &Path, key: &(String, String)) {
+fn fill(root: &Path, key: &(String, String), flags: &str) {
     run(
         "cp",
         &["-a", &format!("{}/.", debian().display()), root.to_str().unwrap()],
@@ -138,10 +139,11 @@ fn fill(root: &Path, key: &(String, String)) {
         &format!("GO2CLOUD_SECRET_ID={}\nGO2CLOUD_SECRET_KEY={}\n", key.0, key.1),
     );
     install_agent(root);
+    let agent = AGENT_UNIT.replace("FLAGS", flags);
     for (name, text) in [
         ("ledger", LEDGER_UNIT),
         ("check", CHECK_UNIT),
-        ("go2cloud", AGENT_UNIT),
+        ("go2cloud", agent.as_str()),
     ] {
         write(&format!("etc/systemd/system/{name}.service"), text);
         let wanted = root.join(format!(

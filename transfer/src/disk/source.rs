@@ -7,7 +7,6 @@ pub mod baseline;
 pub mod copy;
 pub mod cutover;
 pub mod disk;
-pub mod freeze_points;
 pub mod jobs;
 pub mod read;
 pub mod receipt;
@@ -36,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
-use crate::source::{Rounds, SyncPlan};
+use crate::source::{Freeze, Rounds, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
 const RECONCILE_MAX: u32 = 3;
@@ -53,17 +52,6 @@ pub struct DisksSource {
     pub disks: Vec<PathBuf>,
     /// Whether the run ends with a cutover.
     pub freeze: Option<Freeze>,
-}
-
-/// How the cutover freezes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Freeze {
-    /// Longest time for which the file systems may be frozen.
-    pub max: Duration,
-    /// Command for `sh -c` before the freeze, for instance to stop services.
-    pub before: Option<String>,
-    /// Command for `sh -c` after the thaw, however the freeze ended.
-    pub after: Option<String>,
 }
 
 /// Copies disks as `plan` says.

@@ -135,6 +135,7 @@ mod tests {
             excludes: Vec::new(),
             never: Vec::new(),
             estimate: true,
+            freeze: None,
         };
         let estimate = Estimate::start(&source);
         while estimate.totals() == (0, 0) {

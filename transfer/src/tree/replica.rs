@@ -291,6 +291,23 @@ impl Replica {
         self.guarded(|this| records.iter().try_for_each(|record| this.log.append(record)))
     }
 
+    /// From here on what is appended stays in memory, compressed: some 50 bytes for each changed file. The folder's file
+    /// system is about to be frozen; until [`Self::release`] there is no checkpoint and no seal.
+    ///
+    /// # Errors
+    /// The replica must be opened again after an earlier failure.
+    pub fn hold(&mut self) -> Result<()> {
+        self.guarded(|this| this.log.hold(true))
+    }
+
+    /// Writes what was held back.
+    ///
+    /// # Errors
+    /// The disk refuses; the replica must be opened again.
+    pub fn release(&mut self) -> Result<()> {
+        self.guarded(|this| this.log.hold(false))
+    }
+
     /// Makes everything appended so far durable: one `fdatasync`.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! One round: walk, renames, send, links, directories; in this order, each phase behind the one before.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,6 +43,7 @@ const PASSES_MAX: u32 = 16;
 const RENAMES_PER_BATCH: usize = 4096;
 
 /// What stays the same for all rounds of a run.
+#[derive(Clone, Copy)]
 pub struct Ground<'a> {
     /// The volume's root.
     pub root: &'a Directory,
@@ -52,6 +53,10 @@ pub struct Ground<'a> {
     pub never: &'a HashSet<(u64, u64)>,
     /// Whether disk-backed file systems mounted inside are entered.
     pub cross_mounts: bool,
+    /// Where these are mounted, as far as a tracker has to know.
+    pub mounts: &'a [EntryPath],
+    /// Whether nothing changes during the round, and nothing may be written to a disk.
+    pub pace: Pace<'a>,
     /// Folder for temporary files.
     pub state: &'a Path,
     /// Level of compression.
@@ -64,6 +69,39 @@ pub struct Ground<'a> {
     pub courtesy: &'a Courtesy,
     /// How much there is, while no baseline tells.
     pub estimate: &'a Estimate,
+}
+
+/// What goes on around a round.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace<'a> {
+    /// Everybody works on; so do we with our files.
+    Lively,
+    /// The file systems are frozen. Nothing is written back, nothing sealed in between; what was renamed is sent anew.
+    Frozen {
+        /// What was open for writing or mapped just before.
+        busy: &'a Busy,
+    },
+}
+
+/// Files that may be changing without moving their times, with a path to each.
+pub type Busy = HashMap<FileId, PathBuf>;
+
+impl Pace<'_> {
+    fn is_lively(self) -> bool {
+        matches!(self, Self::Lively)
+    }
+
+    fn busy(self) -> Result<Busy> {
+        match self {
+            Self::Lively => busy_files(),
+            Self::Frozen { busy } => {
+                let failed = |error| Error::io("list open files", Path::new("/proc"), error);
+                let mut all = sys::open_files::opened_for_write().map_err(failed)?;
+                all.extend(busy.iter().map(|(id, path)| (*id, path.clone())));
+                Ok(all)
+            }
+        }
+    }
 }
 
 /// The frames and files of a session are numbered through all its rounds.
@@ -139,12 +177,15 @@ pub fn run(
     tracker: Option<&mut Tracker>,
     tally: &Tally,
 ) -> Result<()> {
-    let t0 = begin(ground.root)?;
-    let changes = tracker.map(|tracker| tracker.take(&[])).transpose()?;
-    let busy = match &changes {
-        Some(changes) => changes.busy.clone(),
-        None => busy_files()?,
-    };
+    let t0 = now();
+    if ground.pace.is_lively() {
+        write_back(ground)?;
+    }
+    let busy = ground.pace.busy()?;
+    let changes = tracker
+        .map(|tracker| tracker.take(ground.mounts, &busy))
+        .transpose()?;
+    let busy = busy.into_keys().collect();
     let round = Round {
         ground,
         tally,
@@ -296,21 +337,27 @@ fn nap(period: Duration, over: &AtomicU64) {
     }
 }
 
-/// Takes the round's time, then has dirty pages written back: a later store to one of them moves the file's times.
-fn begin(root: &Directory) -> Result<Time> {
+/// The round's time.
+fn now() -> Time {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let t0 = Time {
+    Time {
         sec: now.tv_sec,
         nsec: now.tv_nsec as u32,
-    };
-    rustix::fs::syncfs(root.as_fd()).map_err(|error| {
-        Error::io(
-            "write back the source's file system",
-            Path::new("."),
-            error.into(),
-        )
-    })?;
-    Ok(t0)
+    }
+}
+
+/// Has dirty pages written back after the round's time was taken: a later store to one of them moves the file's times.
+fn write_back(ground: &Ground<'_>) -> Result<()> {
+    let failed = |path: &Path, error| Error::io("write back the source's file system", path, error);
+    rustix::fs::syncfs(ground.root.as_fd()).map_err(|error| failed(Path::new("."), error.into()))?;
+    for mount in ground.mounts {
+        // One that was unmounted meanwhile has nothing left to write.
+        if let Ok(directory) = ground.root.open_beneath(mount) {
+            let synchronised = rustix::fs::syncfs(directory.as_fd());
+            synchronised.map_err(|error| failed(Path::new(&mount.display()), error.into()))?;
+        }
+    }
+    Ok(())
 }
 
 /// How many threads walk.
@@ -320,11 +367,12 @@ fn walkers() -> usize {
         .min(WALKERS_MAX)
 }
 
-/// Files that may be changing at this moment without moving their times.
-fn busy_files() -> Result<HashSet<FileId>> {
-    let busy = sys::open_files::open_for_write();
-    let busy = busy.map_err(|error| Error::io("list open files", Path::new("/proc"), error))?;
-    Ok(busy.into_keys().collect())
+/// What is open for writing or mapped at this moment.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn busy_files() -> Result<Busy> {
+    sys::open_files::open_for_write().map_err(|error| Error::io("list open files", Path::new("/proc"), error))
 }
 
 struct Phases<'a> {
@@ -348,7 +396,7 @@ impl Phases<'_> {
             }
         }
         self.end_phase()?;
-        if defers {
+        if defers && self.round.ground.pace.is_lively() {
             let moves = moves::find(&scan, &found.deferred)?;
             if !moves.is_empty() {
                 return Ok(moves);

@@ -21,8 +21,9 @@ use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
+use crate::tree::mounts::TreeMounts;
 use crate::tree::replica::Record;
-use crate::tree::round::{self, Ground, Numbers, Session, Tally};
+use crate::tree::round::{self, Ground, Numbers, Pace, Session, Tally};
 use crate::tree::track::Tracker;
 use crate::tree::verify;
 
@@ -62,6 +63,8 @@ pub fn sync(
         filter: &filter,
         never: &never,
         cross_mounts: source.cross_mounts,
+        mounts: &[],
+        pace: Pace::Lively,
         state: &plan.state,
         governor: &governor,
         observer,
@@ -69,16 +72,21 @@ pub fn sync(
         estimate: &estimate,
     };
     let migration = migration_id(&source.root)?;
+    let mounts = TreeMounts::look(&source.root, source.cross_mounts)?;
     let mut run = Run {
         plan,
+        source,
         ground: &ground,
         stop,
         migration,
         instance: auth::random_id()?,
         baseline: Baseline::open(&plan.state, migration)?,
         summary: Summary::default(),
-        tracker: tracker_for(plan, source)?,
+        tracker: tracker_for(plan, source, &mounts)?,
+        mounts,
         walked: false,
+        last_sending: Duration::ZERO,
+        handed_over: false,
         rounds_left: match plan.rounds {
             Rounds::Count(count) => count,
             Rounds::UntilClean { max } => max,
@@ -91,22 +99,45 @@ pub fn sync(
 }
 
 /// What survives a lost link.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     plan: &'a SyncPlan,
-    ground: &'a Ground<'a>,
+    pub(super) source: &'a TreeSource,
+    pub(super) ground: &'a Ground<'a>,
     stop: &'a StopFlag,
     migration: Id,
     instance: Id,
-    baseline: Baseline,
-    summary: Summary,
+    pub(super) baseline: Baseline,
+    pub(super) summary: Summary,
     rounds_left: u32,
     /// Watches for changes between rounds, where there are several and the kernel can.
-    tracker: Option<Tracker>,
+    pub(super) tracker: Option<Tracker>,
+    /// The file systems of the tree when the last round began.
+    pub(super) mounts: TreeMounts,
     /// Whether a walk of everything has been sealed since the tracker was attached.
     walked: bool,
+    /// How long the last round looked and sent.
+    pub(super) last_sending: Duration,
+    /// Whether the cutover is over.
+    pub(super) handed_over: bool,
     /// What the last round could not read.
     skipped: Vec<Skipped>,
     begin: Instant,
+}
+
+/// A round under way.
+pub(super) struct Round {
+    tally: Tally,
+    meter: Meter,
+    tracked: bool,
+    frames_before: u64,
+    control_before: u64,
+}
+
+impl Round {
+    /// Whether nothing moved while it was read.
+    pub(super) fn is_settled(&self) -> bool {
+        get(&self.tally.counters.unsettled) == 0
+    }
 }
 
 impl Run<'_> {
@@ -178,16 +209,22 @@ impl Run<'_> {
             .observer
             .event(&Event::Connected { target, connections });
         let numbers = Numbers::default();
+        let mut session = Session {
+            conversation,
+            writers,
+            numbers: &numbers,
+        };
         let until_clean = matches!(self.plan.rounds, Rounds::UntilClean { .. });
         while self.rounds_left > 0 {
             // Some changes make no event: the last round looks at everything.
-            let tracked = self.walked && self.rounds_left > 1 && self.tracker.is_some();
-            let settled = self.round(conversation, writers, &numbers, tracked)?;
+            let tracked = self.rounds_left > 1 && self.is_tracked();
+            let settled = self.round(&mut session, tracked)?;
             self.rounds_left -= 1;
             if settled && until_clean {
                 self.rounds_left = if tracked { 1 } else { 0 };
             }
         }
+        self.cut_over(&mut session)?;
         if !self.plan.verify {
             return Ok(());
         }
@@ -201,48 +238,101 @@ impl Run<'_> {
                 return Ok(());
             }
             repaired += differences.len() as u64;
-            self.round(conversation, writers, &numbers, false)?;
+            self.round(&mut session, false)?;
+            // What was repaired is of now, not of the freeze before.
+            self.handed_over = false;
+            self.cut_over(&mut session)?;
         }
         let differing = self.verify(conversation)?;
         self.skipped.extend(differing);
         Ok(())
     }
 
+    /// Whether the next round can rely on the tracker.
+    fn is_tracked(&self) -> bool {
+        self.walked && self.tracker.is_some()
+    }
+
     /// One round, sealed on both sides. Returns whether nothing is left for another one.
-    fn round(
-        &mut self,
-        conversation: &Conversation,
-        writers: &mut [FrameWriter],
-        numbers: &Numbers,
-        tracked: bool,
-    ) -> Result<bool> {
+    pub(super) fn round(&mut self, session: &mut Session<'_>, tracked: bool) -> Result<bool> {
+        let round = self.begin_round(session, tracked)?;
+        let sent = self.send(&round, session, self.ground);
+        self.end_round(round, session, sent)
+    }
+
+    /// Begins a round: over what the tracker names, if it is to be `tracked` and can be, else over everything.
+    pub(super) fn begin_round(&mut self, session: &Session<'_>, tracked: bool) -> Result<Round> {
+        self.look_at_mounts()?;
+        let tracked = tracked && self.is_tracked();
         let number = self.summary.rounds + 1;
         self.ground.observer.event(&Event::RoundStarted {
             round: number,
             tracked,
         });
-        let tally = Tally {
-            round: number,
-            ..Tally::default()
+        Ok(Round {
+            tally: Tally {
+                round: number,
+                ..Tally::default()
+            },
+            meter: Meter::default(),
+            tracked,
+            frames_before: session.numbers.frames.load(Ordering::Acquire),
+            control_before: session.conversation.control_bytes.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What is mounted or unmounted inside makes no event: from then on nothing is left to a tracker.
+    fn look_at_mounts(&mut self) -> Result<()> {
+        if !self.source.cross_mounts {
+            return Ok(());
+        }
+        let mounts = TreeMounts::look(&self.source.root, true)?;
+        if mounts != self.mounts && self.tracker.take().is_some() {
+            let message = "something was mounted or unmounted: every further round looks at everything";
+            self.ground.observer.event(&Event::Warning {
+                message: message.to_owned(),
+            });
+        }
+        self.mounts = mounts;
+        Ok(())
+    }
+
+    /// Looks and sends; when this returns, all that was to be read was read.
+    pub(super) fn send(
+        &mut self,
+        round: &Round,
+        session: &mut Session<'_>,
+        ground: &Ground<'_>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let ground = Ground {
+            mounts: self.mounts.inside(),
+            ..*ground
         };
-        let meter = Meter::default();
-        let frames_before = numbers.frames.load(Ordering::Acquire);
-        let control_before = conversation.control_bytes.load(Ordering::Relaxed);
-        let mut session = Session {
-            conversation,
-            writers,
-            numbers,
-        };
-        let tracker = self.tracker.as_mut().filter(|_| tracked);
-        let sent = round::run(self.ground, &mut session, &mut self.baseline, tracker, &tally)
-            .and_then(|()| round::seal(&session, &mut self.baseline));
+        let tracker = self.tracker.as_mut().filter(|_| round.tracked);
+        let sent = round::run(&ground, session, &mut self.baseline, tracker, &round.tally);
+        self.last_sending = began.elapsed();
+        sent
+    }
+
+    /// Seals a round in which everything was `sent`. Returns whether nothing is left for another one.
+    pub(super) fn end_round(
+        &mut self,
+        round: Round,
+        session: &Session<'_>,
+        sent: Result<()>,
+    ) -> Result<bool> {
+        let sealed = sent.and_then(|()| round::seal(session, &mut self.baseline));
+        let is_settled = round.is_settled();
         let Tally {
-            counters, skipped, ..
-        } = tally;
-        let frames = numbers.frames.load(Ordering::Acquire);
-        let control = conversation.control_bytes.load(Ordering::Relaxed) - control_before;
+            round: number,
+            counters,
+            skipped,
+        } = round.tally;
+        let frames = session.numbers.frames.load(Ordering::Acquire);
+        let control = session.conversation.control_bytes.load(Ordering::Relaxed) - round.control_before;
         self.account(&counters, control);
-        sent?;
+        sealed?;
         self.summary.rounds = number;
         self.skipped = skipped.into_inner().expect("not poisoned");
         if let Some(tracker) = &mut self.tracker {
@@ -250,17 +340,18 @@ impl Run<'_> {
         }
         self.walked = true;
         let entries = get(&counters.scanned);
-        if !tracked {
+        if !round.tracked {
             self.summary.files = entries;
             self.summary.bytes_total = get(&counters.bytes_total);
         }
         let durable = self.ground.findings.durable_bytes.load(Ordering::Relaxed);
-        let progress = meter.progress(&counters, number, (entries, self.summary.bytes_total), durable);
+        let totals = (entries, self.summary.bytes_total);
+        let progress = round.meter.progress(&counters, number, totals, durable);
         self.ground.observer.event(&Event::RoundFinished {
             round: number,
             progress,
         });
-        Ok(frames == frames_before && get(&counters.unsettled) == 0)
+        Ok(frames == round.frames_before && is_settled)
     }
 
     fn account(&mut self, counters: &Counters, control: u64) {
@@ -355,12 +446,16 @@ impl Run<'_> {
     }
 }
 
-/// A tracker, where later rounds can use one. A volume that crosses mounts is walked: a mount may come at any time.
-fn tracker_for(plan: &SyncPlan, source: &TreeSource) -> Result<Option<Tracker>> {
-    if source.cross_mounts || plan.rounds == Rounds::Count(1) {
+/// A tracker, where later rounds can use one. What crosses mounts is tracked for the sake of a short freeze only.
+fn tracker_for(plan: &SyncPlan, source: &TreeSource, mounts: &TreeMounts) -> Result<Option<Tracker>> {
+    let is_of_use = match &source.freeze {
+        Some(_) => mounts.are_distinct(),
+        None => !source.cross_mounts && plan.rounds != Rounds::Count(1),
+    };
+    if !is_of_use {
         return Ok(None);
     }
-    Tracker::attach(&source.root, &[])
+    Tracker::attach(&source.root, mounts.inside())
 }
 
 /// Which migration this is: this machine and this directory, so that a lost state folder changes nothing.

@@ -2,7 +2,7 @@
 //!
 //! A [`Tracker`] watches the file systems of a volume with fanotify and gathers the directories in which something
 //! happened. [`Tracker::take`] adds the directories of files that could have changed without an event (open for writing,
-//! mapped shared), and turns all into present paths. Wherever it is in doubt (lost events, an error of the file system, a
+//! mapped shared: its caller lists them), and turns all into present paths. Wherever it is in doubt (lost events, an error of the file system, a
 //! file system it cannot watch or has not watched from the start) it names the part that must be swept instead.
 //!
 //! Rules for the caller:
@@ -18,12 +18,12 @@ mod locate;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use sys::fanotify::{FileSystemId, Queue, Watch, file_system_id, file_system_id_at};
-use sys::open_files::{FileId, open_for_write};
+use sys::open_files::FileId;
 
 use super::entry::EntryPath;
 use crate::error::{Error, Result};
@@ -47,9 +47,6 @@ pub struct Changes {
     pub directories: Vec<EntryPath>,
     /// Directories to be walked with all below them on the same file system.
     pub sweeps: Vec<Sweep>,
-    /// Files that are open for writing, mapped shared, or behind a loop device, of this volume or not: whatever their
-    /// timestamps say, they may have changed. Empty when even that is not known and everything is to be swept.
-    pub busy: HashSet<FileId>,
 }
 
 /// A part of the volume about which the tracker knows too little.
@@ -125,11 +122,11 @@ impl Tracker {
     }
 
     /// What changed since the last settled round began. `mounts` are the file systems that the volume crosses into now;
-    /// one that is new is watched from now on and swept this once.
+    /// one that is new is watched from now on and swept this once. `busy` are the files that are open for writing.
     ///
     /// # Errors
-    /// The root or a mount point is gone, or `/proc` is.
-    pub fn take(&mut self, mounts: &[EntryPath]) -> Result<Changes> {
+    /// The root or a mount point is gone.
+    pub fn take(&mut self, mounts: &[EntryPath], busy: &HashMap<FileId, PathBuf>) -> Result<Changes> {
         // First, so that whatever happens on a new file system from here on is either swept or an event.
         self.follow_mounts(mounts)?;
         let (places, doubt) = self.gatherer.take();
@@ -141,8 +138,7 @@ impl Tracker {
         for place in &places {
             self.add(place.file_system, locator.locate(place), &mut directories);
         }
-        let busy = open_for_write().map_err(|error| Error::io("list open files", "/proc", error))?;
-        for (id, path) in &busy {
+        for (id, path) in busy {
             if let Ok(file_system) = file_system_id_at(path) {
                 self.add(file_system, locator.locate_open(path, *id), &mut directories);
             }
@@ -154,11 +150,7 @@ impl Tracker {
             .filter(|path| !sweeps.iter().any(|sweep| covers(sweep, path, &self.watched)))
             .collect();
         directories.sort_by(EntryPath::replica_cmp);
-        Ok(Changes {
-            directories,
-            sweeps,
-            busy: busy.into_keys().collect(),
-        })
+        Ok(Changes { directories, sweeps })
     }
 
     /// Forgets what the last [`Tracker::take`] returned: the round that looked at it has succeeded.

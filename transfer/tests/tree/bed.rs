@@ -70,6 +70,7 @@ impl Bed {
                 excludes: Vec::new(),
                 never: Vec::new(),
                 estimate: false,
+                freeze: None,
             }),
             state: self.path("state"),
             throttle: Arc::new(Throttle::new(0)),

@@ -2,20 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sys::block_device::BlockDevice;
 use transfer::secret::Secret;
+use transfer::source::Freeze;
 
 use super::super::staged::{self, Stage};
-use super::{Control, Keep, Mode, Network, Proxy, Run, Target, Task, Transfer, Trust, keys};
+use super::{Control, Freezes, Keep, Mode, Network, Proxy, Run, Target, Task, Transfer, Trust, keys};
 use crate::bandwidth::LIMIT_MAX;
+use crate::boot_check::Consequence;
 use crate::cli::JobArgs;
 use crate::config::Files;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::resolve::PORT_DEFAULT;
 use crate::state;
-use crate::sync::plan::number;
+use crate::sync::plan::{FREEZE_MAX, FREEZE_MAX_DEFAULT, number};
 
 /// Bounds of the incremental phase, in minutes: one hour to seven days.
 const INCREMENTAL_MINUTES: std::ops::RangeInclusive<u32> = 60..=10_080;
@@ -78,6 +81,31 @@ impl Checker<'_> {
             ),
             minify: self.args.minify,
             grow: self.args.grow,
+            freeze: self.freeze(refusals),
+            freezes: self.freezes(refusals),
+            boot_check: Consequence::check(self.args.boot_check.as_deref(), refusals),
+        }
+    }
+
+    fn freeze(&self, refusals: &mut Refusals) -> Freeze {
+        let args = self.args;
+        let max = number(&args.freeze_max, "--freeze-max", 1..=FREEZE_MAX, refusals);
+        Freeze {
+            max: Duration::from_secs(max.unwrap_or(FREEZE_MAX_DEFAULT)),
+            before: args.pre_freeze.clone(),
+            after: args.post_freeze.clone(),
+        }
+    }
+
+    fn freezes(&self, refusals: &mut Refusals) -> Freezes {
+        let args = self.args;
+        if args.freeze && args.no_freeze {
+            refusals.add("`--freeze` and `--no-freeze` exclude each other");
+        }
+        match (args.freeze, args.no_freeze) {
+            (true, _) => Freezes::Everything,
+            (false, true) => Freezes::Disks,
+            (false, false) => Freezes::Systems,
         }
     }
 

@@ -10,9 +10,9 @@ use crate::cli::SyncArgs;
 use crate::refusal::Refusals;
 
 /// Longest freeze unless told otherwise, in seconds: short enough for clients to wait through.
-const FREEZE_MAX_DEFAULT: u64 = 30;
+pub(crate) const FREEZE_MAX_DEFAULT: u64 = 30;
 /// Longest freeze that can be asked for: databases give up on a disk that hangs for hours.
-const FREEZE_MAX: u64 = 3600;
+pub(crate) const FREEZE_MAX: u64 = 3600;
 
 /// The disks that `args` name.
 pub(super) fn check(args: &SyncArgs, refusals: &mut Refusals) -> Option<DisksSource> {

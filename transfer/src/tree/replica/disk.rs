@@ -19,6 +19,8 @@ pub(super) struct Output {
     buffer: Vec<u8>,
     /// Bytes given to the kernel; the buffer comes after them.
     written: u64,
+    /// Whether everything stays in the buffer, however much it is.
+    held: bool,
 }
 
 impl Output {
@@ -57,7 +59,14 @@ impl Output {
             path: path.to_owned(),
             buffer: Vec::new(),
             written,
+            held: false,
         }
+    }
+
+    /// Keeps in memory what comes from here on, or gives it to the kernel.
+    pub(super) fn hold(&mut self, held: bool) -> Result<()> {
+        self.held = held;
+        if held { Ok(()) } else { self.flush() }
     }
 
     /// Length of the file once everything is written, in bytes.
@@ -68,7 +77,7 @@ impl Output {
     /// Adds bytes to the end.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_LEN {
+        if self.buffer.len() >= BUFFER_LEN && !self.held {
             self.flush()?;
         }
         Ok(())

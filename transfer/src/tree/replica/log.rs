@@ -170,6 +170,11 @@ impl Log {
         Ok(())
     }
 
+    /// Writes nothing from here on, or what was held back.
+    pub(super) fn hold(&mut self, held: bool) -> Result<()> {
+        self.output.hold(held)
+    }
+
     /// Makes everything appended durable.
     pub(super) fn checkpoint(&mut self) -> Result<()> {
         if self.clean {

@@ -1,6 +1,6 @@
-//! Which file systems lie on the migrated disks, and in which order they are frozen.
+//! Which file systems lie on what is migrated, and in which order they are frozen.
 //!
-//! A file system belongs to a disk when its device is the disk, one of its partitions, or something stacked on them
+//! A file system belongs to a device when it lies on it, or on something stacked on it
 //! (LVM, md, dm-crypt, loop devices over files of such file systems). The ones higher in the stack freeze first: a
 //! frozen file system below would block them. Among equals, later mounts freeze first and the root file system last.
 //! A file system that only a container has mounted is found by the mount tables of all processes.
@@ -19,14 +19,27 @@ const DEPTH_MAX: usize = 16;
 /// Looks at the mount tables, when processes end between the look and the use of their paths.
 const LOOKS_MAX: u32 = 3;
 
-/// What to freeze, in order, each file system opened.
+/// The devices of disks: they themselves and their partitions.
 ///
 /// # Errors
-/// The mount tables or sysfs cannot be read, or a file system cannot be reached by any of its mount points.
-pub fn freeze_points(disks: &[&BlockDevice]) -> io::Result<Vec<FreezePoint>> {
+/// sysfs cannot be read.
+pub(crate) fn devices_of(disks: &[&BlockDevice]) -> io::Result<BTreeSet<DeviceNumber>> {
+    let mut devices = BTreeSet::new();
+    for disk in disks {
+        devices.insert(disk.number);
+        devices.extend(disk.partitions()?.into_iter().map(|partition| partition.number));
+    }
+    Ok(devices)
+}
+
+/// What to freeze of what lies on these devices, in order, each file system opened.
+///
+/// # Errors
+/// The mount tables cannot be read, or a file system cannot be reached by any of its mount points.
+pub(crate) fn freeze_points(below: &BTreeSet<DeviceNumber>) -> io::Result<Vec<FreezePoint>> {
     let mut looks = 1;
     loop {
-        match look(disks) {
+        match look(below) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS_MAX => looks += 1,
             points => return points,
         }
@@ -40,12 +53,7 @@ struct Found<'a> {
     mounts: Vec<&'a Mount>,
 }
 
-fn look(disks: &[&BlockDevice]) -> io::Result<Vec<FreezePoint>> {
-    let mut below = BTreeSet::new();
-    for disk in disks {
-        below.insert(disk.number);
-        below.extend(disk.partitions()?.into_iter().map(|partition| partition.number));
-    }
+fn look(below: &BTreeSet<DeviceNumber>) -> io::Result<Vec<FreezePoint>> {
     let table = mounts_everywhere()?;
     // One file system may be mounted several times; freezing it once is enough.
     let mut found: BTreeMap<DeviceNumber, Found<'_>> = BTreeMap::new();
@@ -55,7 +63,7 @@ fn look(disks: &[&BlockDevice]) -> io::Result<Vec<FreezePoint>> {
         };
         if let Some(known) = found.get_mut(&device) {
             known.mounts.push(mount);
-        } else if let Some(depth) = depth_over(device, &below, &table, 0) {
+        } else if let Some(depth) = depth_over(device, below, &table, 0) {
             found.insert(
                 device,
                 Found {
@@ -180,8 +188,12 @@ mod tests {
         assert_eq!(paths(&device), std::slice::from_ref(&outer_mount.point));
     }
 
+    fn points_of(device: &BlockDevice) -> Vec<FreezePoint> {
+        freeze_points(&devices_of(&[device]).unwrap()).unwrap()
+    }
+
     fn paths(device: &BlockDevice) -> Vec<PathBuf> {
-        let points = freeze_points(&[device]).unwrap();
+        let points = points_of(device);
         points.into_iter().map(|point| point.path).collect()
     }
 
@@ -227,11 +239,11 @@ mod tests {
         run("mkfs.ext4", ["-q".as_ref(), disk.path.as_os_str()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let device = BlockDevice::look(&disk.path).unwrap().unwrap();
-        assert!(freeze_points(&[&device]).unwrap().is_empty());
+        assert!(points_of(&device).is_empty());
         let container = Container::with_mount(&disk.path, folder.path());
         let file = container.path(folder.path()).join("written");
         std::fs::write(&file, b"before").unwrap();
-        let points = freeze_points(&[&device]).unwrap();
+        let points = points_of(&device);
         assert_eq!(points.len(), 1, "{points:?}");
         let frozen = Frozen::freeze(points, Duration::from_secs(20)).unwrap();
         let (done, is_done) = std::sync::mpsc::channel();
@@ -244,9 +256,6 @@ mod tests {
         is_done.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
         writer.join().unwrap();
         drop(container);
-        assert!(
-            freeze_points(&[&device]).unwrap().is_empty(),
-            "gone with the container"
-        );
+        assert!(points_of(&device).is_empty(), "gone with the container");
     }
 }

@@ -1,0 +1,168 @@
+//! `go2cloud sync DIR --freeze`: a directory in use is cut over; an agent that dies or hangs while everything is frozen; the
+//! root file system with the agent and all its files on it. Every failure ends with a retry and a comparison.
+#![cfg(test)]
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use go2cloud_tests::bed::{Bed, Receiver, finished};
+use go2cloud_tests::compare::{Options, compare};
+use go2cloud_tests::control::program;
+use go2cloud_tests::disk::{Disk, run};
+use go2cloud_tests::maketree;
+use go2cloud_tests::writer::{PART_LEN, Writer};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+
+fn receiver(bed: &Bed) -> Receiver {
+    bed.receiver_at(
+        "127.0.0.1:0",
+        &[OsStr::new("--into"), bed.path("target").as_os_str()],
+    )
+}
+
+fn signal(process: &Child, name: &str) {
+    run(Command::new("kill").args(["-s", name, &process.id().to_string()]));
+}
+
+/// The writer's file as it was at one moment: the numbers of its parts are a row, wherever it stood in the file.
+fn assert_of_one_moment(file: &Path) {
+    let bytes = std::fs::read(file).unwrap();
+    let mut numbers: Vec<u64> = bytes
+        .chunks(PART_LEN)
+        .map(|part| u64::from_le_bytes(part[..8].try_into().unwrap()))
+        .collect();
+    numbers.sort_unstable();
+    let row: Vec<u64> = (numbers[0]..numbers[0] + numbers.len() as u64).collect();
+    assert_eq!(numbers, row);
+}
+
+#[test]
+fn an_agent_that_dies_or_hangs_while_a_tree_is_frozen_leaves_nothing_frozen() {
+    let bed = Bed::new();
+    let mut disk = Disk::new(96);
+    disk.format(0, "ext4");
+    let point = disk.mount(0, "noatime");
+    std::fs::create_dir(point.join("still")).unwrap();
+    maketree::source_code(&point.join("still"), 7, 50).unwrap();
+    let receiver = receiver(&bed);
+    let start = |output: &str| {
+        let mut command = bed.command_without_source(&receiver.address);
+        // What is open for writing is sent while frozen: on this link it takes seconds.
+        command.args([
+            "--freeze",
+            "--freeze-max",
+            "7",
+            "--connections",
+            "1",
+            "--bandwidth-limit",
+            "16000",
+        ]);
+        command.arg(&point);
+        let file = |kind: &str| std::fs::File::create(bed.path(&format!("{output}.{kind}"))).unwrap();
+        command.stdout(file("events")).stderr(file("errors"));
+        command.spawn().unwrap()
+    };
+    let writer = Writer::default();
+    let status = writer.during(&point.join("rewritten"), 32 * MIB, || {
+        let mut killed = start("killed");
+        writer.wait_for_freeze(killed.id());
+        signal(&killed, "KILL");
+        let thawed = writer.wait_for_thaw();
+        assert!(
+            thawed < Duration::from_secs(4),
+            "thawed {thawed:?} after the agent's death"
+        );
+        killed.wait().unwrap();
+        let mut stopped = start("stopped");
+        writer.wait_for_freeze(stopped.id());
+        signal(&stopped, "STOP");
+        let thawed = writer.wait_for_thaw();
+        assert!(
+            thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
+            "thawed {thawed:?} after the agent was stopped"
+        );
+        signal(&stopped, "CONT");
+        stopped.wait().unwrap()
+    });
+    let output = Output {
+        status,
+        stdout: std::fs::read(bed.path("stopped.events")).unwrap(),
+        stderr: std::fs::read(bed.path("stopped.errors")).unwrap(),
+    };
+    let done = finished(output);
+    done.assert_done();
+    let is_retry = |event: &Value| event["message"].to_string().contains("was ended: trying again");
+    assert!(
+        done.events.iter().any(is_retry),
+        "the ended freeze must not count: {done:?}"
+    );
+    assert!(done.number("frozen_ms") < 7000);
+    assert_of_one_moment(&bed.path("target/rewritten"));
+    compare(
+        &point.join("still"),
+        &bed.path("target/still"),
+        Options::default(),
+    )
+    .assert_equal();
+}
+
+#[test]
+fn the_root_file_system_with_the_agent_and_its_files_on_it_is_frozen() {
+    let bed = Bed::new();
+    let mut disk = Disk::new(500);
+    disk.format(0, "ext4");
+    let root = disk.mount(0, "relatime");
+    for folder in ["proc", "sys", "dev", "data", "run", "opt", "opt/go2cloud"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+    maketree::source_code(&root.join("data"), 3, 100).unwrap();
+    run(Command::new("strip")
+        .arg("-o")
+        .arg(root.join("opt/go2cloud/go2cloud"))
+        .arg(program("go2cloud")));
+    std::fs::copy(bed.path("key"), root.join("opt/go2cloud/key")).unwrap();
+    let receiver = receiver(&bed);
+    // Program, secret, state, output and receipt lie on the file system that it freezes, which is its root.
+    let script = format!(
+        "set -e; cd {root}; mount --rbind /proc proc; mount --rbind /sys sys; mount --rbind /dev dev; \
+         mount -t tmpfs none run; exec timeout 100 chroot . /opt/go2cloud/go2cloud sync --json --to {address} \
+         --secret-file /opt/go2cloud/key --state /state --freeze --freeze-max 20 --cross-mounts --exclude /output / \
+         > {root}/output",
+        root = root.display(),
+        address = receiver.address,
+    );
+    let writer = Writer::default();
+    let output = writer.during(&root.join("rewritten"), 2 * MIB, || {
+        Command::new("unshare")
+            .args(["-m", "--propagation", "slave", "sh", "-c", &script])
+            .output()
+            .unwrap()
+    });
+    let said = std::fs::read_to_string(root.join("output")).unwrap();
+    assert!(output.status.success(), "{output:?}: {said}");
+    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["ok"], true);
+    assert!(summary["frozen_ms"].as_u64().unwrap() < 20_000, "{said}");
+    assert_of_one_moment(&bed.path("target/rewritten"));
+    compare(&root.join("data"), &bed.path("target/data"), Options::default()).assert_equal();
+    let receipt: Value = serde_json::from_slice(&receipt_in(&root.join("state"))).unwrap();
+    assert_eq!(
+        receipt["receipt"]["summary"]["frozen_ms"], summary["frozen_ms"],
+        "{receipt}"
+    );
+    assert!(!bed.path("target/state").exists() && !bed.path("target/output").exists());
+}
+
+fn receipt_in(folder: &Path) -> Vec<u8> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let mut names = entries.map(|entry| entry.path());
+    let is_receipt = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("receipt-") && name.ends_with(".json")
+    };
+    std::fs::read(names.find(is_receipt).expect("a receipt")).unwrap()
+}
