@@ -24,12 +24,14 @@ const CHECKPOINT_RECORDS: usize = 32 * 1024;
 /// Time after which what has been applied is made durable. With [`CHECKPOINT_BYTES`] this bounds what a crash costs.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(2);
 
-/// What one frame did.
+/// What a frame, or a part of it, did.
 #[derive(Debug)]
 pub struct Applied {
     /// Its records.
     pub records: Vec<Record>,
-    /// Its content bytes.
+    /// Frames that are complete with it.
+    pub frames: u64,
+    /// Their content bytes.
     pub bytes: u64,
 }
 
@@ -215,7 +217,7 @@ impl Journal {
                 Err(RecvTimeoutError::Timeout) => (None, false),
                 Err(RecvTimeoutError::Disconnected) => (None, true),
             };
-            if group.frames > 0 {
+            if group.since.is_some() {
                 writer.sync()?;
                 self.with(|replica| {
                     replica.append(&group.records)?;
@@ -255,7 +257,7 @@ struct Group {
 impl Group {
     fn add(&mut self, applied: Applied) {
         self.records.extend(applied.records);
-        self.frames += 1;
+        self.frames += applied.frames;
         self.bytes += applied.bytes;
         self.since.get_or_insert_with(Instant::now);
     }

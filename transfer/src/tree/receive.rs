@@ -20,14 +20,17 @@ use crate::receipt::Holdings;
 use crate::sequence::Sequence;
 use crate::signature::hex;
 use crate::tree::apply::{Applier, LongFiles};
+use crate::tree::entry::EntryPath;
 use crate::tree::journal::{Applied, Entering, Journal};
 use crate::tree::operation;
 use crate::tree::replica::Record;
 use crate::tree::verify::{self, Verified};
 use crate::tree::write::{Shared, TreeWriter};
 
-/// Frames that wait to become durable, records only.
+/// Frames that wait to become durable, records only; those of many small entries count as several.
 const ENTERING_MAX: usize = 256;
+/// Records that wait as one: with [`ENTERING_MAX`] some 15 MiB, whatever the frames hold.
+const RECORDS_MAX: usize = 128;
 /// How often the watcher looks for a request to stop.
 const WATCH: Duration = Duration::from_millis(50);
 /// How long a broken connection waits for the source's goodbye on another one.
@@ -141,8 +144,7 @@ impl TreeTarget {
             let Some((parent, name)) = entry.path.split() else {
                 continue;
             };
-            let parent =
-                crate::tree::entry::EntryPath::parse(parent).expect("the parent of a plain path is plain");
+            let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
             let name = std::ffi::CString::new(name).expect("names hold no NUL");
             let found = directory
                 .open_beneath(&parent)
@@ -157,6 +159,29 @@ impl TreeTarget {
             return self.journal.restart(migration);
         }
         Ok(version)
+    }
+}
+
+/// Whoever waited for the session's other threads hears this when they have ended.
+fn gone() -> Error {
+    Error::new(Kind::Retry, "go on: the session is over")
+}
+
+/// Passes a frame's records on, at most `together` at a time; the last ones complete the frame.
+fn enter(entering: &Sender<Entering>, records: Vec<Record>, together: usize, bytes: u64) -> Result<()> {
+    let mut records = records.into_iter();
+    loop {
+        let piece: Vec<Record> = records.by_ref().take(together).collect();
+        let is_last = records.len() == 0;
+        let applied = Applied {
+            records: piece,
+            frames: u64::from(is_last),
+            bytes: if is_last { bytes } else { 0 },
+        };
+        entering.send(Entering::Applied(applied)).map_err(|_| gone())?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 
@@ -223,24 +248,24 @@ impl Session<'_> {
         if !renames.is_empty() {
             self.target.journal.foresee(&renames)?;
         }
-        let mut applied = Applied {
-            records: Vec::new(),
-            bytes: payload.len() as u64,
-        };
+        let mut records = Vec::new();
         let mut touched = None;
         for operation in verified {
-            operation
-                .operation()
-                .note_touched(&mut touched, &mut applied.records);
+            operation.operation().note_touched(&mut touched, &mut records);
             let outcome = applier.apply(operation)?;
-            applied.records.extend(outcome.records);
+            records.extend(outcome.records);
             self.count_shared(outcome.shared);
             for (path, what, why) in outcome.refusals {
                 self.say(&Report::Skipped { path, what, why })?;
             }
         }
-        let gone = || Error::new(Kind::Retry, "go on: the session is over");
-        entering.send(Entering::Applied(applied)).map_err(|_| gone())?;
+        // What is known of renames that a crash interrupts speaks of whole frames.
+        let together = if renames.is_empty() {
+            RECORDS_MAX
+        } else {
+            usize::MAX
+        };
+        enter(entering, records, together, payload.len() as u64)?;
         self.sequence.applied(number)?;
         Ok(payload)
     }
@@ -302,7 +327,6 @@ impl Session<'_> {
     }
 
     fn flush(&self, entering: &Sender<Entering>) -> Result<()> {
-        let gone = || Error::new(Kind::Retry, "go on: the session is over");
         let (flushed, done) = crossbeam_channel::bounded(1);
         entering.send(Entering::Flush(flushed)).map_err(|_| gone())?;
         done.recv().map_err(|_| gone())
@@ -437,5 +461,35 @@ impl Session<'_> {
             .expect("not poisoned")
             .take()
             .map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_many_records_wait_in_parts_and_are_complete_with_the_last() {
+        for (count, together, parts) in [(0, 4, 1), (3, 4, 1), (4, 4, 1), (9, 4, 3), (9, usize::MAX, 1)] {
+            let record = |index: usize| Record::Remove {
+                path: EntryPath::parse(index.to_string().as_bytes()).unwrap(),
+            };
+            let (entering, entered) = crossbeam_channel::unbounded();
+            enter(&entering, (0..count).map(record).collect(), together, 7).unwrap();
+            drop(entering);
+            let applied: Vec<Applied> = entered
+                .iter()
+                .map(|entering| match entering {
+                    Entering::Applied(applied) => applied,
+                    Entering::Flush(_) => panic!("nobody asked for it"),
+                })
+                .collect();
+            assert_eq!(applied.len(), parts);
+            let complete: Vec<(u64, u64)> = applied.iter().map(|part| (part.frames, part.bytes)).collect();
+            assert!(complete[..parts - 1].iter().all(|part| *part == (0, 0)));
+            assert_eq!(complete[parts - 1], (1, 7));
+            let records: Vec<Record> = applied.into_iter().flat_map(|part| part.records).collect();
+            assert_eq!(records, (0..count).map(record).collect::<Vec<_>>());
+        }
     }
 }
