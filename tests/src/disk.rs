@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
 
 /// A loop device; whatever was made of it is unmade when it is dropped, also when a test panics.
 #[derive(Debug)]
@@ -119,6 +122,32 @@ impl Disk {
             .arg(&point));
         self.mounts.push(point.clone());
         point
+    }
+
+    /// Unmounts what [`Disk::mount`] mounted, for good: a copy of the mount in somebody else's namespace counts.
+    ///
+    /// # Panics
+    /// It is in use.
+    pub fn unmount(&self, number: u32) {
+        run(Command::new("umount").arg(self.part(number)));
+        wait_until_unused(&self.part(number));
+    }
+}
+
+/// Waits until no file system of a device is mounted: mount namespaces that other tests made meanwhile keep it mounted until
+/// they end, and its log dirty.
+///
+/// # Panics
+/// Somebody keeps it mounted for minutes.
+pub fn wait_until_unused(device: &Path) {
+    let since = Instant::now();
+    while rustix::fs::open(device, OFlags::RDONLY | OFlags::EXCL, Mode::empty()).is_err() {
+        assert!(
+            since.elapsed() < Duration::from_secs(100),
+            "somebody keeps {} mounted",
+            device.display()
+        );
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -79,12 +79,12 @@ fn assert_file_system_copied(source: &Path, image: &Path, number: u32, kind: &st
         ..Options::default()
     };
     compare(source, &point, options).assert_equal();
-    run(Command::new("umount").arg(&point));
+    copy.unmount(number);
     match kind {
         "xfs" => {
             // A frozen XFS keeps something in its log; a mount replays it.
-            let point = copy.mount(number, "nouuid");
-            run(Command::new("umount").arg(&point));
+            copy.mount(number, "nouuid");
+            copy.unmount(number);
             run(Command::new("xfs_repair").arg("-n").arg(copy.part(number)))
         }
         _ => run(Command::new("e2fsck").args(["-f", "-n"]).arg(copy.part(number))),
@@ -440,7 +440,7 @@ impl Scratched {
         below.format(0, "btrfs");
         let point = below.mount(0, "noatime");
         std::fs::write(point.join("disk.img"), &content).unwrap();
-        run(Command::new("umount").arg(&point));
+        below.unmount(0);
         let block = &content[bad.start as usize..bad.end as usize];
         let beneath = std::fs::read(&below.backing).unwrap();
         let places = beneath

@@ -10,13 +10,14 @@ mod workload;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bed::{Bed, MIB, assert_equal, make_file_system, mount, partition, random_disk};
+use go2cloud_tests::disk::wait_until_unused;
 use sys::loop_device::{LoopDevice, run as run_program};
 use transfer::progress::{Silent, StopFlag, Summary};
 use transfer::secret::Secret;
@@ -176,26 +177,6 @@ fn sync_until_power_cut(bed: &Bed, disk: &LoopDevice, target: &Bed, enough: u64)
         assert!(at_the_cut >= enough, "{at_the_cut} bytes in a minute");
         at_the_cut
     })
-}
-
-/// Mount namespaces that other tests made meanwhile keep a file system mounted, and shut down, until they end.
-fn wait_until_unused(device: &Path) {
-    const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
-    let since = std::time::Instant::now();
-    let is_used = || {
-        let file = std::fs::File::options()
-            .read(true)
-            .custom_flags(O_EXCL)
-            .open(device);
-        file.is_err()
-    };
-    while is_used() {
-        assert!(
-            since.elapsed() < Duration::from_secs(100),
-            "somebody keeps it mounted"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]
