@@ -35,6 +35,23 @@ pub fn next_data(file: BorrowedFd<'_>, offset: u64, end: u64) -> Result<Option<R
     Ok((stop > start).then_some(start..stop))
 }
 
+/// Whether a hole begins before `end`, in bytes; preallocated stretches that were never written nor read count as holes.
+///
+/// Moves the file's position. Where the file system does not know its holes, there are none.
+///
+/// # Errors
+/// What `lseek` gives.
+pub fn has_hole(file: BorrowedFd<'_>, end: u64) -> Result<bool> {
+    if end == 0 {
+        return Ok(false);
+    }
+    match rustix::fs::seek(file, SeekFrom::Hole(0)) {
+        Ok(hole) => Ok(hole < end),
+        Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Turns a range, in bytes, into a hole without changing the file's length; `None` where the file system cannot.
 ///
 /// # Errors
@@ -76,7 +93,13 @@ mod tests {
         punch(file.as_fd(), 1 << 20, 4096).unwrap().unwrap();
         let second = 5 << 20..(5 << 20) + 8192;
         assert_eq!(all(), std::slice::from_ref(&second));
+        assert!(has_hole(file.as_fd(), 10 << 20).unwrap());
         file.set_len(0).unwrap();
         assert_eq!(all(), []);
+        assert!(!has_hole(file.as_fd(), 0).unwrap() && !has_hole(file.as_fd(), 1).unwrap());
+        file.write_all_at(&[1; 8192], 0).unwrap();
+        assert!(!has_hole(file.as_fd(), 8192).unwrap());
+        file.set_len(1 << 20).unwrap();
+        assert!(has_hole(file.as_fd(), 1 << 20).unwrap());
     }
 }

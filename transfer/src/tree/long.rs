@@ -208,8 +208,7 @@ pub fn chunk_log2(len: u64) -> u8 {
 
 /// Whether parts of a file may be holes, or preallocated and never written: those have their blocks, and read as zeros.
 pub fn may_have_holes(file: &OwnedFd, stat: &Stat) -> bool {
-    stat.blocks * 512 < stat.size
-        || !matches!(sys::extents::next_data(file.as_fd(), 0, stat.size), Ok(Some(range)) if range == (0..stat.size))
+    stat.blocks * 512 < stat.size || sys::extents::has_hole(file.as_fd(), stat.size).unwrap_or(true)
 }
 
 /// The next stretch to read: the whole rest where nothing speaks for holes.

@@ -28,9 +28,6 @@ use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, File, Item, Task};
 
-/// The smallest block of a file system, in bytes: a hole is at least as long.
-const BLOCK_LEN_MIN: usize = 512;
-
 /// A link to be made when its leader is through.
 pub type PendingLink = Operation;
 
@@ -675,23 +672,7 @@ fn same_content(known: &Entry, present: &Entry) -> bool {
 
 /// Reads a file's data, holes left out.
 fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut Vec<u8>) -> std::io::Result<Vec<Extent>> {
-    // A file that has its blocks and no run of zeros is one stretch: there is nothing to ask the file system for.
-    if stat.blocks * 512 >= stat.size {
-        let start = data.len();
-        sys::read::append_at(file.as_fd(), 0, stat.size as usize, data)?;
-        let len = data.len() - start;
-        let has_zeros = data[start..]
-            .chunks(BLOCK_LEN_MIN)
-            .any(|block| block.iter().all(|byte| *byte == 0));
-        if !has_zeros {
-            let whole = Extent {
-                offset: 0,
-                len: len as u32,
-            };
-            return Ok(if len > 0 { vec![whole] } else { Vec::new() });
-        }
-        data.truncate(start);
-    }
+    // Asked before anything is read: pages that reading brings into the cache look like data.
     let sparse = long::may_have_holes(file, stat);
     let mut extents = Vec::new();
     let mut at = 0;
