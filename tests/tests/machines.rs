@@ -13,6 +13,8 @@ mod appliance;
 mod image;
 #[path = "machines/source.rs"]
 mod source;
+#[path = "machines/system.rs"]
+mod system;
 #[path = "machines/uefi.rs"]
 mod uefi;
 #[path = "machines/vm.rs"]
@@ -28,6 +30,7 @@ use go2cloud_tests::hooks::Place;
 use image::Image;
 use serde_json::{Value, json};
 use source::{ADDRESS, Firmware, HOSTNAME, INTERFACE, MACHINE_ID, ROOT};
+use system::System;
 use vm::{Bridge, Hardware, Machine, migration_image};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -38,6 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(2400);
 
 /// A migration from beginning to end.
 struct Case {
+    system: System,
     firmware: Firmware,
     by: By,
     /// The volume group that the target gets for its root file system.
@@ -82,7 +86,7 @@ fn migrate(case: &Case) -> Migrated {
         bridge.namespace(),
         &Place::default(),
     );
-    let source = source::disk(case.firmware, &cloud.key, case.by.flags());
+    let source = source::disk(case.system, case.firmware, &cloud.key, case.by.flags());
     let target = blank(case.disk_mebibytes);
     let folder = target.folder.path();
     let mut receiving = start_receiving(case, &bridge, &source, &target);
@@ -332,7 +336,11 @@ fn assert_boots(case: &Case, migrated: &Migrated, root: &str, has_index: bool) {
     assert_eq!(value("failed "), [""; 0], "{said}");
     assert_eq!(
         value("unit "),
-        ["ledger active", "ssh active", "networking active"],
+        [
+            "ledger active",
+            "ssh active",
+            &format!("{} active", case.system.network_unit())
+        ],
         "{said}"
     );
     assert_eq!(value("address "), [format!("{INTERFACE} {ADDRESS}")], "{said}");
@@ -358,6 +366,7 @@ fn assert_boots(case: &Case, migrated: &Migrated, root: &str, has_index: bool) {
 #[test]
 fn a_system_is_migrated_file_by_file() {
     let case = Case {
+        system: System::Debian,
         firmware: Firmware::Bios,
         by: By::Job(""),
         volume_group: None,
@@ -371,6 +380,7 @@ fn a_system_is_migrated_file_by_file() {
 #[test]
 fn a_system_is_migrated_block_by_block() {
     let case = Case {
+        system: System::Debian,
         firmware: Firmware::Bios,
         by: By::Job("--block"),
         volume_group: None,
@@ -385,6 +395,7 @@ fn a_system_is_migrated_block_by_block() {
 #[test]
 fn a_uefi_system_is_migrated_file_by_file() {
     let case = Case {
+        system: System::Debian,
         firmware: Firmware::Uefi,
         by: By::Job(""),
         volume_group: None,
@@ -392,7 +403,7 @@ fn a_uefi_system_is_migrated_file_by_file() {
     };
     let migrated = migrate(&case);
     assert_same_files(&migrated, ROOT);
-    assert_boots(&case, &migrated, "/dev/vda3 ext4", false);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
 }
 
 /// The target's disks were laid out by its settings, with the root file system on a logical volume.
@@ -400,6 +411,7 @@ fn a_uefi_system_is_migrated_file_by_file() {
 #[test]
 fn a_system_is_migrated_to_a_logical_volume() {
     let case = Case {
+        system: System::Debian,
         firmware: Firmware::Bios,
         by: By::Job(""),
         volume_group: Some("vg0"),
@@ -414,8 +426,39 @@ fn a_system_is_migrated_to_a_logical_volume() {
 #[test]
 fn a_system_is_migrated_without_a_job() {
     let case = Case {
+        system: System::Debian,
         firmware: Firmware::Bios,
         by: By::Address,
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn an_ubuntu_is_migrated_block_by_block() {
+    let case = Case {
+        system: System::Ubuntu,
+        firmware: Firmware::Bios,
+        by: By::Job("--block"),
+        volume_group: None,
+        disk_mebibytes: 1400,
+    };
+    let migrated = migrate(&case);
+    assert_same_files(&migrated, ROOT);
+    assert_boots(&case, &migrated, "/dev/vda3 ext4", true);
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn a_uefi_ubuntu_is_migrated_file_by_file() {
+    let case = Case {
+        system: System::Ubuntu,
+        firmware: Firmware::Uefi,
+        by: By::Job(""),
         volume_group: None,
         disk_mebibytes: 1400,
     };

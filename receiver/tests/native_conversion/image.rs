@@ -1,4 +1,4 @@
-//! Disk images with a real Debian in them, made by loop devices, `partx` and `mkfs`; everything is released on drop.
+//! Disk images with a real system in them, made by loop devices, `partx` and `mkfs`; everything is released on drop.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,40 +23,68 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// The unpacked guest: made once, and kept below `target` for all tests that need one.
+/// What a guest is made of.
+pub(crate) struct Guest<'a> {
+    /// Its name in the cache.
+    pub(crate) name: &'a str,
+    /// The distribution's release.
+    pub(crate) suite: &'a str,
+    /// Packages beside the smallest system.
+    pub(crate) packages: &'a str,
+    /// Further options of `mmdebstrap`.
+    pub(crate) options: &'a [String],
+    /// Where the packages come from, in the form of `sources.list`; none for this machine's own sources.
+    pub(crate) sources: &'a [&'a str],
+}
+
+/// An unpacked Debian 12.
 pub(crate) fn debian() -> PathBuf {
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-cache");
-    fs::create_dir_all(&cache).unwrap();
-    let lock = fs::File::create(cache.join("lock")).unwrap();
-    lock.lock().unwrap();
-    let (tree, partial) = (cache.join("debian12"), cache.join("debian12.partial"));
-    let made_of = cache.join("debian12.packages");
-    if fs::read_to_string(&made_of).is_ok_and(|packages| packages == PACKAGES) {
-        return tree;
+    Guest {
+        name: "debian12",
+        suite: "bookworm",
+        packages: PACKAGES,
+        options: &[],
+        sources: &[],
     }
-    for stale in [&tree, &partial] {
-        let _ = fs::remove_dir_all(stale);
-    }
-    run(
-        "mmdebstrap",
-        &[
+    .unpacked()
+}
+
+impl Guest<'_> {
+    /// The unpacked guest: made once, and kept below `target` for all tests that need one.
+    pub(crate) fn unpacked(&self) -> PathBuf {
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-cache");
+        fs::create_dir_all(&cache).unwrap();
+        let lock = fs::File::create(cache.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let [tree, partial, made_of] =
+            ["", ".partial", ".packages"].map(|kind| cache.join(format!("{}{kind}", self.name)));
+        if fs::read_to_string(&made_of).is_ok_and(|packages| packages == self.packages) {
+            return tree;
+        }
+        for stale in [&tree, &partial] {
+            let _ = fs::remove_dir_all(stale);
+        }
+        let packages = format!("--include={}", self.packages);
+        let mut arguments = vec![
             "--quiet",
             "--mode=root",
             "--format=directory",
             "--variant=minbase",
-            &format!("--include={PACKAGES}"),
+            &packages,
             "--dpkgopt=force-unsafe-io",
             "--aptopt=Apt::Install-Recommends \"false\"",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
-            "bookworm",
-            partial.to_str().unwrap(),
-        ],
-    );
-    fs::rename(&partial, &tree).unwrap();
-    fs::write(made_of, PACKAGES).unwrap();
-    tree
+        ];
+        arguments.extend(self.options.iter().map(String::as_str));
+        arguments.extend([self.suite, partial.to_str().unwrap()]);
+        arguments.extend(self.sources);
+        run("mmdebstrap", &arguments);
+        fs::rename(&partial, &tree).unwrap();
+        fs::write(made_of, self.packages).unwrap();
+        tree
+    }
 }
 
 /// A disk image.

@@ -16,7 +16,7 @@ timeout 600 systemctl is-system-running --wait >/dev/null 2>&1
   echo "root $(findmnt -n -o SOURCE,FSTYPE /)"
   echo "command-line $(cat /proc/cmdline)"
   echo "alice $(id alice) $(stat -c %U /home/alice/notes)"
-  for unit in ledger ssh networking; do echo "unit $unit $(systemctl is-active $unit)"; done
+  for unit in ledger ssh NETWORK; do echo "unit $unit $(systemctl is-active $unit)"; done
   systemctl --failed --no-legend --plain | while read -r unit rest; do echo "failed $unit"; done
   ip -o -4 addr show scope global | while read -r number name family address rest; do echo "address $name $address"; done
   echo "reached $(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(PeerAddr => "10.77.0.1:8443", Timeout => 20) ? "yes" : "no"')"

@@ -1,4 +1,4 @@
-//! The disk of a source: a Debian 12 with a host name, users, a static network, a service that never stops writing, and
+//! The disk of a source: a system with a host name, users, a static network, a service that never stops writing, and
 //! the agent as its administrator unpacked it. Made natively on a loop device; each test has its own, because it holds
 //! the keys of the test's control plane.
 
@@ -8,7 +8,8 @@ use std::path::Path;
 
 use go2cloud_tests::control::program;
 
-use super::image::{Image, debian, run};
+use super::image::{Image, run};
+use super::system::System;
 
 /// What starts the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ const AGENT_UNIT: &str = "[Unit]\nDescription=go2cloud\nAfter=network.target ssh
     StandardOutput=journal+console\n\n[Install]\nWantedBy=multi-user.target\n";
 
 /// Makes the disk; `key` is the account's at the control plane, `flags` are the agent's.
-pub(crate) fn disk(firmware: Firmware, key: &(String, String), flags: &str) -> Image {
+pub(crate) fn disk(system: System, firmware: Firmware, key: &(String, String), flags: &str) -> Image {
     let first = match firmware {
         Firmware::Bios => "size=1M,type=21686148-6449-6E6F-744E-656564454649",
         Firmware::Uefi => "size=64M,type=U",
@@ -59,18 +60,18 @@ pub(crate) fn disk(firmware: Firmware, key: &(String, String), flags: &str) -> I
         run("blkid", &["-p", "-s", "UUID", "-o", "value", &device])
     };
     let (root, swap) = (uuid(ROOT), uuid(2));
-    let system = (firmware == Firmware::Uefi).then(|| {
-        super::uefi::make_system_partition(&disk.partition(1), &root);
+    let efi = (firmware == Firmware::Uefi).then(|| {
+        super::uefi::make_system_partition(&disk.partition(1), &root, system.id());
         uuid(1)
     });
     drop(disk);
     image.mounted(&[(ROOT, "/", "rw")], |place| {
-        fill(place, key, flags);
+        fill(place, system, key, flags);
         fs::write(place.join("opt/go2cloud/secret"), super::SECRET).unwrap();
         let mut fstab = format!("UUID={root} / ext4 errors=remount-ro 0 1\nUUID={swap} none swap sw 0 0\n");
-        if let Some(system) = &system {
+        if let Some(efi) = &efi {
             fs::create_dir_all(place.join("boot/efi")).unwrap();
-            fstab.push_str(&format!("UUID={system} /boot/efi vfat umask=0077 0 1\n"));
+            fstab.push_str(&format!("UUID={efi} /boot/efi vfat umask=0077 0 1\n"));
         }
         fs::write(place.join("etc/fstab"), fstab).unwrap();
         install_grub(place, &root, firmware);
@@ -78,14 +79,23 @@ pub(crate) fn disk(firmware: Firmware, key: &(String, String), flags: &str) -> I
     image
 }
 
-fn fill(root: &Path, key: &(String, String), flags: &str) {
+/// The distribution, without what only takes room.
+fn unpack(root: &Path, system: System) {
     run(
         "cp",
-        &["-a", &format!("{}/.", debian().display()), root.to_str().unwrap()],
+        &[
+            "-a",
+            &format!("{}/.", system.unpacked().display()),
+            root.to_str().unwrap(),
+        ],
     );
     for folder in ["var/lib/apt/lists", "var/cache/apt", "usr/share/zoneinfo"] {
-        fs::remove_dir_all(root.join(folder)).unwrap();
+        let _ = fs::remove_dir_all(root.join(folder));
     }
+}
+
+fn fill(root: &Path, system: System, key: &(String, String), flags: &str) {
+    unpack(root, system);
     let write = |path: &str, text: &str| {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -101,12 +111,8 @@ fn fill(root: &Path, key: &(String, String), flags: &str) {
         "etc/hosts",
         &format!("127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n"),
     );
-    write(
-        "etc/network/interfaces",
-        &format!(
-            "auto lo\niface lo inet loopback\nauto {INTERFACE}\niface {INTERFACE} inet static\n  address {ADDRESS}\n"
-        ),
-    );
+    let (path, network) = system.network();
+    write(path, &network);
     // Emulated on a busy machine everything takes its time.
     write(
         "etc/systemd/system.conf.d/patient.conf",
@@ -133,7 +139,10 @@ fn fill(root: &Path, key: &(String, String), flags: &str) {
         fs::Permissions::from_mode(0o755),
     )
     .unwrap();
-    write("usr/local/bin/check", CHECK);
+    write(
+        "usr/local/bin/check",
+        &CHECK.replace("NETWORK", system.network_unit()),
+    );
     write(
         "opt/go2cloud/keys",
         &format!("GO2CLOUD_SECRET_ID={}\nGO2CLOUD_SECRET_KEY={}\n", key.0, key.1),
@@ -179,7 +188,7 @@ fn install_grub(root: &Path, uuid: &str, firmware: Firmware) {
     fs::write(root.join("etc/default/grub"), defaults).unwrap();
     let menu = format!(
         "set timeout=0\nserial --unit=0 --speed=115200\nterminal_output console serial\ninsmod part_gpt\ninsmod ext2\n\
-         search --no-floppy --fs-uuid --set=root {uuid}\nmenuentry 'Debian GNU/Linux' {{\n\
+         search --no-floppy --fs-uuid --set=root {uuid}\nmenuentry 'Linux' {{\n\
          \tlinux /boot/vmlinuz-{release} root=UUID={uuid} ro {console} quiet\n\tinitrd /boot/initrd.img-{release}\n}}\n"
     );
     fs::write(root.join("boot/grub/grub.cfg"), menu).unwrap();

@@ -8,7 +8,7 @@ use super::image::{Image, run};
 use super::source::ROOT;
 
 /// GRUB in a vendor's folder of the EFI system partition, and nothing else.
-pub(crate) fn make_system_partition(device: &str, root: &str) {
+pub(crate) fn make_system_partition(device: &str, root: &str, id: &str) {
     run("mkfs.vfat", &["-F", "32", "-s", "1", device]);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -35,10 +35,11 @@ pub(crate) fn make_system_partition(device: &str, root: &str) {
         "gzio",
     ]);
     run("grub-mkimage", &arguments);
-    for folder in ["::EFI", "::EFI/debian"] {
+    let vendor = format!("::EFI/{id}");
+    for folder in ["::EFI", &vendor] {
         run("mmd", &["-i", device, folder]);
     }
-    run("mcopy", &["-i", device, &grub, "::EFI/debian/grubx64.efi"]);
+    run("mcopy", &["-i", device, &grub, &format!("{vendor}/grubx64.efi")]);
 }
 
 /// The source's own kernel and initial RAM file system, copied out of its disk.
