@@ -86,7 +86,7 @@ fn forecast(used: f64, churn: f64, rate: &Rate) -> Finding {
         "F01",
         name,
         format!(
-            "{text}: about {}, of which {} are the second round; block by block frozen for about {}; converges",
+            "{text}: about {}, of which {} are the second round; frozen for about {}; converges",
             units::seconds(seconds as u64),
             units::seconds(last as u64),
             units::seconds(frozen.ceil() as u64)
@@ -109,9 +109,9 @@ mod tests {
     fn rounds_are_a_geometric_series() {
         let finding = forecast(51200e6, 0.0, &rate(12.5e6));
         assert!(
-            finding.observed.contains(
-                "about 1h08m, of which 0s are the second round; block by block frozen for about 1s; converges"
-            ),
+            finding
+                .observed
+                .contains("about 1h08m, of which 0s are the second round; frozen for about 1s; converges"),
             "{}",
             finding.observed
         );

@@ -9,6 +9,11 @@ while [ ! -e $port ]; do
   sleep 1
 done
 timeout 600 systemctl is-system-running --wait >/dev/null 2>&1
+# systemd-networkd counts as active before it has given the address.
+for second in $(seq 60); do
+  [ -n "$(ip -o -4 addr show scope global)" ] && break
+  sleep 1
+done
 {
   echo BEGIN
   echo "hostname $(cat /proc/sys/kernel/hostname)"
