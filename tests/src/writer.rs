@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,45 @@ impl Writer {
         }
         since.elapsed()
     }
+}
+
+impl Writer {
+    /// Kills one agent in its freeze, and stops another one in its: both times its watchdog thaws, at once or at a deadline of
+    /// seven seconds. Returns the one that stands still.
+    ///
+    /// # Panics
+    /// Something stays frozen for too long, or not for as long as it should.
+    pub fn outlive(&self, mut start: impl FnMut(&str) -> Child) -> Child {
+        let mut killed = start("killed");
+        self.wait_for_freeze(killed.id());
+        signal(&killed, "KILL");
+        let thawed = self.wait_for_thaw();
+        assert!(
+            thawed < Duration::from_secs(4),
+            "thawed {thawed:?} after the agent's death"
+        );
+        killed.wait().expect("its end");
+        let stopped = start("stopped");
+        self.wait_for_freeze(stopped.id());
+        signal(&stopped, "STOP");
+        let thawed = self.wait_for_thaw();
+        assert!(
+            thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
+            "thawed {thawed:?} after the agent was stopped"
+        );
+        stopped
+    }
+}
+
+/// Sends a signal, by its name without `SIG`.
+///
+/// # Panics
+/// The process is gone.
+pub fn signal(process: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name, &process.id().to_string()])
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -s {name}");
 }
 
 /// Lets a writer end when its file is full once more, also when a test fails.

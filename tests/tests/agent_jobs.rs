@@ -1,8 +1,10 @@
 //! Migrations by job, through the three programs: waiting, with and without a console, in stages, deleted, incremental.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use go2cloud_tests::cloud::{Cloud, member};
+use go2cloud_tests::dice::Dice;
 
 #[test]
 fn a_source_waits_for_a_job_carries_it_out_and_says_goodbye() {
@@ -123,4 +125,27 @@ fn an_incremental_phase_sends_what_changes_until_it_is_ended() {
     assert_eq!(finish.status.code(), Some(0), "{finish:?}");
     cloud.wait_for(&job, "SUCCESS");
     cloud.assert_arrived(&instance);
+}
+
+#[test]
+fn the_limit_of_a_running_job_can_be_taken_away() {
+    let cloud = Cloud::new();
+    cloud.fill_source(12, 1);
+    fs::write(cloud.path("source/noise"), noise(40 << 20)).unwrap();
+    let under_way = cloud.under_way("", "--bandwidth-limit 256");
+    cloud.wait_for_progress(&under_way.job, 1.0);
+    // What is left would take two minutes.
+    let since = Instant::now();
+    let set = cloud.tool("bandwidth 0").output().unwrap();
+    assert_eq!(set.status.code(), Some(0), "{set:?}");
+    cloud.wait_for(&under_way.job, "SUCCESS");
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    cloud.assert_arrived(&under_way.instance);
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Dice::new(12).fill(&mut bytes);
+    bytes
 }

@@ -4,15 +4,14 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Child, Command, Output};
-use std::time::Duration;
+use std::process::{Command, Output};
 
 use go2cloud_tests::bed::{Bed, Receiver, finished};
 use go2cloud_tests::compare::{Options, compare};
 use go2cloud_tests::control::program;
 use go2cloud_tests::disk::{Disk, run};
 use go2cloud_tests::maketree;
-use go2cloud_tests::writer::{PART_LEN, Writer};
+use go2cloud_tests::writer::{PART_LEN, Writer, signal};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -22,10 +21,6 @@ fn receiver(bed: &Bed) -> Receiver {
         "127.0.0.1:0",
         &[OsStr::new("--into"), bed.path("target").as_os_str()],
     )
-}
-
-fn signal(process: &Child, name: &str) {
-    run(Command::new("kill").args(["-s", name, &process.id().to_string()]));
 }
 
 /// The writer's file as it was at one moment: the numbers of its parts are a row, wherever it stood in the file.
@@ -68,23 +63,7 @@ fn an_agent_that_dies_or_hangs_while_a_tree_is_frozen_leaves_nothing_frozen() {
     };
     let writer = Writer::default();
     let status = writer.during(&point.join("rewritten"), 32 * MIB, || {
-        let mut killed = start("killed");
-        writer.wait_for_freeze(killed.id());
-        signal(&killed, "KILL");
-        let thawed = writer.wait_for_thaw();
-        assert!(
-            thawed < Duration::from_secs(4),
-            "thawed {thawed:?} after the agent's death"
-        );
-        killed.wait().unwrap();
-        let mut stopped = start("stopped");
-        writer.wait_for_freeze(stopped.id());
-        signal(&stopped, "STOP");
-        let thawed = writer.wait_for_thaw();
-        assert!(
-            thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
-            "thawed {thawed:?} after the agent was stopped"
-        );
+        let mut stopped = writer.outlive(start);
         signal(&stopped, "CONT");
         stopped.wait().unwrap()
     });

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use go2cloud_tests::control::program;
+use go2cloud_tests::process::{Process, command_in};
 
 use super::image::run;
 use super::source::Firmware;
@@ -108,7 +109,7 @@ fn the_migration_image_is_started_by_a_linux_that_runs() {
     fs::create_dir(more.join("boot")).unwrap();
     fs::copy(image.join("vmlinuz"), more.join("boot/vmlinuz")).unwrap();
     let settings = tempfile::tempdir().unwrap();
-    let text = format!(r#"{{"secret":"{SECRET}","network":{{"addresses":["10.77.0.9/24"]}}}}"#);
+    let text = format!(r#"{{"secret":"{SECRET}","network":{{"addresses":["10.77.0.9/24","fd77::9/64"]}}}}"#);
     fs::write(settings.path().join("go2cloud.json"), text).unwrap();
     append(
         &image.join("initrd.zst"),
@@ -128,10 +129,56 @@ fn the_migration_image_is_started_by_a_linux_that_runs() {
         console.contains("listening on port 443; addresses: 10.77.0.9"),
         "{console}"
     );
+    assert!(console.contains("fd77::9"), "{console}");
     assert!(
         !console.contains("secret: "),
         "the settings' secret is taken and not shown: {console}"
     );
+}
+
+/// Its disk, without settings: the address comes by DHCP, and the console shows the secret that it made.
+fn assert_disk_boots(firmware: Firmware) {
+    let bench = Bench::new();
+    let leases = format!(
+        "interface br0\nstart 10.77.0.50\nend 10.77.0.50\nlease_file {0}/leases\npidfile {0}/pid\noption subnet 255.255.255.0\n",
+        bench.folder.path().display()
+    );
+    let settings = bench.folder.path().join("udhcpd.conf");
+    fs::write(&settings, leases).unwrap();
+    fs::write(bench.folder.path().join("leases"), "").unwrap();
+    let mut server = command_in(Some(&bench.bridge.namespace()), Path::new("busybox"));
+    let _server = Process::start(server.args(["udhcpd", "-f"]).arg(&settings));
+    let disk = bench.folder.path().join("image");
+    fs::copy(migration_image().join("disk.img"), &disk).unwrap();
+    let hardware = Hardware {
+        name: "target",
+        disk: &disk,
+        further_disks: vec![bench.blank("blank", 64)],
+        memory: 640,
+        slot: 7,
+        mac: TARGET_MAC,
+        port: "check",
+        firmware,
+        kernel: None,
+        settings: None,
+    };
+    let mut machine = Machine::start(&hardware, &bench.bridge, bench.folder.path(), "image");
+    let console = machine.wait("migration mode with an address", |machine| {
+        let console = machine.console();
+        (console.contains("READY") && console.contains("10.77.0.50")).then_some(console)
+    });
+    assert!(console.contains("listening on port 443"), "{console}");
+    assert!(console.contains("secret: "), "{console}");
+}
+
+#[test]
+fn the_image_boots_by_bios_and_asks_for_its_address() {
+    assert_disk_boots(Firmware::Bios);
+}
+
+#[test]
+fn the_image_boots_by_uefi_and_asks_for_its_address() {
+    assert_disk_boots(Firmware::Uefi);
 }
 
 #[test]
