@@ -30,16 +30,21 @@ struct Scenario {
     run: fn(&mut Site, &RunArgs) -> Result<()>,
 }
 
-const ALL: [Scenario; 9] = [
+const ALL: [Scenario; 10] = [
     Scenario {
         name: "small-files",
         what: "full round of 200,000 small files with a source tree's mix of sizes",
         run: small_files::run,
     },
     Scenario {
-        name: "large-files",
-        what: "full round of 4 GiB in large files, random and text",
-        run: large_files::run,
+        name: "large-random",
+        what: "full round of 4 GiB of random bytes in large files",
+        run: large_files::random,
+    },
+    Scenario {
+        name: "large-text",
+        what: "full round of 4 GiB of text in large files",
+        run: large_files::text,
     },
     Scenario {
         name: "unchanged",
