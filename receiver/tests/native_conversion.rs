@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use image::{Image, debian, run};
+use image::{Image, debian, file_system_uuid, run};
 use transfer::machine::{Address, Answer, Request, ask};
 use transfer::progress::StopFlag;
 use transfer::secret::Secret;
@@ -295,50 +295,10 @@ fn a_full_boot_partition_is_refused_before_anything_is_written() {
 fn a_uefi_system_gets_the_path_that_firmware_tries() {
     let image = Image::new(1500, "label: gpt\nsize=64M,type=U\ntype=L\n");
     let attached = image.attach();
-    run("mkfs.vfat", &["-F", "32", "-s", "1", &attached.partition(1)]);
     run("mkfs.xfs", &["-q", &attached.partition(2)]);
-    let uuid = |number| {
-        run(
-            "blkid",
-            &["-p", "-s", "UUID", "-o", "value", &attached.partition(number)],
-        )
-    };
-    let (system, root) = (uuid(1), uuid(2));
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    fs::write(path("early.cfg"), format!("search --no-floppy --fs-uuid --set=root {root}\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n")).unwrap();
-    let modules = [
-        "part_gpt",
-        "xfs",
-        "fat",
-        "search",
-        "search_fs_uuid",
-        "serial",
-        "normal",
-        "configfile",
-        "linux",
-        "boot",
-        "echo",
-        "terminal",
-        "test",
-        "gzio",
-    ];
-    let (grub, early) = (path("grubx64.efi"), path("early.cfg"));
-    let mut arguments = vec!["-O", "x86_64-efi", "-o", &grub, "-c", &early, "-p", "/boot/grub"];
-    arguments.extend(modules);
-    run("grub-mkimage", &arguments);
-    for folder in ["::EFI", "::EFI/debian"] {
-        run("mmd", &["-i", &attached.partition(1), folder]);
-    }
-    run(
-        "mcopy",
-        &[
-            "-i",
-            &attached.partition(1),
-            &path("grubx64.efi"),
-            "::EFI/debian/grubx64.efi",
-        ],
-    );
+    let root = file_system_uuid(&attached.partition(2));
+    image::make_system_partition(&attached.partition(1), &root, "xfs", "debian");
+    let system = file_system_uuid(&attached.partition(1));
     drop(attached);
     image.mounted(&[(2, "/", "rw")], |place| {
         fill(
@@ -347,6 +307,7 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
         );
         fs::create_dir_all(place.join("boot/efi")).unwrap();
     });
+    let folder = tempfile::tempdir().unwrap();
     assert_boots_beforehand(&image, &folder.path().join("boot-check"));
     let done = report(&image, &[]);
     assert_eq!(

@@ -9,7 +9,9 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::control::program;
+use crate::disk::run;
 use crate::process::{Process, command_in};
+use crate::writer::Writer;
 
 /// Folders for both sides and a secret that they share.
 #[derive(Debug)]
@@ -262,6 +264,49 @@ impl Bed {
             }
         }
         panic!("the run ended before it was killed: {:?}", process.wait());
+    }
+}
+
+impl Bed {
+    /// Runs `go2cloud sync --freeze` with `options` in a root file system of its own, on which the program, the secret, the
+    /// state and the output lie, while somebody rewrites `/rewritten`; kernel file systems are those of this host. Returns
+    /// the run's summary.
+    ///
+    /// # Panics
+    /// It fails, or it freezes for too long.
+    #[must_use]
+    pub fn sync_with_root(&self, root: &Path, address: &str, options: &str) -> Value {
+        for folder in ["proc", "sys", "dev", "run", "opt/go2cloud"] {
+            std::fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
+        run(Command::new("strip")
+            .arg("-o")
+            .arg(root.join("opt/go2cloud/go2cloud"))
+            .arg(program("go2cloud")));
+        std::fs::copy(self.path("key"), root.join("opt/go2cloud/key")).expect("the secret");
+        let script = format!(
+            "set -e; cd {root}; mount --rbind /proc proc; mount --rbind /sys sys; mount --rbind /dev dev; \
+             mount -t tmpfs none run; exec timeout 100 chroot . /opt/go2cloud/go2cloud sync --json --to {address} \
+             --secret-file /opt/go2cloud/key --state /state --freeze --freeze-max 20 {options} > {root}/output",
+            root = root.display(),
+        );
+        let writer = Writer::default();
+        let output = writer.during(&root.join("rewritten"), 2 << 20, || {
+            Command::new("unshare")
+                .args(["-m", "--propagation", "slave", "sh", "-c", &script])
+                .output()
+                .expect("unshare")
+        });
+        let said = std::fs::read_to_string(root.join("output")).expect("its output");
+        assert!(output.status.success(), "{output:?}: {said}");
+        let summary = said.lines().last().unwrap_or_default();
+        let summary: Value = serde_json::from_str(summary).expect("JSON lines");
+        assert_eq!(summary["ok"], true);
+        assert!(
+            summary["frozen_ms"].as_u64().expect("a number") < 20_000,
+            "{said}"
+        );
+        summary
     }
 }
 

@@ -3,10 +3,13 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
+use crate::bed::{Bed, Run, finished};
 use crate::dice::Dice;
 
 /// Bytes written at a time; each part begins with its number, little-endian.
@@ -86,11 +89,17 @@ impl Writer {
 
 impl Writer {
     /// Kills one agent in its freeze, and stops another one in its: both times its watchdog thaws, at once or at a deadline of
-    /// seven seconds. Returns the one that stands still.
+    /// seven seconds. `command` starts one; its output goes to files of `bed`. Returns the one that stands still.
     ///
     /// # Panics
     /// Something stays frozen for too long, or not for as long as it should.
-    pub fn outlive(&self, mut start: impl FnMut(&str) -> Child) -> Child {
+    pub fn outlive<'a>(&self, bed: &'a Bed, command: impl Fn() -> Command) -> Stopped<'a> {
+        let start = |name: &str| {
+            let file = |kind: &str| fs::File::create(bed.path(&format!("{name}.{kind}"))).expect("a file");
+            let mut command = command();
+            command.stdout(file("events")).stderr(file("errors"));
+            command.spawn().expect("the agent starts")
+        };
         let mut killed = start("killed");
         self.wait_for_freeze(killed.id());
         signal(&killed, "KILL");
@@ -100,23 +109,52 @@ impl Writer {
             "thawed {thawed:?} after the agent's death"
         );
         killed.wait().expect("its end");
-        let stopped = start("stopped");
-        self.wait_for_freeze(stopped.id());
-        signal(&stopped, "STOP");
+        let agent = start("stopped");
+        self.wait_for_freeze(agent.id());
+        signal(&agent, "STOP");
         let thawed = self.wait_for_thaw();
         assert!(
             thawed > Duration::from_secs(3) && thawed < Duration::from_secs(12),
             "thawed {thawed:?} after the agent was stopped"
         );
-        stopped
+        Stopped { agent, bed }
+    }
+}
+
+/// An agent that was stopped in its freeze, which its watchdog has ended since.
+#[derive(Debug)]
+pub struct Stopped<'a> {
+    agent: Child,
+    bed: &'a Bed,
+}
+
+impl Stopped<'_> {
+    /// Lets it go on and waits for its end.
+    ///
+    /// # Panics
+    /// It fails, or takes the freeze that was ended for a good one.
+    #[must_use]
+    pub fn go_on(mut self) -> Run {
+        signal(&self.agent, "CONT");
+        let read = |kind: &str| fs::read(self.bed.path(&format!("stopped.{kind}"))).expect("a file");
+        let done = finished(Output {
+            status: self.agent.wait().expect("its end"),
+            stdout: read("events"),
+            stderr: read("errors"),
+        });
+        done.assert_done();
+        let is_retry = |event: &Value| event["message"].to_string().contains("was ended: trying again");
+        assert!(
+            done.events.iter().any(is_retry),
+            "the ended freeze must not count: {done:?}"
+        );
+        assert!(done.number("frozen_ms") < 7000);
+        done
     }
 }
 
 /// Sends a signal, by its name without `SIG`.
-///
-/// # Panics
-/// The process is gone.
-pub fn signal(process: &Child, name: &str) {
+fn signal(process: &Child, name: &str) {
     let status = Command::new("kill")
         .args(["-s", name, &process.id().to_string()])
         .status();

@@ -4,14 +4,12 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use go2cloud_tests::bed::{Bed, Receiver, finished};
+use go2cloud_tests::bed::{Bed, Receiver};
 use go2cloud_tests::compare::{Options, compare};
-use go2cloud_tests::control::program;
-use go2cloud_tests::disk::{Disk, run};
+use go2cloud_tests::disk::Disk;
 use go2cloud_tests::maketree;
-use go2cloud_tests::writer::{PART_LEN, Writer, signal};
+use go2cloud_tests::writer::{PART_LEN, Writer};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -44,7 +42,7 @@ fn an_agent_that_dies_or_hangs_while_a_tree_is_frozen_leaves_nothing_frozen() {
     std::fs::create_dir(point.join("still")).unwrap();
     maketree::source_code(&point.join("still"), 7, 50).unwrap();
     let receiver = receiver(&bed);
-    let start = |output: &str| {
+    let start = || {
         let mut command = bed.command_without_source(&receiver.address);
         // What is open for writing is sent while frozen: on this link it takes seconds.
         command.args([
@@ -57,29 +55,12 @@ fn an_agent_that_dies_or_hangs_while_a_tree_is_frozen_leaves_nothing_frozen() {
             "16000",
         ]);
         command.arg(&point);
-        let file = |kind: &str| std::fs::File::create(bed.path(&format!("{output}.{kind}"))).unwrap();
-        command.stdout(file("events")).stderr(file("errors"));
-        command.spawn().unwrap()
+        command
     };
     let writer = Writer::default();
-    let status = writer.during(&point.join("rewritten"), 32 * MIB, || {
-        let mut stopped = writer.outlive(start);
-        signal(&stopped, "CONT");
-        stopped.wait().unwrap()
+    let _ = writer.during(&point.join("rewritten"), 32 * MIB, || {
+        writer.outlive(&bed, start).go_on()
     });
-    let output = Output {
-        status,
-        stdout: std::fs::read(bed.path("stopped.events")).unwrap(),
-        stderr: std::fs::read(bed.path("stopped.errors")).unwrap(),
-    };
-    let done = finished(output);
-    done.assert_done();
-    let is_retry = |event: &Value| event["message"].to_string().contains("was ended: trying again");
-    assert!(
-        done.events.iter().any(is_retry),
-        "the ended freeze must not count: {done:?}"
-    );
-    assert!(done.number("frozen_ms") < 7000);
     assert_of_one_moment(&bed.path("target/rewritten"));
     compare(
         &point.join("still"),
@@ -95,37 +76,10 @@ fn the_root_file_system_with_the_agent_and_its_files_on_it_is_frozen() {
     let mut disk = Disk::new(500);
     disk.format(0, "ext4");
     let root = disk.mount(0, "relatime");
-    for folder in ["proc", "sys", "dev", "data", "run", "opt", "opt/go2cloud"] {
-        std::fs::create_dir(root.join(folder)).unwrap();
-    }
     maketree::source_code(&root.join("data"), 3, 100).unwrap();
-    run(Command::new("strip")
-        .arg("-o")
-        .arg(root.join("opt/go2cloud/go2cloud"))
-        .arg(program("go2cloud")));
-    std::fs::copy(bed.path("key"), root.join("opt/go2cloud/key")).unwrap();
     let receiver = receiver(&bed);
-    // Program, secret, state, output and receipt lie on the file system that it freezes, which is its root.
-    let script = format!(
-        "set -e; cd {root}; mount --rbind /proc proc; mount --rbind /sys sys; mount --rbind /dev dev; \
-         mount -t tmpfs none run; exec timeout 100 chroot . /opt/go2cloud/go2cloud sync --json --to {address} \
-         --secret-file /opt/go2cloud/key --state /state --freeze --freeze-max 20 --cross-mounts --exclude /output / \
-         > {root}/output",
-        root = root.display(),
-        address = receiver.address,
-    );
-    let writer = Writer::default();
-    let output = writer.during(&root.join("rewritten"), 2 * MIB, || {
-        Command::new("unshare")
-            .args(["-m", "--propagation", "slave", "sh", "-c", &script])
-            .output()
-            .unwrap()
-    });
-    let said = std::fs::read_to_string(root.join("output")).unwrap();
-    assert!(output.status.success(), "{output:?}: {said}");
-    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-    assert_eq!(summary["ok"], true);
-    assert!(summary["frozen_ms"].as_u64().unwrap() < 20_000, "{said}");
+    // The receipt, too, lies on the file system that is frozen.
+    let summary = bed.sync_with_root(&root, &receiver.address, "--cross-mounts --exclude /output /");
     assert_of_one_moment(&bed.path("target/rewritten"));
     compare(&root.join("data"), &bed.path("target/data"), Options::default()).assert_equal();
     let receipt: Value = serde_json::from_slice(&receipt_in(&root.join("state"))).unwrap();

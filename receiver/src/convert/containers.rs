@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use transfer::Result;
 
 use super::machine::Volume;
-use super::probe::{self, tool};
+use super::probe::{self, tool, volume_group};
 
 /// What was put together here.
 #[derive(Debug, Default)]
@@ -49,9 +49,7 @@ impl Containers {
         let volumes = probe::volumes(disks)?;
         for member in of_kind(&volumes, "LVM2_member") {
             let device = member.device.display().to_string();
-            let name =
-                tool("lvm", &["pvs", "--noheadings", "-o", "vg_name", &device], None)?.unwrap_or_default();
-            let name = name.trim().to_owned();
+            let name = volume_group("pvs", &device)?;
             if !name.is_empty() && !self.groups.contains(&name) {
                 tool("lvm", &["vgchange", "--activate", "y", &name], None)?;
                 self.groups.push(name);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sys::block_device::{BlockDevice, DeviceNumber};
 use sys::mounts::Mount;
-pub use transfer::storage::volumes::{tool, volumes};
+pub use transfer::storage::volumes::{lvm_report, tool, volume_group, volumes};
 use transfer::{Error, Result};
 
 use super::machine::{Firmware, Volume};

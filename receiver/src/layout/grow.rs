@@ -9,7 +9,7 @@ use sys::block_device::BlockDevice;
 use transfer::{Error, Kind, Result};
 
 use crate::convert::machine::Volume;
-use crate::convert::probe::{self, tool};
+use crate::convert::probe::{self, lvm_report, tool, volume_group};
 
 /// What is not worth a partition table's change, in bytes: disks end within a few MiB of their last partition.
 const WORTHWHILE: u64 = 16 << 20;
@@ -81,18 +81,11 @@ pub fn grow_last_partition(disk: &Path) -> Result<Option<Gain>> {
 
 /// Name and free extents of the group that a physical volume belongs to.
 fn group_of(device: &str) -> Result<(String, u64)> {
-    let options = [
-        "pvs",
-        "--noheadings",
-        "--separator",
-        "|",
-        "-o",
-        "vg_name,vg_free_count",
-        device,
-    ];
-    let line = tool("lvm", &options, None)?.unwrap_or_default();
-    let (group, free) = line.trim().split_once('|').unwrap_or_default();
-    Ok((group.to_owned(), free.trim().parse().unwrap_or(0)))
+    let report = lvm_report("pvs", "vg_name,vg_free_count", device)?;
+    Ok(match report.first().map(Vec::as_slice) {
+        Some([group, free]) => (group.clone(), free.parse().unwrap_or(0)),
+        _ => (String::new(), 0),
+    })
 }
 
 /// Grows those of `volumes` that can only be grown while they are mounted, below `root`, to what their partitions have,
@@ -126,8 +119,8 @@ fn extend(device: &str, gains: &[Gain]) -> Result<bool> {
     if !device.starts_with("/dev/mapper/") {
         return Ok(false);
     }
-    let group = tool("lvm", &["lvs", "--noheadings", "-o", "vg_name", device], None)?.unwrap_or_default();
-    let gained = gains.iter().filter(|gain| gain.group == group.trim());
+    let group = volume_group("lvs", device)?;
+    let gained = gains.iter().filter(|gain| gain.group == group);
     let extents: u64 = gained.map(|gain| gain.extents).sum();
     if extents > 0 {
         tool(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
+use transfer::storage::survey::all_disks;
 use transfer::{Error, Result};
 
 use crate::convert::probe::tool;
@@ -71,23 +72,14 @@ pub(super) fn wait_for_disks(count: usize) -> Vec<PathBuf> {
 }
 
 fn disks() -> Vec<PathBuf> {
-    const NOT_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
-    let mut names: Vec<String> = fs::read_dir("/sys/block")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    let is_writable = |name: &String| {
+    let is_writable = |disk: &PathBuf| {
+        let name = disk.file_name().unwrap_or_default().to_string_lossy();
         fs::read_to_string(format!("/sys/block/{name}/ro")).is_ok_and(|text| text.trim() == "0")
-            && !is_our_own(name)
+            && !is_our_own(&name)
     };
-    names.retain(|name| !NOT_DISKS.iter().any(|prefix| name.starts_with(prefix)) && is_writable(name));
-    names.sort_by_key(|name| (name.len(), name.clone()));
-    names
-        .into_iter()
-        .map(|name| Path::new("/dev").join(name))
-        .collect()
+    let mut disks = all_disks();
+    disks.retain(is_writable);
+    disks
 }
 
 /// The disk that this image was started from is no target: its EFI system partition is named after us.

@@ -193,3 +193,44 @@ impl Drop for Attached {
         let _ = Command::new("losetup").args(["--detach", &self.device]).status();
     }
 }
+
+/// UUID of the file system or swap space on a device.
+pub(crate) fn file_system_uuid(device: &str) -> String {
+    run("blkid", &["-p", "-s", "UUID", "-o", "value", device])
+}
+
+/// Makes an EFI system partition that holds GRUB in a vendor's folder, which finds its menu on the file system `root`, and
+/// nothing else. `driver` is GRUB's name of that file system's kind.
+pub(crate) fn make_system_partition(device: &str, root: &str, driver: &str, vendor: &str) {
+    run("mkfs.vfat", &["-F", "32", "-s", "1", device]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let early = format!(
+        "search --no-floppy --fs-uuid --set=root {root}\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
+    );
+    fs::write(path("early.cfg"), early).unwrap();
+    let (grub, early) = (path("grubx64.efi"), path("early.cfg"));
+    let mut arguments = vec!["-O", "x86_64-efi", "-o", &grub, "-c", &early, "-p", "/boot/grub"];
+    arguments.extend([
+        driver,
+        "part_gpt",
+        "fat",
+        "search",
+        "search_fs_uuid",
+        "serial",
+        "normal",
+        "configfile",
+        "linux",
+        "boot",
+        "echo",
+        "terminal",
+        "test",
+        "gzio",
+    ]);
+    run("grub-mkimage", &arguments);
+    let vendor = format!("::EFI/{vendor}");
+    for folder in ["::EFI", &vendor] {
+        run("mmd", &["-i", device, folder]);
+    }
+    run("mcopy", &["-i", device, &grub, &format!("{vendor}/grubx64.efi")]);
+}

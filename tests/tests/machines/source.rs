@@ -8,7 +8,7 @@ use std::path::Path;
 
 use go2cloud_tests::control::program;
 
-use super::image::{Image, run};
+use super::image::{Image, file_system_uuid, make_system_partition, run};
 use super::system::System;
 
 /// What starts the source.
@@ -55,13 +55,10 @@ pub(crate) fn disk(system: System, firmware: Firmware, key: &(String, String), f
         "mkfs.ext4",
         &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &root],
     );
-    let uuid = |number| {
-        let device = disk.partition(number);
-        run("blkid", &["-p", "-s", "UUID", "-o", "value", &device])
-    };
+    let uuid = |number| file_system_uuid(&disk.partition(number));
     let (root, swap) = (uuid(ROOT), uuid(2));
     let efi = (firmware == Firmware::Uefi).then(|| {
-        super::uefi::make_system_partition(&disk.partition(1), &root, system.id());
+        make_system_partition(&disk.partition(1), &root, "ext2", system.id());
         uuid(1)
     });
     drop(disk);

@@ -4,43 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::image::{Image, run};
+use super::image::Image;
 use super::source::ROOT;
-
-/// GRUB in a vendor's folder of the EFI system partition, and nothing else.
-pub(crate) fn make_system_partition(device: &str, root: &str, id: &str) {
-    run("mkfs.vfat", &["-F", "32", "-s", "1", device]);
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let early = format!(
-        "search --no-floppy --fs-uuid --set=root {root}\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
-    );
-    fs::write(path("early.cfg"), early).unwrap();
-    let (grub, early) = (path("grubx64.efi"), path("early.cfg"));
-    let mut arguments = vec!["-O", "x86_64-efi", "-o", &grub, "-c", &early, "-p", "/boot/grub"];
-    arguments.extend([
-        "part_gpt",
-        "ext2",
-        "fat",
-        "search",
-        "search_fs_uuid",
-        "serial",
-        "normal",
-        "configfile",
-        "linux",
-        "boot",
-        "echo",
-        "terminal",
-        "test",
-        "gzio",
-    ]);
-    run("grub-mkimage", &arguments);
-    let vendor = format!("::EFI/{id}");
-    for folder in ["::EFI", &vendor] {
-        run("mmd", &["-i", device, folder]);
-    }
-    run("mcopy", &["-i", device, &grub, &format!("{vendor}/grubx64.efi")]);
-}
 
 /// The source's own kernel and initial RAM file system, copied out of its disk.
 pub(crate) fn kernel_of(source: &Image) -> (PathBuf, PathBuf, String) {

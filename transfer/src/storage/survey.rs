@@ -9,7 +9,7 @@ use serde_json::Value;
 use sys::block_device::BlockDevice;
 
 use super::arrays::arrays;
-use super::volumes::{self, Volume, tool};
+use super::volumes::{self, Volume, lvm_report, tool};
 use super::{
     ArrayRecord, DiskRecord, Format, GroupRecord, InterfaceRecord, Inventory, LogicalRecord, PartitionRecord,
     Place, TableRecord, VERSION, VolumeRecord, look_of_files,
@@ -49,7 +49,8 @@ pub fn survey(disks: &[PathBuf]) -> Result<Inventory> {
     Ok(inventory)
 }
 
-fn all_disks() -> Vec<PathBuf> {
+/// All disks of this machine, by name: no arrays or mapped devices, nothing made of files or memory.
+pub fn all_disks() -> Vec<PathBuf> {
     const NOT_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
     let mut names: Vec<String> = fs::read_dir("/sys/block")
         .into_iter()
@@ -303,37 +304,24 @@ fn groups(volumes: &[Volume], arrays: &[ArrayRecord]) -> Result<Vec<GroupRecord>
     let mut groups: Vec<GroupRecord> = Vec::new();
     for member in volumes.iter().filter(|volume| volume.kind == "LVM2_member") {
         let name = member.device.display().to_string();
-        let options = [
-            "pvs",
-            "--noheadings",
-            "--separator",
-            "|",
-            "--units",
-            "b",
-            "--nosuffix",
-            "-o",
-            "vg_name,pv_uuid,vg_extent_size",
-            &name,
-        ];
-        let line = tool("lvm", &options, None)?.unwrap_or_default();
-        let fields: Vec<&str> = line.trim().split('|').collect();
-        let &[group, uuid, extent] = &fields[..] else {
+        let report = lvm_report("pvs", "vg_name,pv_uuid,vg_extent_size", &name)?;
+        let Some([group, uuid, extent]) = report.first().map(Vec::as_slice) else {
             continue;
         };
         if group.is_empty() {
             continue;
         }
         let place = place(member, arrays, &[]);
-        if let Some(known) = groups.iter_mut().find(|known| known.name == group) {
+        if let Some(known) = groups.iter_mut().find(|known| known.name == *group) {
             known.members.push(place);
-            known.member_uuids.push(uuid.to_owned());
+            known.member_uuids.push(uuid.clone());
             continue;
         }
         groups.push(GroupRecord {
-            name: group.to_owned(),
+            name: group.clone(),
             extent_len: extent.parse().unwrap_or(4 << 20),
             members: vec![place],
-            member_uuids: vec![uuid.to_owned()],
+            member_uuids: vec![uuid.clone()],
             logical: logical_volumes(group)?,
         });
     }
@@ -341,27 +329,13 @@ fn groups(volumes: &[Volume], arrays: &[ArrayRecord]) -> Result<Vec<GroupRecord>
 }
 
 fn logical_volumes(group: &str) -> Result<Vec<LogicalRecord>> {
-    let options = [
-        "lvs",
-        "--noheadings",
-        "--separator",
-        "|",
-        "--units",
-        "b",
-        "--nosuffix",
-        "-o",
-        "lv_name,lv_size,lv_layout",
-        group,
-    ];
-    let text = tool("lvm", &options, None)?.unwrap_or_default();
     let mut volumes = Vec::new();
-    for line in text.lines() {
-        let fields: Vec<&str> = line.trim().split('|').collect();
-        if let [name, len, layout] = fields[..] {
+    for line in lvm_report("lvs", "lv_name,lv_size,lv_layout", group)? {
+        if let [name, len, layout] = &line[..] {
             volumes.push(LogicalRecord {
-                name: name.to_owned(),
+                name: name.clone(),
                 len: len.parse().unwrap_or(0),
-                layout: layout.to_owned(),
+                layout: layout.clone(),
             });
         }
     }

@@ -69,6 +69,37 @@ pub fn tool(program: &str, arguments: &[&str], nothing_code: Option<i32>) -> Res
     Err(Error::new(Kind::Medium, what()).because(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
+/// What LVM reports about `name` by `command` (`pvs`, `lvs`): the `columns` of each line, sizes in bytes.
+///
+/// # Errors
+/// LVM is missing, or does not know `name`.
+pub fn lvm_report(command: &str, columns: &str, name: &str) -> Result<Vec<Vec<String>>> {
+    let options = [
+        command,
+        "--noheadings",
+        "--separator",
+        "|",
+        "--units",
+        "b",
+        "--nosuffix",
+        "-o",
+        columns,
+        name,
+    ];
+    let text = tool("lvm", &options, None)?.unwrap_or_default();
+    let fields = |line: &str| line.trim().split('|').map(str::to_owned).collect();
+    Ok(text.lines().map(fields).collect())
+}
+
+/// The volume group of a physical (`pvs`) or logical (`lvs`) volume; empty when it belongs to none.
+///
+/// # Errors
+/// LVM is missing, or does not know `device`.
+pub fn volume_group(command: &str, device: &str) -> Result<String> {
+    let report = lvm_report(command, "vg_name", device)?;
+    Ok(report.into_iter().flatten().next().unwrap_or_default())
+}
+
 /// All volumes on `disks`, those inside LVM and md included.
 ///
 /// # Errors
