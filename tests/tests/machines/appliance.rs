@@ -15,6 +15,7 @@ use super::{SECRET, TARGET_MAC};
 
 const START_BY_KEXEC: &str = include_str!("kexec.sh");
 const LAY_OUT: &str = include_str!("layout.sh");
+const CUT_OVER: &str = include_str!("cutover.sh");
 /// What the kernel is told. On a busy machine an emulated timer may be too late for the kernel's check of it.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=5 no_timer_check";
 
@@ -181,27 +182,81 @@ fn the_image_boots_by_uefi_and_asks_for_its_address() {
     assert_disk_boots(Firmware::Uefi);
 }
 
-#[test]
-fn arrays_and_volume_groups_are_laid_out_again_and_grow() {
+/// What a machine said, by the word or words that lines begin with.
+struct Said(String);
+
+impl Said {
+    fn values(&self, key: &str) -> Vec<&str> {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(key));
+        lines.map(str::trim).collect()
+    }
+
+    fn numbers(&self, key: &str) -> Vec<Vec<u64>> {
+        let numbers = |line: &str| {
+            line.split_whitespace()
+                .map(|word| word.parse().unwrap())
+                .collect()
+        };
+        self.values(key).into_iter().map(numbers).collect()
+    }
+}
+
+/// Lets the image work on disks of so many MiB by a script, with the agent beside it, and gives what it said.
+fn work(script: &str, disks: &[u64]) -> Said {
     let bench = Bench::new();
-    let disks = [
-        bench.blank("first", 340),
-        bench.blank("second", 340),
-        bench.blank("third", 350),
-    ];
+    let disk = |(index, mebibytes): (usize, &u64)| bench.blank(&format!("disk-{index}"), *mebibytes);
+    let disks: Vec<PathBuf> = disks.iter().enumerate().map(disk).collect();
     fs::create_dir_all(bench.more().join("usr/bin")).unwrap();
     fs::copy(program("go2cloud"), bench.more().join("usr/bin/go2cloud")).unwrap();
-    let mut machine = bench.start(LAY_OUT, &disks);
-    let said = machine.wait("the end of its work", |machine| {
+    let mut machine = bench.start(script, &disks);
+    Said(machine.wait("the end of its work", |machine| {
         let console = machine.console();
         console.contains("\nEND").then_some(console)
-    });
-    let value = |key: &str| -> Vec<&str> {
-        let lines = said.lines().filter_map(|line| line.strip_prefix(key));
-        lines.map(str::trim).collect()
-    };
-    assert_eq!(value("wiped "), ["yes"], "{said}");
-    assert_eq!(value("identity "), ["same"], "{said}");
+    }))
+}
+
+/// Block by block from the disks below arrays and volume groups, with what is made of them in use until the freeze.
+#[test]
+fn arrays_and_volume_groups_in_use_are_copied_block_by_block() {
+    let said = work(CUT_OVER, &[400, 400, 400, 410]);
+    let text = &said.0;
+    let summary: serde_json::Value = serde_json::from_str(said.values("summary ")[0]).unwrap();
+    assert_eq!(summary["ok"], true, "{text}");
+    assert!(summary["frozen_ms"].as_u64().unwrap() > 0, "{text}");
+    let tracking = said.values("\"tracking\"");
+    assert_eq!(tracking.len(), 2, "{text}");
+    assert!(tracking.iter().all(|line| line.contains("BPF")), "{text}");
+    assert_eq!(
+        said.values("members md"),
+        ["0 0 missing", "1 0 missing"],
+        "{text}"
+    );
+    assert_eq!(
+        said.values("different halves "),
+        ["1 1"],
+        "both members are of one moment: {text}"
+    );
+    assert_eq!(said.values("clean "), ["boot", "root", "data", "home"], "{text}");
+    assert_eq!(said.values("same "), ["16 files"], "{text}");
+    // One counts from one file system to the next: at one moment each is as far as its successor, or one ahead.
+    let records = said.numbers("records ");
+    let counts: Vec<u64> = records.iter().map(|record| record[0]).collect();
+    assert!(records.iter().all(|record| record[0] == record[1]), "{text}");
+    assert!(
+        counts.is_sorted_by(|one, next| one >= next) && counts[0] - counts[3] <= 1,
+        "{text}"
+    );
+    let (first, last) = (said.numbers("first ")[0][0], said.numbers("last ")[0][0]);
+    assert!(counts[0] > first && counts[3] <= last, "{text}");
+}
+
+#[test]
+fn arrays_and_volume_groups_are_laid_out_again_and_grow() {
+    let said = work(LAY_OUT, &[340, 340, 350]);
+    let text = &said.0;
+    let value = |key: &str| said.values(key);
+    assert_eq!(value("wiped "), ["yes"], "{text}");
+    assert_eq!(value("identity "), ["same"], "{text}");
     assert_eq!(
         value("mounted "),
         [
@@ -209,33 +264,26 @@ fn arrays_and_volume_groups_are_laid_out_again_and_grow() {
             "/dev/md0 /target/srv/boot",
             "/dev/vda1 /target/srv/boot/efi"
         ],
-        "{said}"
+        "{text}"
     );
-    assert_eq!(value("system partition "), ["same, 6 entries"], "{said}");
-    assert_eq!(value("found again "), ["/dev/mapper/vg0-root at /"], "{said}");
+    assert_eq!(value("system partition "), ["same, 6 entries"], "{text}");
+    assert_eq!(value("found again "), ["/dev/mapper/vg0-root at /"], "{text}");
     assert_eq!(
         value("active arrays "),
         ["0"],
-        "what was put together is released: {said}"
+        "what was put together is released: {text}"
     );
     // Before and after: extents of the root volume, extents that are free, blocks of 1 KiB of its file system.
-    let counts: Vec<Vec<u64>> = value("root volume ")
-        .iter()
-        .map(|line| {
-            line.split_whitespace()
-                .map(|word| word.parse().unwrap())
-                .collect()
-        })
-        .collect();
+    let counts = said.numbers("root volume ");
     let [before, after] = &counts[..] else {
-        panic!("{said}")
+        panic!("{text}")
     };
-    assert_eq!((before[0], before[2]), (15, 60 << 10), "{said}");
-    assert!(after[0] > 55, "all that the disk has more: {said}");
+    assert_eq!((before[0], before[2]), (15, 60 << 10), "{text}");
+    assert!(after[0] > 55, "all that the disk has more: {text}");
     assert_eq!(
         after[2],
         after[0] << 12,
-        "the file system fills its volume: {said}"
+        "the file system fills its volume: {text}"
     );
-    assert_eq!(before[1], after[1], "what was kept free stays free: {said}");
+    assert_eq!(before[1], after[1], "what was kept free stays free: {text}");
 }
