@@ -43,7 +43,7 @@ fn in_the_background_it_speaks_by_its_log_and_says_goodbye() {
     let cloud = Cloud::new();
     cloud.fill_source(80, 1);
     let instance = cloud.create_instance("");
-    let said = cloud.run_well("-daemon");
+    let said = cloud.run_well("-daemon -instance-id ins-12345678");
     let agent = Background(background(&cloud));
     assert!(
         said.contains(&format!("process {}", agent.0.as_raw_nonzero())),
@@ -64,7 +64,9 @@ fn in_the_background_it_speaks_by_its_log_and_says_goodbye() {
     let job = cloud.start_job(&source, &format!("--instance {instance}"));
     cloud.wait_for(&job, "SUCCESS");
     cloud.assert_arrived(&instance);
-    assert!(cloud.log().contains("Import source server successfully"));
+    for part in ["Import source server successfully", "counts only with -console"] {
+        assert!(cloud.log().contains(part), "{part}");
+    }
     kill_process(agent.0, Signal::TERM).expect("it runs");
     cloud.wait("its end", || test_kill_process(agent.0).is_err().then_some(()));
     assert_eq!(member(&cloud.admin("source list --json"), "Status"), "OFFLINE");

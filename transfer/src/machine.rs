@@ -8,7 +8,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -172,7 +171,7 @@ pub fn serve(accepted: Accepted, desk: Option<&dyn Desk>) -> Result<()> {
 /// Works on a request while another thread shows the source that somebody is there. A source that has gone is no reason
 /// to stop half-way: it asks again.
 fn answer(desk: &dyn Desk, request: &Request, report: &Mutex<FrameWriter>) -> Answer {
-    let is_over = AtomicBool::new(false);
+    let over = StopFlag::default();
     let say_if_possible = |message: &Report| {
         if let Err(error) = say(report, message) {
             tracing::debug!(%error, "report not sent");
@@ -181,12 +180,11 @@ fn answer(desk: &dyn Desk, request: &Request, report: &Mutex<FrameWriter>) -> An
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut quiet_since = Instant::now();
-            while !is_over.load(Ordering::Acquire) {
+            while !over.sleep(WATCH) {
                 if quiet_since.elapsed() >= KEEP_ALIVE {
                     quiet_since = Instant::now();
                     say_if_possible(&Report::KeepAlive);
                 }
-                std::thread::sleep(WATCH);
             }
         });
         let tell = |text: &str| {
@@ -195,7 +193,7 @@ fn answer(desk: &dyn Desk, request: &Request, report: &Mutex<FrameWriter>) -> An
             });
         };
         let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| desk.ask(request, &tell)));
-        is_over.store(true, Ordering::Release);
+        over.stop();
         answer.unwrap_or_else(|_| Answer::Refused {
             text: "the target failed by a defect of its program; its console shows more".to_owned(),
         })

@@ -1,6 +1,7 @@
 //! What a running migration tells its observer: a terminal, a log, a control plane.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -236,31 +237,54 @@ pub struct Verified {
     pub repaired: u64,
 }
 
-/// A request to stop, shared between threads: set once, never unset.
+/// A request to stop, or the news that something is over, shared between threads: set once, never unset.
 #[derive(Debug, Default)]
-pub struct StopFlag(AtomicBool);
+pub struct StopFlag {
+    flag: AtomicBool,
+    /// Held by those who set the flag or are about to sleep, so that no news falls between.
+    lock: Mutex<()>,
+    news: Condvar,
+}
 
 impl StopFlag {
     /// Asks everybody to stop at the next safe point.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::Release);
+        let _held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flag.store(true, Ordering::Release);
+        self.news.notify_all();
     }
 
     /// Whether somebody asked.
     pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.flag.load(Ordering::Acquire)
     }
 
     /// Sleeps for `duration`, or until somebody asks to stop. Returns whether to stop.
     pub fn sleep(&self, duration: Duration) -> bool {
-        let end = std::time::Instant::now() + duration;
-        while !self.is_stopped() {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
-        }
-        true
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(
+            self.news
+                .wait_timeout_while(held, duration, |()| !self.is_stopped()),
+        );
+        self.is_stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_sleep_ends_with_the_news() {
+        let flag = StopFlag::default();
+        assert!(!flag.sleep(Duration::from_millis(1)));
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(flag.sleep(Duration::from_secs(60))));
+            flag.stop();
+        });
+        assert!(flag.sleep(Duration::from_secs(60)));
+        assert!(begin.elapsed() < Duration::from_secs(30));
     }
 }

@@ -168,6 +168,12 @@ fn wait(context: &Context<'_>, once: bool) -> anyhow::Result<Exit> {
             style,
             "Waiting for a job from the console. Keep this program running until the job has ended.",
         );
+        if context.plan.run.has_idle_target {
+            remark(
+                style,
+                "A job from the console names its own target: the one named here counts only with -console.",
+            );
+        }
     }
     let mut told = false;
     while !context.stop.is_stopped() {

@@ -253,6 +253,8 @@ pub struct Run {
     pub daemon: bool,
     /// End after one job.
     pub once: bool,
+    /// A target is named, but the job that is waited for names its own.
+    pub has_idle_target: bool,
     /// How progress is shown.
     pub style: Style,
     /// Name of the log file.

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -56,7 +56,7 @@ pub struct Conversation {
     answering: Mutex<Option<Sender<Answer>>>,
     verdict: Mutex<Option<Error>>,
     breakers: Vec<Breaker>,
-    over: AtomicBool,
+    over: StopFlag,
     /// Who answered.
     pub target: SocketAddr,
     /// Bytes written to the control connection.
@@ -73,7 +73,7 @@ impl Conversation {
             answering: Mutex::new(Some(answering)),
             verdict: Mutex::new(None),
             breakers: link.breakers,
-            over: AtomicBool::new(false),
+            over: StopFlag::default(),
             target: link.target,
             control_bytes: AtomicU64::new(0),
         };
@@ -114,10 +114,7 @@ impl Conversation {
     /// own words, for they say why it closed it.
     pub fn fail(&self, error: Error) {
         if error.kind() == Kind::Retry {
-            let end = Instant::now() + LAST_WORDS;
-            while Instant::now() < end && !self.is_over() {
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            self.over.sleep(LAST_WORDS);
         }
         self.end(Some(error));
     }
@@ -130,7 +127,7 @@ impl Conversation {
 
     /// Whether the session has ended, for whatever reason.
     pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+        self.over.is_stopped()
     }
 
     /// Ends the conversation in order, if it has not ended yet; its threads then return.
@@ -200,7 +197,7 @@ impl Conversation {
     /// Keeps the link alive and watches for a request to stop, until the conversation is over. Runs in a thread of its own.
     pub fn watch(&self, stop: &StopFlag) {
         let mut quiet_since = Instant::now();
-        while !self.is_over() {
+        while !self.over.sleep(WATCH) {
             if stop.is_stopped() {
                 return self.end(Some(stopped()));
             }
@@ -210,7 +207,6 @@ impl Conversation {
                     return self.fail(error);
                 }
             }
-            std::thread::sleep(WATCH);
         }
     }
 
@@ -225,11 +221,11 @@ impl Conversation {
     fn end(&self, error: Option<Error>) {
         {
             let mut verdict = self.verdict.lock().expect("not poisoned");
-            if self.over.load(Ordering::Acquire) {
+            if self.over.is_stopped() {
                 return;
             }
             *verdict = error;
-            self.over.store(true, Ordering::Release);
+            self.over.stop();
         }
         for breaker in &self.breakers {
             breaker.break_off();

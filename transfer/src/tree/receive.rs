@@ -5,7 +5,7 @@
 //! been applied by then is still made durable.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ impl TreeTarget {
             sequence: Sequence::default(),
             long_files: LongFiles::default(),
             failure: Mutex::new(None),
-            over: AtomicBool::new(false),
+            over: StopFlag::default(),
             round: AtomicU64::new(0),
             shared: Mutex::default(),
         };
@@ -193,7 +193,7 @@ struct Session<'a> {
     sequence: Sequence,
     long_files: LongFiles,
     failure: Mutex<Option<Error>>,
-    over: AtomicBool,
+    over: StopFlag,
     /// Rounds sealed in this session: appliers then look at the new contents of the journal.
     round: AtomicU64,
     /// What shares blocks since that was reported.
@@ -342,7 +342,7 @@ impl Session<'_> {
                 told = Instant::now();
                 self.say(&Report::VerifyProgress { bytes, bytes_total })?;
             }
-            if self.over.load(Ordering::Acquire) {
+            if self.over.is_stopped() {
                 Err(Error::new(Kind::Retry, "go on: the session is over"))
             } else {
                 Ok(())
@@ -383,7 +383,7 @@ impl Session<'_> {
 
     fn watch(&self, stop: &StopFlag) {
         let mut quiet_since = Instant::now();
-        while !self.over.load(Ordering::Acquire) {
+        while !self.over.sleep(WATCH) {
             if stop.is_stopped() {
                 self.fail(Error::new(
                     Kind::Stopped,
@@ -395,7 +395,6 @@ impl Session<'_> {
                     self.fail(error);
                 }
             }
-            std::thread::sleep(WATCH);
         }
     }
 
@@ -417,10 +416,7 @@ impl Session<'_> {
     /// the goodbye: a broken connection waits a moment for it.
     fn fail(&self, error: Error) {
         if error.kind() == Kind::Retry {
-            let end = Instant::now() + LAST_WORDS;
-            while Instant::now() < end && !self.over.load(Ordering::Acquire) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            self.over.sleep(LAST_WORDS);
         }
         self.fail_at_once(error);
     }
@@ -428,7 +424,7 @@ impl Session<'_> {
     fn fail_at_once(&self, error: Error) {
         {
             let mut failure = self.failure.lock().expect("not poisoned");
-            if self.over.load(Ordering::Acquire) || failure.is_some() {
+            if self.over.is_stopped() || failure.is_some() {
                 return;
             }
             let why = match error.kind() {
@@ -448,7 +444,7 @@ impl Session<'_> {
     }
 
     fn end(&self) {
-        self.over.store(true, Ordering::Release);
+        self.over.stop();
         self.sequence.break_off();
         for breaker in &self.breakers {
             breaker.break_off();

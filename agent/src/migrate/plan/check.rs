@@ -116,7 +116,12 @@ impl Checker<'_> {
                 "`--log-file {name}`: give a plain file name; it lies in the folder `logs` beside the program"
             ));
         }
+        let args = self.args;
+        let names_target = args.instance_id.is_some()
+            || args.out_image_name.is_some()
+            || self.files.user.instance_id.is_some();
         Run {
+            has_idle_target: names_target && !args.console,
             ignore_check: self.switch(
                 self.args.ignore_check,
                 "ignore-check",

@@ -37,7 +37,7 @@ fn the_documented_command_waits_for_a_job() {
     );
     assert_eq!(control.trust, Trust::System);
     assert_eq!(plan.source_root, Path::new("/"));
-    assert_eq!(plan.run.log_level, 2);
+    assert_eq!((plan.run.log_level, plan.run.has_idle_target), (2, false));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `mkfs.ext4`, `partclone.ext4`, `zstd`, `python3` and `fio`. Build all with `--release`.
 
 mod bed;
+mod limit;
 mod measure;
 mod memory;
 mod statistics;
@@ -15,6 +16,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use bed::{Bed, Place};
+use limit::ReadLimit;
 
 #[derive(Debug, Parser)]
 #[command(name = "disk_bench", about = "Measures how disks are copied")]
@@ -24,6 +26,9 @@ struct Cli {
     /// Size of the disk of random content, in MiB
     #[arg(long, default_value_t = 4096)]
     disk_mib: u64,
+    /// Lets the disk of random content be read at so many MB/s at most
+    #[arg(long)]
+    disk_speed: Option<u64>,
     /// Repetitions of A and B
     #[arg(long, default_value_t = 5)]
     repeat: usize,
@@ -80,6 +85,8 @@ fn main() -> Result<()> {
     };
     if wants(What::Full) || wants(What::Rounds) {
         let bed = Bed::random(&place, cli.disk_mib)?;
+        let limit = |speed| ReadLimit::new(&bed.device, speed * 1_000_000);
+        let _limit = cli.disk_speed.map(limit).transpose()?;
         if wants(What::Full) {
             measure::full(&bed, cli.repeat)?;
         }

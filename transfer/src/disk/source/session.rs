@@ -44,7 +44,7 @@ pub struct Session<'a> {
     wanted: Mutex<Vec<(u16, u64)>>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
-    ended: AtomicBool,
+    ended: StopFlag,
     breakers: Vec<Breaker>,
     wire: &'a AtomicU64,
     governor: &'a Governor,
@@ -75,7 +75,7 @@ pub fn with_session<R>(
         wanted: Mutex::default(),
         failure: Mutex::new(None),
         failed: AtomicBool::new(false),
-        ended: AtomicBool::new(false),
+        ended: StopFlag::default(),
         breakers: link.breakers,
         wire,
         governor,
@@ -95,7 +95,7 @@ pub fn with_session<R>(
         if result.is_ok() {
             session.say_goodbye(&listener);
         }
-        session.ended.store(true, Ordering::Release);
+        session.ended.stop();
         session.breakers.iter().for_each(Breaker::break_off);
         match session.lock_failure().take() {
             Some(error) => Err(error),
@@ -113,7 +113,7 @@ impl Session<'_> {
 
     fn guard(&self, result: Result<()>) {
         if let Err(error) = result
-            && !self.ended.load(Ordering::Acquire)
+            && !self.ended.is_stopped()
         {
             self.lock_failure().get_or_insert(error);
             self.failed.store(true, Ordering::Release);
@@ -138,7 +138,7 @@ impl Session<'_> {
 
     fn send_frames(&self, mut connection: FrameWriter, queue: &Receiver<Frame>) -> Result<()> {
         let mut spoke = Instant::now();
-        while !self.ended.load(Ordering::Acquire) {
+        while !self.ended.is_stopped() {
             let frame = match queue.recv_timeout(TICK) {
                 Ok(frame) => frame,
                 Err(RecvTimeoutError::Timeout) if spoke.elapsed() < KEEP_ALIVE => continue,
@@ -192,7 +192,7 @@ impl Session<'_> {
                 break;
             }
         }
-        if self.ended.load(Ordering::Acquire) {
+        if self.ended.is_stopped() {
             return Ok(());
         }
         Err(Error::new(Kind::Retry, "go on: the target ended the session"))
@@ -200,8 +200,7 @@ impl Session<'_> {
 
     fn stay_alive(&self) -> Result<()> {
         let mut spoke = Instant::now();
-        while !self.ended.load(Ordering::Acquire) && !self.failed.load(Ordering::Acquire) {
-            std::thread::sleep(TICK);
+        while !self.ended.sleep(TICK) && !self.failed.load(Ordering::Acquire) {
             if spoke.elapsed() >= KEEP_ALIVE {
                 self.order(&DiskOrder::KeepAlive)?;
                 spoke = Instant::now();
@@ -320,7 +319,7 @@ impl Session<'_> {
     fn say_goodbye(&self, listener: &std::thread::ScopedJoinHandle<'_, ()>) {
         // Everything is durable and sealed: an error from here on changes nothing.
         drop(self.order(&DiskOrder::Goodbye));
-        self.ended.store(true, Ordering::Release);
+        self.ended.stop();
         let since = Instant::now();
         while !listener.is_finished() && since.elapsed() < GOODBYE_MAX {
             std::thread::sleep(Duration::from_millis(5));

@@ -4,7 +4,6 @@
 //! failure breaks all connections; what was written is made durable nevertheless, and the source comes back.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -31,6 +30,8 @@ use crate::signature::hex;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the checkpoint thread looks whether something is to do.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the session looks for a request to stop.
+const WATCH: Duration = Duration::from_millis(50);
 /// Pause while waiting for frames that are still on their way.
 const NAP: Duration = Duration::from_millis(2);
 
@@ -73,7 +74,7 @@ pub fn serve(
         holdings,
         reports: &reports,
         failure: Mutex::new(None),
-        ended: AtomicBool::new(false),
+        ended: StopFlag::default(),
         breakers: &breakers,
     };
     let result = session.run(&mut control, data, stop);
@@ -150,7 +151,7 @@ struct Session<'a> {
     reports: &'a Reports,
     /// The first failure of any thread.
     failure: Mutex<Option<Error>>,
-    ended: AtomicBool,
+    ended: StopFlag,
     breakers: &'a [Breaker],
 }
 
@@ -173,7 +174,9 @@ impl Session<'_> {
                 })
             });
             let result = result.and_then(|()| self.follow_orders(control));
-            self.ended.store(true, Ordering::Release);
+            self.ended.stop();
+            // Wakes the checkpoint thread.
+            let _ = due.try_send(());
             if let Err(error) = &result {
                 // The control connection fails, too, when another thread has failed: that one has told why.
                 if self.lock_failure().is_none() {
@@ -205,7 +208,7 @@ impl Session<'_> {
     /// Turns the failure of a thread into the end of the session.
     fn guard(&self, result: Result<()>) {
         if let Err(error) = result
-            && !self.ended.load(Ordering::Acquire)
+            && !self.ended.is_stopped()
         {
             self.reports.failed(&error);
             self.lock_failure().get_or_insert(error);
@@ -216,7 +219,7 @@ impl Session<'_> {
     /// Keeps the source from thinking that nobody is there, and looks for a request to stop.
     fn watch(&self, stop: &StopFlag) -> Result<()> {
         let mut spoke_at = Instant::now();
-        while !self.ended.load(Ordering::Acquire) {
+        while !self.ended.sleep(WATCH) {
             if stop.is_stopped() {
                 return Err(Error::new(Kind::Stopped, "go on: the receiver was told to stop"));
             }
@@ -224,7 +227,6 @@ impl Session<'_> {
                 self.reports.send(&DiskReport::KeepAlive)?;
                 spoke_at = Instant::now();
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
@@ -256,8 +258,11 @@ impl Session<'_> {
     fn make_checkpoints(&self, due: &Receiver<()>) -> Result<()> {
         let mut acknowledged = 0;
         let mut saved_at = Instant::now();
-        while !self.ended.load(Ordering::Acquire) {
+        loop {
             let asked = due.recv_timeout(TICK).is_ok();
+            if self.ended.is_stopped() {
+                return Ok(());
+            }
             if !asked && saved_at.elapsed() < CHECKPOINT_INTERVAL {
                 continue;
             }
@@ -268,7 +273,6 @@ impl Session<'_> {
                 self.reports.send(&DiskReport::Durable { frames })?;
             }
         }
-        Ok(())
     }
 
     fn follow_orders(&self, control: &mut FrameReader) -> Result<()> {
@@ -387,7 +391,7 @@ impl Session<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn long_work_gives_signs_of_life_and_ends_them() {
