@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_SAMPLE_RAW: u64 = 1 << 10;
+/// First of the attribute's flags.
+const DISABLED: u64 = 1;
 /// `PERF_ATTR_SIZE_VER0`: every kernel accepts this length.
 const ATTRIBUTE_LEN: usize = 64;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
@@ -27,7 +29,7 @@ const ROOM_MIN: u64 = 4096;
 /// Largest record: the header's length field has 16 bits.
 const RECORD_LEN_MAX: usize = 1 << 16;
 
-/// Opens tracepoint `id` on `cpu`, for all processes.
+/// Opens tracepoint `id` on `cpu`, for all processes; it makes no records before it is enabled.
 pub(crate) fn open_tracepoint(id: u64, cpu: u32) -> io::Result<OwnedFd> {
     let mut attribute = [0u8; ATTRIBUTE_LEN];
     attribute[0..4].copy_from_slice(&PERF_TYPE_TRACEPOINT.to_ne_bytes());
@@ -35,6 +37,7 @@ pub(crate) fn open_tracepoint(id: u64, cpu: u32) -> io::Result<OwnedFd> {
     attribute[8..16].copy_from_slice(&id.to_ne_bytes());
     attribute[16..24].copy_from_slice(&1u64.to_ne_bytes()); // every event is a sample
     attribute[24..32].copy_from_slice(&PERF_SAMPLE_RAW.to_ne_bytes());
+    attribute[40..48].copy_from_slice(&DISABLED.to_ne_bytes());
     // SAFETY: the attribute states its own length and outlives the call.
     let result = unsafe {
         libc::syscall(
@@ -53,10 +56,11 @@ pub(crate) fn open_tracepoint(id: u64, cpu: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
 }
 
-/// Runs `program` at every hit of the tracepoint, on all CPUs, for as long as `event` is open.
+/// Runs `program` at every hit of the tracepoint, on all CPUs, for as long as `event` is open. The event itself stays
+/// disabled: the kernel runs programs before it looks for listeners (`perf_trace_run_bpf_submit`), and a listener without
+/// a ring would only cost time.
 pub(crate) fn attach_program(event: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
-    command(event, SET_BPF, program.as_raw_fd() as libc::c_ulong)?;
-    enable(event)
+    command(event, SET_BPF, program.as_raw_fd() as libc::c_ulong)
 }
 
 /// Lets only records pass that match `filter`, evaluated in the kernel.
@@ -69,7 +73,7 @@ pub(crate) fn share_ring(event: &OwnedFd, ring_owner: &OwnedFd) -> io::Result<()
     command(event, SET_OUTPUT, ring_owner.as_raw_fd() as libc::c_ulong)
 }
 
-/// Starts counting.
+/// Starts recording.
 pub(crate) fn enable(event: &OwnedFd) -> io::Result<()> {
     command(event, ENABLE, 0)
 }
