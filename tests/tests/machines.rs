@@ -22,7 +22,6 @@ mod vm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use go2cloud_tests::cloud::{Cloud, member};
 use go2cloud_tests::control::program;
@@ -36,8 +35,6 @@ use vm::{Bridge, Hardware, Machine, migration_image};
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const SOURCE_MAC: &str = "52:54:00:00:00:05";
 const TARGET_MAC: &str = "52:54:00:00:00:09";
-/// Longest wait for a job.
-const PATIENCE: Duration = Duration::from_secs(2400);
 
 /// A migration from beginning to end.
 struct Case {
@@ -236,24 +233,16 @@ fn count(words: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("ledger ")?.trim().parse().ok())
 }
 
-fn wait_for_success(cloud: &Cloud, job: &str, source: &Machine, target: &Machine) {
-    let end = Instant::now() + PATIENCE;
-    loop {
+/// Waits for the job's success; the source runs until then and after.
+fn wait_for_success(cloud: &Cloud, job: &str, source: &mut Machine, target: &Machine) {
+    source.wait("the job's success", |source| {
         let shown = cloud.job(job);
         match member(&shown, "Status").as_str() {
-            "SUCCESS" => return,
+            "SUCCESS" => Some(()),
             "FAILED" => panic!("{shown}\n{}\n{}", source.words(), target.console()),
-            _ => {}
+            _ => None,
         }
-        assert!(
-            Instant::now() < end,
-            "{shown}\n{}\n{}\n{}",
-            source.words(),
-            source.console(),
-            target.console()
-        );
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    });
 }
 
 /// Every file of the source's disk is at the target, byte for byte, but for those that the conversion says it changed

@@ -169,10 +169,10 @@ fn wait(context: &Context<'_>, once: bool) -> anyhow::Result<Exit> {
             "Waiting for a job from the console. Keep this program running until the job has ended.",
         );
         if context.plan.run.has_idle_target {
-            remark(
-                style,
-                "A job from the console names its own target: the one named here counts only with -console.",
-            );
+            let text =
+                "A job from the console names its own target: the one named here counts only with -console.";
+            remark(style, text);
+            tracing::warn!("{text}");
         }
     }
     let mut told = false;
