@@ -264,7 +264,7 @@ fn a_full_boot_partition_is_refused_before_anything_is_written() {
     let mounts = [(3, "/", "ro"), (2, "/boot", "ro")];
     let before = image.mounted(&mounts, snapshot);
     let output = convert(&image).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     // The file system decides how much of its last MiB it lets a file have.
     let free = image.mounted(&mounts, |root| {
@@ -274,7 +274,7 @@ fn a_full_boot_partition_is_refused_before_anything_is_written() {
     assert!(free < 8, "the partition is not full: {free} MiB are free");
     assert!(
         said.contains(&format!("/boot has {free} MiB free, making ")),
-        "{said}"
+        "{output:?}"
     );
     assert_eq!(differences(&before, &image.mounted(&mounts, snapshot)), [""; 0]);
 

@@ -175,8 +175,9 @@ pub fn isolated<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
                     .remedy("run as root")
             };
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).map_err(failed)?;
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private)
+            // What is unmounted outside must not stay mounted here.
+            let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", slave)
                 .map_err(|error| Error::io("separate mounts", "/", error.into()))?;
             work()
         });
@@ -388,15 +389,31 @@ fn check_file_system(volume: &Volume) -> Result<()> {
         return Ok(());
     }
     let device = volume.device.display().to_string();
-    let output = Command::new("e2fsck").args(["-p", &device]).output();
-    match output.map(|output| output.status.code()) {
-        Ok(Some(0 | 1)) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => Err(Error::new(
-            Kind::Corrupt,
-            format!("check the file system (e2fsck: {other:?})"),
-        )
+    let output = match Command::new("e2fsck").args(["-p", &device]).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        output => output.map_err(|error| Error::io("run e2fsck", &volume.device, error))?,
+    };
+    let said = |stream: &[u8]| String::from_utf8_lossy(stream).trim().replace('\n', "; ");
+    // The exit codes of e2fsck(8): 1 is "errors corrected", from 8 on it could not look.
+    let (what, remedy) = match output.status.code() {
+        Some(0 | 1) => return Ok(()),
+        Some(code) if code >= 8 => (
+            "look at the file system",
+            "see that nothing else has the disk open, and try again",
+        ),
+        _ => (
+            "take the file system for a sound one",
+            "run one more replication round and try again; if it stays, run e2fsck at the source",
+        ),
+    };
+    let answer = format!(
+        "e2fsck: {}: {} {}",
+        output.status,
+        said(&output.stdout),
+        said(&output.stderr)
+    );
+    Err(Error::new(Kind::Corrupt, what)
         .on(&volume.device)
-        .remedy("run one more replication round and try again; if it stays, run e2fsck at the source")),
-    }
+        .because(answer)
+        .remedy(remedy))
 }
