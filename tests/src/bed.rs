@@ -265,9 +265,7 @@ impl Bed {
         }
         panic!("the run ended before it was killed: {:?}", process.wait());
     }
-}
 
-impl Bed {
     /// Runs `go2cloud sync --freeze` with `options` in a root file system of its own, on which the program, the secret, the
     /// state and the output lie, while somebody rewrites `/rewritten`; kernel file systems are those of this host. Returns
     /// the run's summary.

@@ -85,9 +85,7 @@ impl Writer {
         }
         since.elapsed()
     }
-}
 
-impl Writer {
     /// Kills one agent in its freeze, and stops another one in its: both times its watchdog thaws, at once or at a deadline of
     /// seven seconds. `command` starts one; its output goes to files of `bed`. Returns the one that stands still.
     ///

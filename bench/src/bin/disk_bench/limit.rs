@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// The kernel's two ways to say it: the folder of the groups, and the file with the limits of one.
-const WAYS: [(&str, &str); 2] = [
-    ("/sys/fs/cgroup/blkio", "blkio.throttle.read_bps_device"),
-    ("/sys/fs/cgroup", "io.max"),
+/// The kernel's two ways to say it: the folder of the groups, the file with the limits of one, and what the number is called.
+const WAYS: [(&str, &str, &str); 2] = [
+    ("/sys/fs/cgroup/blkio", "blkio.throttle.read_bps_device", ""),
+    ("/sys/fs/cgroup", "io.max", "rbps="),
 ];
 
 /// A control group with this process in it, until dropped.
@@ -22,7 +22,7 @@ impl ReadLimit {
     pub(crate) fn new(device: &Path, bytes_per_second: u64) -> Result<Self> {
         let number = fs::metadata(device)?.rdev();
         let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-        for (parent, file) in WAYS {
+        for (parent, file, key) in WAYS {
             // The newer way wants to be asked for.
             let _ = fs::write(format!("{parent}/cgroup.subtree_control"), "+io");
             let group = Path::new(parent).join(format!("g2c-block-bench-{}", std::process::id()));
@@ -30,10 +30,7 @@ impl ReadLimit {
                 continue;
             }
             let limit = Self { group };
-            let text = match file {
-                "io.max" => format!("{major}:{minor} rbps={bytes_per_second}"),
-                _ => format!("{major}:{minor} {bytes_per_second}"),
-            };
+            let text = format!("{major}:{minor} {key}{bytes_per_second}");
             if limit.write(file, &text).is_ok() {
                 limit.write("cgroup.procs", &std::process::id().to_string())?;
                 return Ok(limit);
