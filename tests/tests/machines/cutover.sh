@@ -31,6 +31,10 @@ sums() {
   done
 }
 
+# How far the counting has come, in its first and in its last file system.
+begun() { busybox wc -l </srv/boot/records; }
+ended() { busybox wc -l </srv/home/records; }
+
 # In how many ways the two members of a mirror hold its data.
 halves() {
   at=$(cat "/sys/block/$1/md/rd0/offset")
@@ -60,6 +64,7 @@ for volume in $VOLUMES; do
   busybox mkdir -p "$place"
   mount -t "$(kind "$volume")" "$(device "$volume")" "$place"
   busybox mkdir "$place/still"
+  : >"$place/records"
   for tool in lvm mdadm busybox mke2fs; do busybox cp "/usr/bin/$tool" "$place/still/"; done
 done
 
@@ -69,7 +74,6 @@ done
   while [ ! -e /tmp/stop ]; do
     number=$((number + 1))
     for volume in $VOLUMES; do echo $number >>"/srv/$(name "$volume")/records"; done
-    echo $number >/tmp/count
   done
 ) &
 counter=$!
@@ -83,17 +87,21 @@ counter=$!
 ) &
 churner=$!
 
+# A member that is still being made alike is written to in a freeze, too.
+for array in md0 md1; do
+  while [ "$(cat /sys/block/$array/md/sync_action)" != idle ]; do busybox sleep 0.2; done
+done
 ip link set lo up
 echo 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef >/tmp/secret
 busybox chmod 600 /tmp/secret
 /init --listen 127.0.0.1:443 --secret-file /tmp/secret --into-disk /dev/vdc --into-disk /dev/vdd --journal /tmp/journal &
 receiver=$!
-echo "first $(cat /tmp/count)"
+echo "first $(begun)"
 go2cloud sync --to 127.0.0.1:443 --secret-file /tmp/secret --state /tmp/state --disk /dev/vda --disk /dev/vdb \
   --freeze --freeze-max 60 --checksum --no-back-off --json >/tmp/events || echo "the copy failed"
 echo "summary $(busybox tail -n 1 /tmp/events)"
 busybox grep -o '"tracking": *"[^"]*"' /tmp/state/receipt.json
-echo "last $(cat /tmp/count)"
+echo "last $(ended)"
 touch /tmp/stop
 wait $counter $churner
 busybox kill $receiver

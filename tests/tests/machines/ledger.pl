@@ -37,6 +37,8 @@ while (1) {
     durable("$folder/log", '>>', record($n));
     # Overwritten in place: never empty.
     durable("$folder/index", -e "$folder/index" ? '+<' : '>', sprintf("%010d", $n));
-    open(my $count, '>', $result); print $count "$n\n"; close $count;
+    # Replaced: whoever reads it finds a number at any time.
+    open(my $count, '>', "$result.new"); print $count "$n\n"; close $count;
+    rename("$result.new", $result);
     select(undef, undef, undef, 0.1);
 }
