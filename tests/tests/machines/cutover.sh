@@ -68,6 +68,11 @@ for volume in $VOLUMES; do
   for tool in lvm mdadm busybox mke2fs; do busybox cp "/usr/bin/$tool" "$place/still/"; done
 done
 
+# A member that is still being made alike is written to in a freeze, too.
+for array in md0 md1; do
+  while [ "$(cat /sys/block/$array/md/sync_action)" != idle ]; do busybox sleep 0.2; done
+done
+
 # One counts in all of them, one round after the other; another one keeps the disks busy.
 (
   number=0
@@ -87,10 +92,6 @@ counter=$!
 ) &
 churner=$!
 
-# A member that is still being made alike is written to in a freeze, too.
-for array in md0 md1; do
-  while [ "$(cat /sys/block/$array/md/sync_action)" != idle ]; do busybox sleep 0.2; done
-done
 ip link set lo up
 echo 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef >/tmp/secret
 busybox chmod 600 /tmp/secret
