@@ -1,5 +1,5 @@
 //! Side-by-side benchmarks: go2cloud against rsync over ssh, the rsync daemon and tar|zstd|nc, on one machine, in two
-//! network namespaces joined by a link of a chosen speed.
+//! network namespaces joined by a link of a chosen speed; and `cp` as the yardstick for what the machine itself takes.
 //!
 //! `bench run` makes its own data, servers, keys and namespaces, copies each workload with each tool in turn (so that
 //! what else happens on the machine hits all of them), and prints medians as a Markdown table. Needs root, and the

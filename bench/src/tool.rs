@@ -33,6 +33,9 @@ pub(crate) enum Tool {
     RsyncDaemonCompressed,
     /// `tar | zstd -1 -T0 | nc`: no encryption, full copies only.
     Tar,
+    /// `cp -a` on the machine itself: no link, no encryption, no hashes, one processor. What reading and making files costs
+    /// there is in the time of every other tool, too.
+    Local,
 }
 
 /// One copy to make.
@@ -58,13 +61,14 @@ pub(crate) struct Job {
 
 impl Tool {
     /// All tools.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Go2cloud,
         Self::RsyncSsh,
         Self::RsyncSshCompressed,
         Self::RsyncDaemon,
         Self::RsyncDaemonCompressed,
         Self::Tar,
+        Self::Local,
     ];
 
     /// For tables and the command line.
@@ -76,18 +80,22 @@ impl Tool {
             Self::RsyncDaemon => "rsync-daemon",
             Self::RsyncDaemonCompressed => "rsync-daemon-z",
             Self::Tar => "tar-zstd-nc",
+            Self::Local => "cp",
         }
     }
 
     /// Whether anybody would use it on this link: compressing makes rsync slower on fast ones.
     pub(crate) fn suits(self, link: Link) -> bool {
-        !matches!(self, Self::RsyncSshCompressed | Self::RsyncDaemonCompressed)
-            || link == Link::HundredMegabit
+        match self {
+            Self::RsyncSshCompressed | Self::RsyncDaemonCompressed => link == Link::HundredMegabit,
+            Self::Local => link == Link::Unlimited,
+            _ => true,
+        }
     }
 
     /// Whether it can bring an existing copy up to date.
     pub(crate) fn is_incremental(self) -> bool {
-        self != Self::Tar
+        !matches!(self, Self::Tar | Self::Local)
     }
 
     /// Makes one copy and measures it: the server is up before the clock starts, the clock stops when the data are
@@ -97,17 +105,20 @@ impl Tool {
         fs::create_dir_all(&job.state)?;
         site.settle()?;
         let processor_before = children_seconds();
-        let mut server = Server::start(self.server(site, job)?, PORT)?;
+        let server = self.server(site, job)?;
+        let mut server = server.map(|server| Server::start(server, PORT)).transpose()?;
         let relay = job.round_trip_ms.map(|ms| relay(site, ms)).transpose()?;
         let client = self.client(site, job)?;
         let start = Instant::now();
         let mut sample = measure(
             &site.network,
             client,
-            (self == Self::Go2cloud).then(|| server.id()),
+            server.as_ref().filter(|_| self == Self::Go2cloud).map(Server::id),
         )
         .with_context(|| format!("{} failed", self.name()))?;
-        if self == Self::Tar {
+        if self == Self::Tar
+            && let Some(server) = &mut server
+        {
             server.wait()?;
             sample.seconds = start.elapsed().as_secs_f64();
         }
@@ -118,7 +129,7 @@ impl Tool {
         Ok(sample)
     }
 
-    fn server(self, site: &Site, job: &Job) -> Result<Command> {
+    fn server(self, site: &Site, job: &Job) -> Result<Option<Command>> {
         let network = &site.network;
         match self {
             Self::Go2cloud => {
@@ -132,7 +143,7 @@ impl Tool {
                     .arg("--journal")
                     .arg(job.state.join("journal"))
                     .stderr(fs::File::create(site.path("receiver.log"))?);
-                Ok(command)
+                Ok(Some(command))
             }
             Self::RsyncSsh | Self::RsyncSshCompressed => {
                 let config = site.path("sshd.conf");
@@ -146,7 +157,7 @@ impl Tool {
                 fs::write(&config, text)?;
                 let mut command = network.target.command("/usr/sbin/sshd");
                 command.arg("-D").arg("-f").arg(config);
-                Ok(command)
+                Ok(Some(command))
             }
             Self::RsyncDaemon | Self::RsyncDaemonCompressed => {
                 let config = site.path("rsyncd.conf");
@@ -161,8 +172,9 @@ impl Tool {
                     .args(["--address", &Network::TARGET.to_string()])
                     .arg("--config")
                     .arg(config);
-                Ok(command)
+                Ok(Some(command))
             }
+            Self::Local => Ok(None),
             Self::Tar => {
                 let mut command = network.target.command("bash");
                 let script = format!(
@@ -171,7 +183,7 @@ impl Tool {
                     quoted(&job.target)?
                 );
                 command.args(["-c", &script]);
-                Ok(command)
+                Ok(Some(command))
             }
         }
     }
@@ -209,6 +221,11 @@ impl Tool {
                     quoted(&job.source)?
                 );
                 command.args(["-c", &script]);
+                Ok(command)
+            }
+            Self::Local => {
+                let mut command = command("cp".as_ref());
+                command.args(["-a", "-T"]).args([&job.source, &job.target]);
                 Ok(command)
             }
             _ => {
