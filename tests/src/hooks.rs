@@ -105,6 +105,33 @@ impl Hooks {
         fs::write(self.path(instance, &format!("hold-{hook}")), "").expect("the folder of the instance");
     }
 
+    /// Lets `hook` wait for every instance, also for those that are made later, until [`Self::release_all`].
+    ///
+    /// # Panics
+    /// When the folder cannot be written to.
+    pub fn hold_all(&self, hook: &str) {
+        fs::write(self.path("", &format!("hold-{hook}")), "").expect("the folder of all instances");
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it was not held.
+    pub fn release_all(&self, hook: &str) {
+        fs::remove_file(self.path("", &format!("hold-{hook}"))).expect("it was held");
+    }
+
+    /// What a held hook was asked.
+    #[must_use]
+    pub fn asked(&self, hook: &str) -> Option<String> {
+        let instances = fs::read_dir(self.path("", "")).ok()?;
+        instances
+            .flatten()
+            .find_map(|instance| fs::read_to_string(instance.path().join(format!("held-{hook}"))).ok())
+            // Whole only when it has ended.
+            .filter(|request| request.ends_with('}'))
+    }
+
     /// Lets a hook go on.
     ///
     /// # Panics

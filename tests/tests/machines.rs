@@ -52,15 +52,18 @@ enum By {
     /// The administrator, who gives the source the target's address and secret: no control plane is asked.
     #[cfg(feature = "long")]
     Address,
+    /// A job that makes an image, by way of a transit instance: a machine that starts when it is asked for.
+    #[cfg(feature = "long")]
+    Image,
 }
 
 impl By {
     /// What the agent is started with.
     fn flags(&self) -> &'static str {
         match self {
-            Self::Job(_) => "-region local-1 -endpoint http://10.77.0.1:8443",
             #[cfg(feature = "long")]
             Self::Address => "-no-console -remote-ip 10.77.0.9 --secret-file /opt/go2cloud/secret",
+            _ => "-region local-1 -endpoint http://10.77.0.1:8443",
         }
     }
 }
@@ -85,18 +88,31 @@ fn migrate(case: &Case) -> Migrated {
     let source = source::disk(case.system, case.firmware, &cloud.key, case.by.flags());
     let target = blank();
     let folder = target.folder.path();
-    let mut receiving = start_receiving(case, &bridge, &source, &target);
-    // The agent begins at once where nobody has to make a job.
-    #[cfg(feature = "long")]
-    if matches!(case.by, By::Address) {
-        wait_for_migration_mode(&mut receiving);
-    }
-    let mut running = Machine::start(&source_hardware(case, &source), &bridge, folder, "source");
-    wait_for_migration_mode(&mut receiving);
-    let first = match &case.by {
-        By::Job(options) => run_job(&cloud, options, folder, &mut running, &receiving),
+    let start_receiving = |secret: &str| start_receiving(case, &bridge, &source, &target, secret);
+    let start_running = || Machine::start(&source_hardware(case, &source), &bridge, folder, "source");
+    let (first, running, mut receiving) = match &case.by {
+        By::Job(options) => {
+            let mut receiving = start_receiving(SECRET);
+            let mut running = start_running();
+            wait_for_migration_mode(&mut receiving);
+            let first = run_job(&cloud, options, folder, &mut running, &receiving);
+            (first, running, receiving)
+        }
         #[cfg(feature = "long")]
-        By::Address => running.wait("the ledger", |machine| count(&machine.words())),
+        By::Address => {
+            let mut receiving = start_receiving(SECRET);
+            // The agent begins at once where nobody has to make a job.
+            wait_for_migration_mode(&mut receiving);
+            let mut running = start_running();
+            let first = running.wait("the ledger", |machine| count(&machine.words()));
+            (first, running, receiving)
+        }
+        #[cfg(feature = "long")]
+        By::Image => {
+            let mut running = start_running();
+            let (first, receiving) = run_image_job(&cloud, start_receiving, &mut running);
+            (first, running, receiving)
+        }
     };
     receiving.wait_for_end();
     let last = count(&running.words()).unwrap();
@@ -123,15 +139,45 @@ fn run_job(cloud: &Cloud, options: &str, folder: &Path, running: &mut Machine, r
         "--name target --system-disk 4 --address 10.77.0.9:443 --secret-file {}",
         folder.join("secret").display()
     ));
+    let (source, first) = wait_for_source(cloud, running);
+    let line = format!("job create --source {source} --instance {instance} --start now --json {options}");
+    let job = member(&cloud.admin(&line), "JobId");
+    wait_for_success(cloud, &job, running, receiving);
+    first
+}
+
+/// Waits until the source is registered and its service writes. Gives its id, and how many records are durable.
+fn wait_for_source(cloud: &Cloud, running: &mut Machine) -> (String, u64) {
     let id = running.wait("the source's registration", |_| {
         let list = cloud.admin("source list --json");
         list.contains("ONLINE").then(|| member(&list, "SourceServerId"))
     });
-    let first = running.wait("the ledger", |machine| count(&machine.words()));
-    let line = format!("job create --source {id} --instance {instance} --start now --json {options}");
+    (id, running.wait("the ledger", |machine| count(&machine.words())))
+}
+
+/// Makes a job for an image, starts the transit instance's machine with the secret that the control plane has for it, and
+/// waits for the job's success.
+#[cfg(feature = "long")]
+fn run_image_job(
+    cloud: &Cloud,
+    start_receiving: impl FnOnce(&str) -> Machine,
+    running: &mut Machine,
+) -> (u64, Machine) {
+    let hooks = cloud.hooks();
+    let (source, first) = wait_for_source(cloud, running);
+    hooks.hold_all("enter");
+    let line = format!("job create --source {source} --image-name golden --start now --json");
     let job = member(&cloud.admin(&line), "JobId");
-    wait_for_success(cloud, &job, running, receiving);
-    first
+    let request = running.wait("a transit instance", |_| hooks.asked("enter"));
+    let mut receiving = start_receiving(&member(&request, "Secret"));
+    wait_for_migration_mode(&mut receiving);
+    let address = r#"{"Ip":"10.77.0.9","LanIp":"10.77.0.9","Port":443}"#;
+    hooks.answer(&member(&request, "InstanceId"), address);
+    hooks.release_all("enter");
+    wait_for_success(cloud, &job, running, &receiving);
+    let shown = cloud.job(&job);
+    assert!(member(&shown, "ImageId").starts_with("img-"), "{shown}");
+    (first, receiving)
 }
 
 /// A disk larger than the source's.
@@ -142,10 +188,10 @@ fn blank() -> Image {
     Image { folder, path }
 }
 
-fn start_receiving(case: &Case, bridge: &Bridge, source: &Image, target: &Image) -> Machine {
+fn start_receiving(case: &Case, bridge: &Bridge, source: &Image, target: &Image, secret: &str) -> Machine {
     let (disk, folder) = (&target.path, target.folder.path());
     let image = migration_image();
-    let mut settings = json!({ "secret": SECRET, "network": { "addresses": ["10.77.0.9/24"] } });
+    let mut settings = json!({ "secret": secret, "network": { "addresses": ["10.77.0.9/24"] } });
     if let Some(group) = case.volume_group {
         settings["inventory"] = on_a_logical_volume(source, group);
     }
@@ -410,4 +456,11 @@ fn an_ubuntu_is_migrated_block_by_block() {
 #[test]
 fn a_uefi_ubuntu_is_migrated_file_by_file() {
     assert_migrates(System::Ubuntu, Firmware::Uefi, By::Job(""));
+}
+
+/// The transit instance is prepared and converted as any target, and its disks become the image.
+#[cfg(feature = "long")]
+#[test]
+fn a_system_becomes_an_image() {
+    assert_migrates(System::Debian, Firmware::Bios, By::Image);
 }

@@ -12,8 +12,8 @@ if [ -e "fail-$hook" ]; then
     cat "fail-$hook" >&2
     exit 1
 fi
-while [ -e "hold-$hook" ]; do
-    : > "held-$hook"
+while [ -e "hold-$hook" ] || [ -e "../hold-$hook" ]; do
+    printf '%s' "$request" > "held-$hook"
     sleep 0.05
 done
 rm -f "held-$hook"
