@@ -49,6 +49,9 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// Instead of an instance, for holding a hook: all of them, those too that are made later.
+    pub const ALL: &str = "";
+
     /// Hooks whose receivers run in `place`.
     ///
     /// # Panics
@@ -103,22 +106,6 @@ impl Hooks {
     /// When the instance has no folder.
     pub fn hold(&self, instance: &str, hook: &str) {
         fs::write(self.path(instance, &format!("hold-{hook}")), "").expect("the folder of the instance");
-    }
-
-    /// Lets `hook` wait for every instance, also for those that are made later, until [`Self::release_all`].
-    ///
-    /// # Panics
-    /// When the folder cannot be written to.
-    pub fn hold_all(&self, hook: &str) {
-        fs::write(self.path("", &format!("hold-{hook}")), "").expect("the folder of all instances");
-    }
-
-    /// Lets it go on.
-    ///
-    /// # Panics
-    /// When it was not held.
-    pub fn release_all(&self, hook: &str) {
-        fs::remove_file(self.path("", &format!("hold-{hook}"))).expect("it was held");
     }
 
     /// What a held hook was asked.

@@ -163,9 +163,11 @@ fn run_image_job(
     start_receiving: impl FnOnce(&str) -> Machine,
     running: &mut Machine,
 ) -> (u64, Machine) {
+    use go2cloud_tests::hooks::Hooks;
+
     let hooks = cloud.hooks();
     let (source, first) = wait_for_source(cloud, running);
-    hooks.hold_all("enter");
+    hooks.hold(Hooks::ALL, "enter");
     let line = format!("job create --source {source} --image-name golden --start now --json");
     let job = member(&cloud.admin(&line), "JobId");
     let request = running.wait("a transit instance", |_| hooks.asked("enter"));
@@ -173,7 +175,7 @@ fn run_image_job(
     wait_for_migration_mode(&mut receiving);
     let address = r#"{"Ip":"10.77.0.9","LanIp":"10.77.0.9","Port":443}"#;
     hooks.answer(&member(&request, "InstanceId"), address);
-    hooks.release_all("enter");
+    hooks.release(Hooks::ALL, "enter");
     wait_for_success(cloud, &job, running, &receiving);
     let shown = cloud.job(&job);
     assert!(member(&shown, "ImageId").starts_with("img-"), "{shown}");
