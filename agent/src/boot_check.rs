@@ -1,22 +1,33 @@
 //! The boot check before a cutover: what has arrived is started at the target, on an overlay, before the last round.
 //!
-//! The source goes on meanwhile; its rounds do not, for the disks under an overlay must not change. The state that is
-//! checked is one of a moment: the rounds before end with a freeze of their own, without the administrator's commands.
+//! What is checked is a state of one moment: a freeze of its own makes it, without the administrator's commands, and the
+//! target keeps it for the check while rounds go on.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use transfer::machine::{Address, Answer, Request, ask};
+use transfer::boot_check::{Question, Reply, ask};
+use transfer::link::auth::{Id, random_id};
 use transfer::progress::{StopFlag, Summary};
 use transfer::secret::Secret;
-use transfer::source::{Freeze, Rounds, SyncPlan};
+use transfer::source::{Lead, Next, Standing, SyncPlan};
 use transfer::storage::survey::interfaces;
 use transfer::{Error, Kind, Result};
 
 use crate::refusal::Refusals;
 
-/// Attempts in a row to reach the target: with their pauses some ten minutes.
+/// Attempts in a row to reach a target before anything is copied: with their pauses some ten minutes.
 const ATTEMPTS: u32 = 300;
+/// Pause between two of them.
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
+/// Pause between two rounds while the check runs.
+const ROUND_PAUSE: Duration = Duration::from_secs(10);
+/// How often the target is asked for its verdict.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+/// Checks that may be lost with a receiver that ended meanwhile.
+const LOSSES_MAX: u32 = 3;
 
 /// What follows when the copy does not boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +66,13 @@ pub struct BootCheck {
 pub struct Peer<'a> {
     target: Vec<SocketAddr>,
     secret: Secret,
-    tell: &'a dyn Fn(&str),
+    tell: &'a (dyn Fn(&str) + Sync),
     stop: &'a StopFlag,
 }
 
 impl<'a> Peer<'a> {
     /// The target of `plan`; `tell` shows people what goes on.
-    pub fn of(plan: &SyncPlan, tell: &'a dyn Fn(&str), stop: &'a StopFlag) -> Self {
+    pub fn of(plan: &SyncPlan, tell: &'a (dyn Fn(&str) + Sync), stop: &'a StopFlag) -> Self {
         Self {
             target: plan.target.clone(),
             secret: plan.secret.clone(),
@@ -71,46 +82,154 @@ impl<'a> Peer<'a> {
     }
 }
 
-/// Makes the rounds of `plan`, with a boot check before its cutover if one is wanted. `sync` makes rounds.
+/// Makes the rounds that `lead` wants, with a boot check before the last of them if one is wanted. `sync` makes rounds.
 ///
 /// # Errors
 /// The target cannot check, the copy does not boot, or what `sync` gives.
 pub fn copy(
     check: Option<&BootCheck>,
     peer: &Peer<'_>,
-    plan: &mut SyncPlan,
-    sync: &dyn Fn(&SyncPlan) -> Result<Summary>,
+    lead: &dyn Lead,
+    sync: &dyn Fn(&dyn Lead) -> Result<Summary>,
 ) -> Result<Summary> {
     let Some(check) = check else {
-        return sync(plan);
+        return sync(lead);
     };
     peer.can()?;
-    let (verify, freeze) = (plan.verify, plan.volume.freeze_mut().clone());
-    plan.verify = false;
-    *plan.volume.freeze_mut() = freeze.clone().map(rehearsal);
-    let mut total = sync(plan)?;
-    let verdict = check.verdict(peer)?;
-    plan.verify = verify;
-    *plan.volume.freeze_mut() = freeze;
-    plan.rounds = Rounds::Count(1);
-    total.add(sync(plan)?);
-    total.boot_check = Some(verdict);
-    Ok(total)
+    let checked = Checked {
+        check,
+        peer,
+        lead,
+        stage: Mutex::new(Stage::Before),
+        losses: Mutex::new(0),
+    };
+    let mut summary = sync(&checked)?;
+    if let Stage::Over(verdict) = checked.stage.into_inner().expect("no thread panics in it") {
+        summary.boot_check = Some(verdict);
+    }
+    Ok(summary)
+}
+
+/// How far the check has come.
+enum Stage {
+    /// Its turn comes before the last round.
+    Before,
+    /// The target holds a state of one moment.
+    Moment,
+    /// It runs, under this name.
+    Running(Id),
+    /// This is its verdict.
+    Over(Value),
+}
+
+/// Leads as `lead` does, with the check before the end.
+struct Checked<'a> {
+    check: &'a BootCheck,
+    peer: &'a Peer<'a>,
+    lead: &'a dyn Lead,
+    stage: Mutex<Stage>,
+    losses: Mutex<u32>,
+}
+
+impl Lead for Checked<'_> {
+    fn next(&self, standing: Standing) -> Result<Next> {
+        let mut stage = self.stage();
+        if let Stage::Before = *stage {
+            let next = self.lead.next(standing)?;
+            if matches!(next, Next::Round | Next::Moment) {
+                return Ok(next);
+            }
+            *stage = Stage::Moment;
+            return Ok(Next::Moment);
+        }
+        if let Stage::Moment = *stage {
+            *stage = Stage::Running(self.begin()?);
+        }
+        if let Stage::Running(id) = *stage {
+            let Some(outcome) = self.wait(id)? else {
+                return Ok(Next::Round);
+            };
+            let Some(verdict) = outcome.verdict() else {
+                let mut losses = self.losses.lock().expect("no thread panics in it");
+                *losses += 1;
+                if *losses > LOSSES_MAX {
+                    return Err(refused("the receiver ended during each check".to_owned()));
+                }
+                *stage = Stage::Moment;
+                return Ok(Next::Moment);
+            };
+            *stage = Stage::Over(self.check.judge(verdict, self.peer)?);
+        }
+        Ok(Next::Last)
+    }
+}
+
+/// How a check ended.
+enum Outcome {
+    Verdict(Value),
+    /// The target knows nothing of it: its receiver was started anew.
+    Lost,
+}
+
+impl Outcome {
+    fn verdict(self) -> Option<Value> {
+        match self {
+            Self::Verdict(verdict) => Some(verdict),
+            Self::Lost => None,
+        }
+    }
+}
+
+impl Checked<'_> {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().expect("no thread panics in it")
+    }
+
+    /// Begins a check of what the target holds now. An older one, of an agent that is gone, is waited for.
+    fn begin(&self) -> Result<Id> {
+        let id = random_id()?;
+        let wish =
+            serde_json::json!({ "convert": self.check.convert, "interfaces": interfaces() }).to_string();
+        let begin = Question::Begin { id, wish };
+        loop {
+            match self.peer.ask(&begin)? {
+                Reply::UnderWay => {
+                    (self.peer.tell)("the copy is started in a virtual machine, on an overlay");
+                    return Ok(id);
+                }
+                Reply::Busy => self.peer.sleep(ASK_PAUSE)?,
+                Reply::Refused { text } => return Err(refused(text)),
+                Reply::Done { .. } | Reply::Unknown => return Err(out_of_turn()),
+            }
+        }
+    }
+
+    /// Waits for its end, but no longer than until the next round.
+    fn wait(&self, id: Id) -> Result<Option<Outcome>> {
+        let round_at = Instant::now() + ROUND_PAUSE;
+        loop {
+            let value = match self.peer.ask(&Question::Verdict { id })? {
+                Reply::Done { text } => serde_json::from_str(&text).map_err(|error| {
+                    Error::new(Kind::Corrupt, "understand the boot check's verdict").because(error)
+                })?,
+                // Not even a machine could be made of it.
+                Reply::Refused { text } => serde_json::json!({ "ok": false, "error": text }),
+                Reply::Unknown => return Ok(Some(Outcome::Lost)),
+                Reply::UnderWay if Instant::now() >= round_at => return Ok(None),
+                Reply::UnderWay => {
+                    self.peer.sleep(ASK_PAUSE)?;
+                    continue;
+                }
+                Reply::Busy => return Err(out_of_turn()),
+            };
+            return Ok(Some(Outcome::Verdict(value)));
+        }
+    }
 }
 
 impl BootCheck {
-    fn verdict(&self, peer: &Peer<'_>) -> Result<Value> {
-        let wish = serde_json::json!({ "convert": self.convert, "interfaces": interfaces() });
-        let unclear = |error: serde_json::Error| {
-            Error::new(Kind::Corrupt, "understand the boot check's verdict").because(error)
-        };
-        let verdict: Value = match peer.ask(&Request::BootCheck {
-            wish: wish.to_string(),
-        })? {
-            Ok(text) => serde_json::from_str(&text).map_err(unclear)?,
-            // Not even a machine could be made of it.
-            Err(text) => serde_json::json!({ "ok": false, "error": text }),
-        };
+    /// Tells what was found, and whether it may go on.
+    fn judge(&self, verdict: Value, peer: &Peer<'_>) -> Result<Value> {
         if verdict["ok"] == true {
             let root = verdict["inside"]["root"].as_str().unwrap_or("-");
             (peer.tell)(&format!(
@@ -139,37 +258,35 @@ impl Peer<'_> {
     /// # Errors
     /// It cannot, or cannot be reached.
     pub fn can(&self) -> Result<()> {
-        self.ask(&Request::CanBootCheck)?.map(drop).map_err(refused)
-    }
-
-    /// What it answers, or why it does not do it.
-    fn ask(&self, request: &Request) -> Result<std::result::Result<String, String>> {
-        let address = Address {
-            target: &self.target,
-            secret: &self.secret,
-            attempts: ATTEMPTS,
-        };
-        match ask(&address, request, self.tell, self.stop)? {
-            Answer::Done { text } => Ok(Ok(text)),
-            Answer::Refused { text } => Ok(Err(text)),
-            Answer::NotAMachine => Err(refused(
-                "this receiver knows no boot check: install a newer one".to_owned(),
-            )),
+        for _ in 1..ATTEMPTS {
+            match self.ask(&Question::Can) {
+                Ok(Reply::Refused { text }) => return Err(refused(text)),
+                Err(error) if error.kind() == Kind::Retry => self.sleep(ATTEMPT_PAUSE)?,
+                answered => return answered.map(drop),
+            }
         }
+        self.ask(&Question::Can).map(drop)
     }
-}
 
-/// The freeze of the state that is checked: nobody's services are stopped for it.
-fn rehearsal(freeze: Freeze) -> Freeze {
-    Freeze {
-        before: None,
-        after: None,
-        ..freeze
+    fn ask(&self, question: &Question) -> Result<Reply> {
+        ask(&self.target, &self.secret, question)
+    }
+
+    fn sleep(&self, pause: Duration) -> Result<()> {
+        if self.stop.sleep(pause) {
+            return Err(Error::new(Kind::Stopped, "wait for the target's boot check"));
+        }
+        Ok(())
     }
 }
 
 fn refused(text: String) -> Error {
     Error::new(Kind::Refused, "check that the copy boots").remedy(text)
+}
+
+fn out_of_turn() -> Error {
+    Error::new(Kind::Corrupt, "understand what the target says of a boot check")
+        .remedy("use the same release of go2cloud on both sides")
 }
 
 #[cfg(test)]

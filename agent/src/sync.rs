@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use transfer::progress::{Observer, StopFlag, Summary};
-use transfer::source::{SourceVolume, SyncPlan};
+use transfer::source::{Lead, SourceVolume};
 use transfer::{Error, Kind};
 
 use crate::bandwidth::{Limit, Watch};
@@ -24,7 +24,7 @@ use plan::Plan;
 
 /// Checks the arguments, copies, and reports, unless there are `refusals` or these find some.
 pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
-    let mut plan = match Plan::check(args, refusals) {
+    let plan = match Plan::check(args, refusals) {
         Ok(plan) => plan,
         Err(refusals) => return refusals.print(),
     };
@@ -39,23 +39,24 @@ pub fn run(args: &SyncArgs, refusals: Refusals) -> Exit {
     let _requests = Watch::start(roots.collect(), limit);
     let observer = output::observer(plan.style);
     let began = jiff::Timestamp::now();
-    let result = copy(&mut plan, observer.as_ref(), &stop);
+    let result = copy(&plan, observer.as_ref(), &stop);
     drop(observer);
     keep_receipt(args, &plan, began, &result);
     report(&plan, result)
 }
 
 /// Copies; before the cutover what has arrived is started for a check, if that was asked for.
-fn copy(plan: &mut Plan, observer: &dyn Observer, stop: &StopFlag) -> transfer::Result<Summary> {
-    let sync = |plan: &SyncPlan| transfer::source::sync(plan, observer, stop);
+fn copy(plan: &Plan, observer: &dyn Observer, stop: &StopFlag) -> transfer::Result<Summary> {
+    let sync_plan = &plan.sync;
+    let sync = |lead: &dyn Lead| transfer::source::sync_led(sync_plan, lead, observer, stop);
     let check = plan.boot_check.map(|consequence| BootCheck {
         consequence,
         convert: serde_json::json!({}),
     });
     let style = plan.style;
     let tell = |text: &str| output::remark(style, text);
-    let peer = boot_check::Peer::of(&plan.sync, &tell, stop);
-    boot_check::copy(check.as_ref(), &peer, &mut plan.sync, &sync)
+    let peer = boot_check::Peer::of(sync_plan, &tell, stop);
+    boot_check::copy(check.as_ref(), &peer, &sync_plan.rounds, &sync)
 }
 
 /// Writes the receipt, of a failure too; a run that was only stopped goes on. How it ended does not depend on this.

@@ -1,11 +1,13 @@
 //! Proof that a target boots, without touching it: a copy-on-write overlay over its disks is converted and started in a
-//! virtual machine on a network that leads nowhere. It can run while replication goes on; the disks are only read.
+//! virtual machine on a network that leads nowhere. It can run while replication goes on: what a receiver's rounds replace
+//! meanwhile it puts aside first. The disks are only read.
 //!
 //! The story: overlays → convert in them → add a probe → start → wait for the probe's words, or for the deadline →
 //! screenshot, verdict. Whatever happens, machine, overlays and loop devices are released.
 
 pub mod desk;
 mod machine;
+mod nbd;
 mod overlay;
 mod probe;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use transfer::progress::StopFlag;
 use transfer::{Error, Kind, Result};
 
 use crate::convert::attach::{Access, Disks, Mounted, isolated};
@@ -24,7 +27,7 @@ use crate::convert::machine::{Firmware, Machine, Pin};
 use crate::convert::options::Options;
 use crate::convert::{self, Unwatched};
 use machine::{Hardware, VirtualMachine};
-use overlay::Overlay;
+use overlay::{Below, Overlay};
 use probe::Words;
 
 /// Arguments of `boot-check`.
@@ -82,7 +85,7 @@ pub struct Verdict {
     pub kernel_reached: bool,
     /// What the probe inside said; `None` when it never did.
     pub inside: Option<Words>,
-    /// Why the check ended: `probe`, `deadline` or `machine ended`.
+    /// Why the check ended: `probe`, `deadline`, `machine ended` or `stopped`.
     pub ended: &'static str,
     /// Seconds from power on to the end.
     pub seconds: u64,
@@ -97,13 +100,14 @@ pub struct Verdict {
 /// # Errors
 /// The overlay cannot be made or converted, or the machine does not start.
 pub fn run(args: &BootCheckArgs) -> Result<bool> {
-    let verdict = check(args)?;
+    let below: Vec<Below<'_>> = args.disk.iter().map(|disk| Below::Disk(disk)).collect();
+    let verdict = check(args, &below, &StopFlag::default())?;
     show(&verdict, args.json)?;
     Ok(verdict.ok)
 }
 
-/// Makes the check.
-fn check(args: &BootCheckArgs) -> Result<Verdict> {
+/// Makes the check on overlays over `below`. Told to stop, it does not wait for the system to come up.
+fn check(args: &BootCheckArgs, below: &[Below<'_>], stop: &StopFlag) -> Result<Verdict> {
     if rustix::process::geteuid().as_raw() != 0 {
         return Err(Error::new(Kind::Usage, "check that a system boots").remedy("run as root"));
     }
@@ -111,14 +115,13 @@ fn check(args: &BootCheckArgs) -> Result<Verdict> {
         .map_err(|error| Error::io("make the output folder", &args.output, error))?;
     let output = std::fs::canonicalize(&args.output)
         .map_err(|error| Error::io("find the output folder", &args.output, error))?;
-    let overlays = args
-        .disk
+    let overlays = below
         .iter()
         .enumerate()
-        .map(|(index, disk)| Overlay::new(disk, &output.join(format!("overlay-{index}.qcow2"))))
+        .map(|(index, below)| Overlay::new(below, &output.join(format!("overlay-{index}.qcow2"))))
         .collect::<Result<Vec<_>>>()?;
     let (converted, firmware) = prepare(args, &overlays)?;
-    let verdict = start(args, &output, &overlays, converted, firmware)?;
+    let verdict = start(args, &output, &overlays, converted, firmware, stop)?;
     for overlay in overlays {
         overlay.discard();
     }
@@ -157,6 +160,7 @@ fn start(
     overlays: &[Overlay],
     converted: Option<bool>,
     firmware: Firmware,
+    stop: &StopFlag,
 ) -> Result<Verdict> {
     let hardware = Hardware {
         disks: overlays.iter().map(|overlay| overlay.path.clone()).collect(),
@@ -179,7 +183,10 @@ fn start(
             ended = "machine ended";
             break;
         }
-        std::thread::sleep(Duration::from_millis(500));
+        if stop.sleep(Duration::from_millis(500)) {
+            ended = "stopped";
+            break;
+        }
     }
     let screenshot = machine.screenshot(&output.join("screen.png"));
     let seconds = begin.elapsed().as_secs();

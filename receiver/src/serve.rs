@@ -21,8 +21,8 @@ use crate::plan::Plan;
 /// The address cannot be listened on, or the medium refuses.
 pub fn serve(plan: Plan, output: &Output) -> Result<()> {
     let stop = stop_on_signals()?;
-    let desk = BootDesk::new(&plan.serve.volume, &plan.serve.journal);
-    let receiver = Receiver::bind(plan.serve)?.with_desk(Arc::new(desk));
+    let desk = BootDesk::new(&plan.serve.journal);
+    let receiver = Receiver::bind(plan.serve)?.with_checker(Arc::new(desk));
     output.listening(receiver.local_addr(), receiver.receipt_key());
     receiver.run(output, &stop)
 }

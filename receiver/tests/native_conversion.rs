@@ -9,15 +9,20 @@ mod image;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use image::{Image, debian, file_system_uuid, run};
-use transfer::machine::{Address, Answer, Request, ask};
-use transfer::progress::StopFlag;
+use transfer::boot_check::{Question, Reply, ask};
+use transfer::progress::{Silent, StopFlag};
 use transfer::secret::Secret;
+use transfer::source::{Compression, DisksSource, Retry, Rounds, SourceVolume, SyncPlan, sync};
+use transfer::throttle::Throttle;
 
 const INTERFACE: &str = "ens192,00:50:56:aa:bb:cc,52:54:00:12:34:56";
 
@@ -213,7 +218,7 @@ fn a_conversion_that_was_killed_goes_on() {
         .map_while(Result::ok)
         .find(|line| line.contains("running update-initramfs"));
     assert!(started.is_some());
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(1500));
     child.kill().unwrap();
     child.wait().unwrap();
     let left = Command::new("pgrep")
@@ -307,8 +312,7 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
         );
         fs::create_dir_all(place.join("boot/efi")).unwrap();
     });
-    let folder = tempfile::tempdir().unwrap();
-    assert_boots_beforehand(&image, &folder.path().join("boot-check"));
+    assert_boots_beforehand(&image);
     let done = report(&image, &[]);
     assert_eq!(
         (done["machine"]["firmware"].as_str(), &done["ok"]),
@@ -322,59 +326,144 @@ fn a_uefi_system_gets_the_path_that_firmware_tries() {
     assert!(is_nothing_to_do(&report(&image, &[])));
 }
 
-/// What a receiver of this disk answers a source that asks for a boot check; its files lie below `folder`.
-fn check_for_a_source(image: &Image, folder: &Path) -> serde_json::Value {
-    fs::create_dir_all(folder).unwrap();
-    let key = folder.join("key");
-    fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
-    let mut receiver = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
-        .args(["--listen", "127.0.0.1:0", "--json", "--secret-file"])
-        .arg(&key)
-        .arg("--journal")
-        .arg(folder)
-        .arg("--into-disk")
-        .arg(&image.path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let stdout = receiver.stdout.take().unwrap();
-    BufReader::new(stdout).read_line(&mut line).unwrap();
-    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = Address {
-        target: &[ready["address"].as_str().unwrap().parse().unwrap()],
-        secret: &Secret::from_file(&key).unwrap(),
-        attempts: 1,
-    };
-    let [name, mac] = [0, 1].map(|at| INTERFACE.split(',').nth(at).unwrap());
-    let wish = serde_json::json!({ "timeout": 1100, "interfaces": [{ "name": name, "mac": mac }] });
-    let requests = [
-        Request::CanBootCheck,
-        Request::BootCheck {
-            wish: wish.to_string(),
-        },
-    ];
-    let answers = requests.map(|request| ask(&address, &request, &|_| {}, &StopFlag::default()));
-    receiver.kill().unwrap();
-    receiver.wait().unwrap();
-    let [can, verdict] = answers.map(Result::unwrap);
-    assert!(matches!(can, Answer::Done { .. }), "{can:?}");
-    match verdict {
-        Answer::Done { text } => serde_json::from_str(&text).unwrap(),
-        other => panic!("{other:?}"),
+/// A receiver of a disk; it ends when this is dropped.
+struct Receiving {
+    program: Child,
+    address: SocketAddr,
+    secret: Secret,
+}
+
+impl Receiving {
+    fn start(disk: &Path, folder: &Path) -> Self {
+        let key = folder.join("key");
+        fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_go2cloud-receiver"))
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--json",
+                "--overwrite",
+                "--secret-file",
+            ])
+            .arg(&key)
+            .arg("--journal")
+            .arg(folder.join("journal"))
+            .arg("--into-disk")
+            .arg(disk)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = program.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self {
+            program,
+            address: ready["address"].as_str().unwrap().parse().unwrap(),
+            secret: Secret::from_file(&key).unwrap(),
+        }
+    }
+
+    fn ask(&self, question: &Question) -> Reply {
+        ask(&[self.address], &self.secret, question).unwrap()
+    }
+
+    fn verdict(&self, question: &Question) -> serde_json::Value {
+        loop {
+            match self.ask(question) {
+                Reply::UnderWay => std::thread::sleep(Duration::from_millis(500)),
+                Reply::Done { text } => return serde_json::from_str(&text).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// A round of a disk, read back and compared.
+    fn take(&self, disk: &str, state: PathBuf) {
+        let plan = SyncPlan {
+            target: vec![self.address],
+            secret: self.secret.clone(),
+            connections: 2,
+            volume: SourceVolume::Disks(DisksSource {
+                disks: vec![disk.into()],
+                freeze: None,
+            }),
+            state,
+            throttle: Arc::new(Throttle::new(0)),
+            compression: Compression::Off,
+            verify: true,
+            rounds: Rounds::Count(1),
+            retry: Retry::Never,
+            gives_way: false,
+        };
+        let summary = sync(&plan, &Silent, &StopFlag::default()).unwrap();
+        assert!(summary.ok && summary.bytes_data > 200 << 20, "{summary:?}");
+        assert_eq!(summary.verified.unwrap().repaired, 0);
     }
 }
 
-/// Before the cutover: the system is converted on an overlay and started by firmware that does not know it, and nothing
-/// of this is left on the disk.
-fn assert_boots_beforehand(image: &Image, folder: &Path) {
-    let digest = |path: &Path| {
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+/// A disk with something else than a system.
+fn other_disk() -> Image {
+    let other = Image::new(1500, "label: gpt\ntype=L\n");
+    let attached = other.attach();
+    run("mkfs.ext4", &["-q", &attached.partition(1)]);
+    drop(attached);
+    other.mounted(&[(1, "/", "rw")], |root| {
+        let mut noise = fs::File::open("/dev/urandom").unwrap().take(200 << 20);
+        std::io::copy(&mut noise, &mut fs::File::create(root.join("noise")).unwrap()).unwrap();
+    });
+    other
+}
+
+/// Before the cutover: the system is converted on an overlay and started by firmware that does not know it, while a round
+/// writes another disk's content over it; and nothing of the check is left on that disk.
+fn assert_boots_beforehand(image: &Image) {
+    let other = other_disk();
+    let folder = image.folder.path();
+    let target = folder.join("target.img");
+    run(
+        "cp",
+        &[
+            "--sparse=always",
+            image.path.to_str().unwrap(),
+            target.to_str().unwrap(),
+        ],
+    );
+    let receiving = Receiving::start(&target, folder);
+    assert!(matches!(receiving.ask(&Question::Can), Reply::Done { .. }));
+    let [name, mac] = [0, 1].map(|at| INTERFACE.split(',').nth(at).unwrap());
+    let wish = serde_json::json!({ "timeout": 1100, "interfaces": [{ "name": name, "mac": mac }] });
+    let begin = |first| Question::Begin {
+        id: [first; 16],
+        wish: wish.to_string(),
+    };
+    assert_eq!(receiving.ask(&begin(1)), Reply::UnderWay);
+    assert_eq!(receiving.ask(&begin(2)), Reply::Busy, "one at a time");
+    assert_eq!(receiving.ask(&Question::Verdict { id: [2; 16] }), Reply::Unknown);
+    let question = Question::Verdict { id: [1; 16] };
+
+    let attached = other.attach();
+    receiving.take(&attached.device, folder.join("state"));
+    drop(attached);
+    let digest = || {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(fs::File::open(path).unwrap()).unwrap();
+        hasher.update_reader(fs::File::open(&target).unwrap()).unwrap();
         hasher.finalize()
     };
-    let before = digest(&image.path);
-    let verdict = check_for_a_source(image, folder);
+    let before = digest();
+    assert_eq!(
+        receiving.ask(&question),
+        Reply::UnderWay,
+        "all was replaced before the check had its verdict"
+    );
+    let verdict = receiving.verdict(&question);
     assert_eq!(verdict["ok"], true, "{verdict:#}");
     assert_eq!(verdict["converted"], true);
     assert_eq!(verdict["inside"]["hostname"], "oldhost");
@@ -383,15 +472,24 @@ fn assert_boots_beforehand(image: &Image, folder: &Path) {
         let path = Path::new(verdict[file].as_str().unwrap());
         assert!(fs::metadata(path).unwrap().len() > 0, "{file}");
     }
-    let left: Vec<String> = fs::read_dir(folder.join("boot-check"))
+    let left: Vec<String> = fs::read_dir(folder.join("journal/boot-check"))
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.contains("overlay"))
+        .filter(|name| {
+            ["overlay", "replaced", "disk"]
+                .iter()
+                .any(|file| name.contains(file))
+        })
         .collect();
     assert_eq!(left, [""; 0]);
-    assert_eq!(digest(&image.path), before, "the disk is only read");
-    assert_eq!(image.loops(), "", "a loop device is left over");
+    assert_eq!(digest(), before, "the disk is only read");
+    let target = target.to_str().unwrap();
+    assert_eq!(
+        run("losetup", &["--associated", target]),
+        "",
+        "a loop device is left over"
+    );
 }
 
 #[test]

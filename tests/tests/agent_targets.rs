@@ -90,6 +90,53 @@ fn a_mounted_disk_is_migrated_block_by_block() {
     compare(&medium.path(), target.folder.path(), options).assert_equal();
 }
 
+/// The figure of each round in the log of an agent.
+fn of_each_round(log: &str, figure: &str) -> Vec<u64> {
+    let figure = format!(" {figure}=");
+    let value = |line: &str| line.split_once(&figure)?.1.split(' ').next()?.parse().ok();
+    log.lines()
+        .filter(|line| line.contains("round finished round="))
+        .filter_map(value)
+        .collect()
+}
+
+#[test]
+fn the_rounds_of_an_incremental_phase_read_only_what_changed() {
+    let cloud = Cloud::new();
+    let medium = Medium::new(Format::Ext4, 96).unwrap();
+    let mut bytes = vec![0; 40 << 20];
+    Dice::new(1).fill(&mut bytes);
+    fs::write(medium.path().join("large"), &bytes).unwrap();
+    // Written back now, and not while the full round reads.
+    run(&mut Command::new("sync"));
+    let instance = cloud.create_instance("--kind disk --system-disk 1");
+    let line = format!(
+        "-region local-1 -endpoint http://{} -ignore-check --source-disk {}",
+        cloud.control.address,
+        medium.device().unwrap().display()
+    );
+    let _agent = cloud.spawn(&mut cloud.tool(&line));
+    let source = cloud.wait_for_source();
+    let job = cloud.start_job(
+        &source,
+        &format!("--block --instance {instance} --incremental-time 60"),
+    );
+    cloud.wait_for_message(&job, "incremental round 1 finished");
+    fs::write(medium.path().join("while it waits"), &bytes[..1 << 20]).unwrap();
+    cloud.wait_for_message(&job, "incremental round 2 finished");
+    assert_eq!(cloud.tool("finish").output().unwrap().status.code(), Some(0));
+    cloud.wait_for(&job, "SUCCESS");
+    let read = of_each_round(&cloud.log(), "bytes_read");
+    assert!(read.len() >= 4 && read[0] >= 40 << 20, "{read:?}");
+    assert!(read[read.len() - 1] < read[0] + (16 << 20), "{read:?}");
+    let target = Mounted::new(&image_in(&cloud.instance_folder(&instance)));
+    let options = Options {
+        projects: false,
+        ..Options::default()
+    };
+    compare(&medium.path(), target.folder.path(), options).assert_equal();
+}
+
 #[test]
 fn a_block_level_job_goes_on_after_a_pause_and_a_kill() {
     let cloud = Cloud::new();

@@ -4,6 +4,7 @@
 //! hashes, compresses and throttles it onto a [`link`]; the target verifies, writes and journals it, and acknowledges
 //! what is durable. This crate knows nothing of HTTP, jobs, terminals or environment variables.
 
+pub mod boot_check;
 pub mod compress;
 pub mod courtesy;
 pub mod disk;

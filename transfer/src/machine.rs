@@ -39,13 +39,6 @@ pub enum Request {
     Convert,
     /// Start it. Answered before the machine goes down.
     Restart,
-    /// Say whether a boot check is possible there.
-    CanBootCheck,
-    /// Start what arrived in a virtual machine, on a copy-on-write overlay. Answered by its verdict, a JSON object.
-    BootCheck {
-        /// A JSON document, described in docs/CONVERSION.md.
-        wish: String,
-    },
 }
 
 /// How a target answers.

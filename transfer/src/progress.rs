@@ -156,34 +156,6 @@ pub struct Summary {
     pub skipped: Vec<Skipped>,
 }
 
-impl Summary {
-    /// Adds a later run's figures.
-    pub fn add(&mut self, later: Self) {
-        *self = Self {
-            ok: later.ok,
-            files: later.files,
-            bytes_total: later.bytes_total,
-            verified: later.verified,
-            skipped: later.skipped,
-            frozen_ms: later.frozen_ms.or(self.frozen_ms),
-            boot_check: later.boot_check.or(self.boot_check.take()),
-            backed_off: self.backed_off + later.backed_off,
-            sent: self.sent + later.sent,
-            deleted: self.deleted + later.deleted,
-            renamed: self.renamed + later.renamed,
-            bytes_read: self.bytes_read + later.bytes_read,
-            bytes_data: self.bytes_data + later.bytes_data,
-            bytes_wire: self.bytes_wire + later.bytes_wire,
-            bytes_shared: self.bytes_shared + later.bytes_shared,
-            bytes_not_shared: self.bytes_not_shared + later.bytes_not_shared,
-            seconds: self.seconds + later.seconds,
-            rounds: self.rounds + later.rounds,
-            resumes: self.resumes + later.resumes,
-            sealed: later.sealed,
-        };
-    }
-}
-
 /// Pauses of reading, by what others had to wait for.
 #[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
 pub struct BackedOff {

@@ -4,27 +4,43 @@ pub mod conversation;
 pub mod counters;
 pub(crate) mod cutover;
 pub(crate) mod freeze_points;
+mod lead;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::cutover::Freeze;
+pub use self::lead::{Lead, Next, Standing};
 pub use crate::disk::source::DisksSource;
 use crate::error::Result;
 use crate::progress::{Observer, StopFlag, Summary};
 use crate::secret::Secret;
 use crate::throttle::Throttle;
 
-/// Copies a volume to a target, in rounds, and says what was done. Lost links are taken up again as the plan allows.
+/// Copies a volume to a target, in the rounds of the plan, and says what was done. Lost links are taken up again as the plan
+/// allows.
 ///
 /// # Errors
 /// [`crate::Kind`] says what the caller can do. What the target had made durable stays, and the next run goes on from
 /// there.
 pub fn sync(plan: &SyncPlan, observer: &dyn Observer, stop: &StopFlag) -> Result<Summary> {
+    sync_led(plan, &plan.rounds, observer, stop)
+}
+
+/// The same, in the rounds that `lead` wants.
+///
+/// # Errors
+/// As [`sync`], and what `lead` ends the run with.
+pub fn sync_led(
+    plan: &SyncPlan,
+    lead: &dyn Lead,
+    observer: &dyn Observer,
+    stop: &StopFlag,
+) -> Result<Summary> {
     match &plan.volume {
-        SourceVolume::Tree(source) => crate::tree::sync::sync(plan, source, observer, stop),
-        SourceVolume::Disks(source) => crate::disk::source::run(plan, source, observer, stop),
+        SourceVolume::Tree(source) => crate::tree::sync::sync(plan, source, lead, observer, stop),
+        SourceVolume::Disks(source) => crate::disk::source::run(plan, source, lead, observer, stop),
     }
 }
 
@@ -60,16 +76,6 @@ pub enum SourceVolume {
     Tree(TreeSource),
     /// Disks or partitions, block by block.
     Disks(DisksSource),
-}
-
-impl SourceVolume {
-    /// Whether and how the run ends with a cutover.
-    pub fn freeze_mut(&mut self) -> &mut Option<Freeze> {
-        match self {
-            Self::Tree(source) => &mut source.freeze,
-            Self::Disks(source) => &mut source.freeze,
-        }
-    }
 }
 
 /// A directory to copy.

@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::boot_check::{Checker, Question, Reply};
 pub use crate::disk::target::DiskTarget;
+use crate::disk::target::past::Past;
 use crate::error::{Kind, Result};
 use crate::link::auth::{Id, VolumeKind};
 use crate::link::errand::{self, Answer, Errand};
@@ -63,6 +65,7 @@ pub struct Receiver {
     target: RwLock<Arc<Target>>,
     journal: PathBuf,
     desk: Option<Arc<dyn Desk + Send>>,
+    checker: Option<Arc<dyn Checker>>,
     holdings: Arc<Holdings>,
     /// Signs receipts.
     key: SigningKey,
@@ -73,6 +76,8 @@ enum Target {
     Tree(Box<TreeTarget>),
     Disks {
         disks: Vec<DiskTarget>,
+        /// One for each disk.
+        pasts: Vec<Arc<Past>>,
         journal: PathBuf,
     },
     Nothing,
@@ -86,6 +91,10 @@ impl Target {
                 Self::Tree(Box::new(tree))
             }
             TargetVolume::Disks(disks) => Self::Disks {
+                pasts: disks
+                    .iter()
+                    .map(|disk| Arc::new(Past::of(disk.copy_path())))
+                    .collect(),
                 disks,
                 journal: journal.to_owned(),
             },
@@ -104,10 +113,20 @@ impl Target {
     fn serve(&self, accepted: Accepted, holdings: &Holdings, stop: &StopFlag) -> Result<()> {
         match self {
             Self::Tree(tree) => tree.serve(accepted, stop),
-            Self::Disks { disks, journal } => {
-                crate::disk::target::session::serve(accepted, disks, journal, holdings, stop)
-            }
+            Self::Disks {
+                disks,
+                pasts,
+                journal,
+            } => crate::disk::target::session::serve(accepted, disks, pasts, journal, holdings, stop),
             Self::Nothing => Ok(()),
+        }
+    }
+
+    /// The disks, if it is made of such.
+    fn pasts(&self) -> &[Arc<Past>] {
+        match self {
+            Self::Disks { pasts, .. } => pasts,
+            Self::Tree(_) | Self::Nothing => &[],
         }
     }
 }
@@ -144,6 +163,7 @@ impl Receiver {
             target: RwLock::new(Arc::new(target)),
             journal: plan.journal,
             desk: None,
+            checker: None,
             holdings,
             key,
         })
@@ -153,6 +173,13 @@ impl Receiver {
     #[must_use]
     pub fn with_desk(mut self, desk: Arc<dyn Desk + Send>) -> Self {
         self.desk = Some(desk);
+        self
+    }
+
+    /// Makes boot checks of its disks; without this they are refused.
+    #[must_use]
+    pub fn with_checker(mut self, checker: Arc<dyn Checker>) -> Self {
+        self.checker = Some(checker);
         self
     }
 
@@ -271,10 +298,26 @@ impl Receiver {
                 })
             }
             Errand::Probe { .. } => Answer::Received,
+            Errand::BootCheck(question) => Answer::BootCheck(self.reply(question)),
         });
         if let Err(error) = answered {
             tracing::info!(%error, "an errand failed");
         }
+    }
+
+    fn reply(&self, question: &Question) -> Reply {
+        let why = match &self.checker {
+            None => {
+                "this receiver cannot start what it receives: a machine in migration mode has no QEMU. Leave out --boot-check: \
+                 conversion verifies what arrived before it is started; or receive the disks on a host with QEMU \
+                 (go2cloud-receiver --into-disk)"
+            }
+            Some(checker) => match self.target().pasts() {
+                [] => "it takes whole disks: receive with --into-disk, or leave out --boot-check",
+                pasts => return checker.reply(question, pasts),
+            },
+        };
+        Reply::Refused { text: why.to_owned() }
     }
 
     fn serve(&self, accepted: Accepted, observer: &dyn Observer, stop: &StopFlag) {

@@ -9,6 +9,7 @@ mod bed;
 mod workload;
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ use sys::chunk_set::ChunkSet;
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::disk::medium::{DiskMedium, Medium};
 use transfer::disk::used_map::{Effort, survey};
-use transfer::source::{Rounds, SourceVolume};
+use transfer::progress::{Event, Observer};
+use transfer::source::{Lead, Next, Rounds, SourceVolume, Standing};
 use workload::Workload;
 
 const GPT: &str = "label: gpt\nsize=100M\nsize=320M\nsize=140M\nsize=20M\n";
@@ -346,4 +348,87 @@ fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
         "{error}"
     );
     std::fs::write(mount.point.join("not frozen"), b"x").unwrap();
+}
+
+/// Leads through a moment before the end, looks at what the target holds then, and changes something before every round.
+struct ThroughMoment<'a> {
+    source: &'a Path,
+    target: &'a Path,
+    handed_over: &'a Path,
+    steps: Mutex<Vec<Next>>,
+    tracked: Mutex<Vec<bool>>,
+}
+
+impl Lead for ThroughMoment<'_> {
+    fn next(&self, _: Standing) -> transfer::Result<Next> {
+        let mut steps = self.steps.lock().unwrap();
+        let left = steps.len();
+        let changing = self.source.join("changing");
+        if left == 2 {
+            let image = Image::attach(self.target);
+            fsck("ext4", &image.partition(1));
+            let held = mount(&image.partition(1), "ro");
+            assert_eq!(
+                std::fs::read(held.point.join("changing")).unwrap(),
+                std::fs::read(&changing).unwrap(),
+                "the state of that moment"
+            );
+            assert!(
+                !self.handed_over.exists(),
+                "nobody's services were stopped for it"
+            );
+        }
+        std::fs::write(changing, vec![left as u8; 100_000]).unwrap();
+        rustix::fs::sync();
+        Ok(steps.pop().unwrap())
+    }
+}
+
+impl Observer for ThroughMoment<'_> {
+    fn event(&self, event: &Event) {
+        if let Event::RoundStarted { tracked, .. } = event {
+            self.tracked.lock().unwrap().push(*tracked);
+        }
+    }
+}
+
+#[test]
+fn a_led_run_makes_a_moment_without_commands_and_reads_only_what_changes() {
+    let disk = LoopDevice::new("g2c-block-led", 200 * MIB, 512).unwrap();
+    partition(&disk, "label: gpt\nsize=180M\n");
+    make_file_system("ext4", &disk.partition(1));
+    let source = mount(&disk.partition(1), "noatime");
+    Workload::fill(&source.point, 3, 40 * MIB);
+    rustix::fs::sync();
+    let bed = Bed::new();
+    let (target, handed_over) = (bed.path("target.img"), bed.path("handed over"));
+    let lead = ThroughMoment {
+        source: &source.point,
+        target: &target,
+        handed_over: &handed_over,
+        steps: Mutex::new(vec![Next::Last, Next::Round, Next::Moment, Next::Round]),
+        tracked: Mutex::default(),
+    };
+    let mut plan = with_freeze(bed.plan(&[&disk.path]), Duration::from_secs(15));
+    let SourceVolume::Disks(volume) = &mut plan.volume else {
+        unreachable!()
+    };
+    volume.freeze.as_mut().unwrap().before = Some(format!("touch '{}'", handed_over.display()));
+    let summary = bed.sync_led(&[&target], plan, &lead, &lead).unwrap();
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert!(handed_over.exists());
+    let tracked = lead.tracked.into_inner().unwrap();
+    assert!(
+        tracked.len() >= 5 && !tracked[0] && tracked[1..].iter().all(|tracked| *tracked),
+        "{tracked:?}"
+    );
+    assert!(
+        summary.bytes_read < 100 * MIB,
+        "read once, and then what changed: {} bytes",
+        summary.bytes_read
+    );
+    let image = Image::attach(&target);
+    fsck("ext4", &image.partition(1));
+    let held = mount(&image.partition(1), "ro");
+    assert_trees_equal(&source.point, &held.point);
 }

@@ -127,7 +127,6 @@ impl Desk for Echo {
                 text: "no system".to_owned(),
             },
             Request::Restart => panic!("a defect"),
-            Request::CanBootCheck | Request::BootCheck { .. } => Answer::NotAMachine,
         }
     }
 }

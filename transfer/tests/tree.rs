@@ -233,6 +233,37 @@ fn what_the_target_refused_is_named_in_every_run() {
     }
 }
 
+/// Takes a flag away that the target refuses, when the first round is over.
+struct Mended<'a>(&'a Bed);
+
+impl transfer::progress::Observer for Mended<'_> {
+    fn event(&self, event: &transfer::progress::Event) {
+        if let transfer::progress::Event::RoundFinished { round: 1, .. } = event {
+            let mut chattr = std::process::Command::new("chattr");
+            let changed = chattr.arg("-D").arg(self.0.path("source/strict")).status();
+            assert!(changed.unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_no_more_is_no_failure() {
+    use go2cloud_tests::medium::{Format, Medium};
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let mut bed = Bed::new();
+    bed.target = medium.path().join("target");
+    std::fs::create_dir(&bed.target).unwrap();
+    bed.write("strict/file", b"x");
+    let mut chattr = std::process::Command::new("chattr");
+    let flagged = chattr.arg("+D").arg(bed.path("source/strict")).status();
+    assert!(flagged.unwrap().success());
+    let mended = Mended(&bed);
+    let summary = bed
+        .sync_observed(&mended, |plan| plan.rounds = Rounds::Count(2))
+        .unwrap();
+    assert!(summary.ok, "{summary:?}");
+}
+
 /// Changes what makes no event when the first round is over.
 struct Quiet<'a>(&'a Bed);
 

@@ -65,11 +65,11 @@ pub(super) fn by_instance(
             stop,
             tell: &say,
         };
-        let mut sync = sync_plan(plan, found.address, &found.secret, instance)
+        let sync = sync_plan(plan, found.address, &found.secret, instance)
             .map_err(|error| super::job::ended_by(&error))?;
         let is_machine = machine.prepare(plan, &inventory, &sync.volume)?;
         say("Stage 2: data.");
-        let summary = copy(plan, &mut sync, &presence, stop).map_err(|error| super::job::ended_by(&error))?;
+        let summary = copy(plan, &sync, &presence, stop).map_err(|error| super::job::ended_by(&error))?;
         let is_bootable = is_machine && summary.ok;
         if is_bootable {
             machine.convert()?;
@@ -127,12 +127,12 @@ pub(super) fn by_address(
         stop,
         tell: &say,
     };
-    let mut sync = sync_plan(plan, address, secret, &target)?;
+    let sync = sync_plan(plan, address, secret, &target)?;
     let is_machine = match machine.prepare(plan, &inventory, &sync.volume) {
         Ok(is_machine) => is_machine,
         Err(ended) => return Ok(give_up(&presence, &account, &ended, &say)),
     };
-    match copy(plan, &mut sync, &presence, stop) {
+    match copy(plan, &sync, &presence, stop) {
         Ok(summary) => {
             let is_bootable = is_machine && summary.ok;
             if is_bootable && let Err(ended) = machine.convert() {
@@ -188,13 +188,13 @@ fn finish(plan: &Plan, presence: &Presence, summary: &Summary) -> Exit {
     }
 }
 
-fn copy(plan: &Plan, sync: &mut SyncPlan, presence: &Presence, stop: &StopFlag) -> transfer::Result<Summary> {
+fn copy(plan: &Plan, sync: &SyncPlan, presence: &Presence, stop: &StopFlag) -> transfer::Result<Summary> {
     let limit = Arc::new(Limit::new(Arc::clone(&sync.throttle)));
     let _requests = Watch::start(vec![plan.state_root.clone()], limit);
     let tell = |text: &str| remark(plan.run.style, text);
     let peer = Peer::of(sync, &tell, stop);
-    boot_check::copy(plan.boot_check().as_ref(), &peer, sync, &|sync| {
-        transfer::source::sync(sync, presence.reporter.as_ref(), stop)
+    boot_check::copy(plan.boot_check().as_ref(), &peer, &sync.rounds, &|lead| {
+        transfer::source::sync_led(sync, lead, presence.reporter.as_ref(), stop)
     })
 }
 

@@ -1,12 +1,12 @@
 //! One migration from beginning to end: the story, and the one branch that puts the world back.
 
 use std::net::Ipv6Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use csm::types::job::{MigrateResult, MigrationJob, ModifyMigrationJob};
 use transfer::progress::{StopFlag, Summary};
-use transfer::source::{Compression, Retry, Rounds, SyncPlan};
+use transfer::source::{Compression, Lead, Next, Retry, Rounds, Standing, SyncPlan};
 use transfer::throttle::Throttle;
 use transfer::{Error, Kind};
 
@@ -150,7 +150,7 @@ impl<'a> Running<'a> {
         let plan = self.sync_plan(entered)?;
         self.can_check(&plan)?;
         let is_machine = self.prepare(&machine, &plan)?;
-        let mut summary = self.rounds(plan)?;
+        let mut summary = self.rounds(&plan)?;
         summary = self.complete(summary)?;
         if is_machine {
             self.reporter.say("the target makes the system bootable");
@@ -233,71 +233,32 @@ impl<'a> Running<'a> {
     }
 
     /// The full round, and rounds for what changed meanwhile: one, or as long as the incremental phase lasts.
-    fn rounds(&self, mut plan: SyncPlan) -> Result<Summary, Ended> {
-        if self.orders.incremental().is_none() {
-            plan.rounds = Rounds::Count(ROUNDS);
-            plan.verify = self.wants_checksum();
-            return self.last(&mut plan);
-        }
-        plan.rounds = Rounds::Count(1);
-        // Only the last of all rounds is made while everything is frozen.
-        let freeze = plan.volume.freeze_mut().take();
-        let mut total = self.sync(&plan)?;
-        let began = jiff::Timestamp::now().as_second();
-        loop {
-            let now = jiff::Timestamp::now().as_second();
-            let over = self
-                .orders
-                .incremental()
-                .is_none_or(|phase| phase.is_over(began, now))
-                || finish::is_asked(&self.context.plan.state(), self.id);
-            plan.verify = over && self.wants_checksum();
-            if over {
-                *plan.volume.freeze_mut() = freeze.clone();
-            }
-            total.add(if over {
-                self.last(&mut plan)?
-            } else {
-                self.sync(&plan)?
-            });
-            self.reporter
-                .say(format!("incremental round {} finished", total.rounds - 1));
-            if over {
-                return Ok(total);
-            }
-            if self.pause() {
-                return Err(self.orders.why());
-            }
-        }
-    }
-
-    /// Waits for the next incremental round, or until the last one is asked for. Returns whether to stop.
-    fn pause(&self) -> bool {
-        let end = Instant::now() + ROUND_PAUSE;
-        while Instant::now() < end && !finish::is_asked(&self.context.plan.state(), self.id) {
-            if self.orders.stop.sleep(Duration::from_secs(1)) {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn sync(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
-        self.copy(plan).map_err(|error| self.or_orders(ended_by(&error)))
-    }
-
-    fn copy(&self, plan: &SyncPlan) -> transfer::Result<Summary> {
-        transfer::source::sync(plan, self.reporter.as_ref(), &self.orders.stop)
-    }
-
-    /// The rounds at whose end the target takes over; before, what has arrived is started for a check, if that was asked
-    /// for.
-    fn last(&self, plan: &mut SyncPlan) -> Result<Summary, Ended> {
+    /// Copies; before the last round what has arrived is started for a check, if that was asked for.
+    fn rounds(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
         let tell = |text: &str| self.reporter.say(text);
         let peer = Peer::of(plan, &tell, &self.orders.stop);
         let check = self.context.plan.boot_check();
-        boot_check::copy(check.as_ref(), &peer, plan, &|plan| self.copy(plan))
-            .map_err(|error| self.or_orders(ended_by(&error)))
+        let phase = Phase {
+            running: self,
+            began: OnceLock::new(),
+        };
+        let lead: &dyn Lead = match self.orders.incremental() {
+            Some(_) => &phase,
+            None => &plan.rounds,
+        };
+        let copied = boot_check::copy(check.as_ref(), &peer, lead, &|lead| {
+            transfer::source::sync_led(plan, lead, self.reporter.as_ref(), &self.orders.stop)
+        });
+        let summary = copied.map_err(|error| self.or_orders(ended_by(&error)))?;
+        if let Some(incremental) = summary
+            .rounds
+            .checked_sub(1)
+            .filter(|_| phase.began.get().is_some())
+        {
+            self.reporter
+                .say(format!("incremental round {incremental} finished"));
+        }
+        Ok(summary)
     }
 
     /// What cannot be checked is said before anything is copied.
@@ -466,7 +427,7 @@ impl<'a> Running<'a> {
             state,
             throttle: Arc::clone(&self.throttle),
             compression: Compression::Auto,
-            verify: false,
+            verify: self.wants_checksum(),
             rounds: Rounds::Count(ROUNDS),
             retry: Retry::Times(RETRIES),
             gives_way: true,
@@ -483,6 +444,45 @@ impl<'a> Running<'a> {
             }
             other => other,
         }
+    }
+}
+
+/// Leads an incremental phase: rounds with pauses between them until it is over, then the last one.
+struct Phase<'a> {
+    running: &'a Running<'a>,
+    /// When the full round ended, in seconds since 1970.
+    began: OnceLock<i64>,
+}
+
+impl Phase<'_> {
+    fn is_over(&self) -> bool {
+        let now = jiff::Timestamp::now().as_second();
+        let began = *self.began.get_or_init(|| now);
+        let phase = self.running.orders.incremental();
+        phase.is_none_or(|phase| phase.is_over(began, now)) || self.is_end_asked()
+    }
+
+    fn is_end_asked(&self) -> bool {
+        finish::is_asked(&self.running.context.plan.state(), self.running.id)
+    }
+}
+
+impl Lead for Phase<'_> {
+    fn next(&self, standing: Standing) -> transfer::Result<Next> {
+        if standing.rounds == 0 {
+            return Ok(Next::Round);
+        }
+        if standing.rounds > 1 {
+            let finished = format!("incremental round {} finished", standing.rounds - 1);
+            self.running.reporter.say(finished);
+            let end = Instant::now() + ROUND_PAUSE;
+            while Instant::now() < end && !self.is_end_asked() {
+                if self.running.orders.stop.sleep(Duration::from_secs(1)) {
+                    return Err(Error::new(Kind::Stopped, "wait for the next incremental round"));
+                }
+            }
+        }
+        Ok(if self.is_over() { Next::Last } else { Next::Round })
     }
 }
 

@@ -79,6 +79,7 @@ fn log(event: &Event) {
             round,
             sent = progress.sent,
             deleted = progress.deleted,
+            bytes_read = progress.bytes_read,
             bytes_wire = progress.bytes_wire,
             seconds = progress.seconds,
             "round finished"

@@ -168,11 +168,12 @@ pub async fn start_due(app: &App, now: i64) {
     }
 }
 
-/// Notes which sources have been silent for too long, and pauses what was waiting for them to pause.
-pub async fn lose_source(app: &App, now: i64) {
+/// Notes which sources have been silent for too long, and pauses what was waiting for them to pause. Silence counts only
+/// from `listening_since` on: before, nobody was here to hear them.
+pub async fn lose_source(app: &App, now: i64, listening_since: i64) {
     let silent_since = now - app.settings.offline_after;
     let is_lost = |source: &Source| {
-        source.internal.seen < silent_since
+        source.internal.seen.max(listening_since) < silent_since
             && matches!(
                 source.status.on(SourceEvent::Lost),
                 crate::state::SourceStep::Go(_)

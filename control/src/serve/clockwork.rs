@@ -29,6 +29,7 @@ pub(super) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u64 = 0;
+    let listening_since = clock::now();
     loop {
         let is_over = tokio::select! {
             _ = ticks.tick() => false,
@@ -40,7 +41,7 @@ pub(super) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
         count += 1;
         let now = clock::now();
         app.engine.refresh_keys().await;
-        actions::lose_source(&app, now).await;
+        actions::lose_source(&app, now, listening_since).await;
         actions::start_due(&app, now).await;
         if count.is_multiple_of(CLEAN_UP_TICKS) {
             for job in app.engine.peek(transit::to_clean_up) {

@@ -11,16 +11,15 @@ use serde_json::json;
 
 use crate::plane::{CSM, Plane};
 
-fn get(address: &str, path: &str) -> String {
+fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(10)).unwrap();
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
+    )?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn call(plane: &Plane, trust: Trust) -> Result<(), Kind> {
@@ -60,10 +59,11 @@ fn a_self_signed_certificate_is_made_once_and_can_be_pinned() {
     plane.kill_and_start();
     assert_eq!(plane.fingerprint.as_ref(), Some(&fingerprint), "made once");
     call(&plane, pinned).unwrap();
+    // Told by an alert, or by a reset of the connection where it closes before it has read everything.
     let answer = get(&plane.address, "/health");
     assert!(
-        !answer.contains("200"),
-        "plain HTTP is not served beside TLS: {answer}"
+        !answer.as_ref().is_ok_and(|answer| answer.contains("200")),
+        "plain HTTP is not served beside TLS: {answer:?}"
     );
 }
 
@@ -89,7 +89,7 @@ fn numbers_health_and_console_are_served() {
     let plane = Plane::start(&[]);
     let source = plane.source('a');
     plane.refused("DeleteMigrationJob", json!({"JobId": "migrate-zzzzzzzz"}));
-    let metrics = get(&plane.address, "/metrics");
+    let metrics = get(&plane.address, "/metrics").unwrap();
     for line in [
         "go2cloud_requests_total{action=\"CreateSourceServer\",code=\"OK\"} 1",
         "go2cloud_requests_total{action=\"DeleteMigrationJob\",code=\"FailedOperation.JobIdNotExist\"} 1",
@@ -101,8 +101,12 @@ fn numbers_health_and_console_are_served() {
             "{line} is not among\n{metrics}"
         );
     }
-    assert!(get(&plane.address, "/health").starts_with("HTTP/1.1 200 "));
-    let console = get(&plane.address, "/console");
+    assert!(
+        get(&plane.address, "/health")
+            .unwrap()
+            .starts_with("HTTP/1.1 200 ")
+    );
+    let console = get(&plane.address, "/console").unwrap();
     assert!(
         console.contains("text/html") && console.contains("content-security-policy"),
         "{console}"

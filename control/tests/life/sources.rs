@@ -1,5 +1,7 @@
 //! Sources: registered once, heard from, lost, deleted.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::plane::{CSM, Plane, job_to, registration};
@@ -107,6 +109,21 @@ fn silence_makes_a_source_offline_and_a_heartbeat_brings_it_back() {
     assert_eq!(status(&plane, &source), "MIGRATING", "its job still runs");
     plane.csm("ModifyMigrationJob", json!({"JobId": job, "Status": "SUCCESS"}));
     assert_eq!(status(&plane, &source), "ONLINE");
+}
+
+#[test]
+fn a_source_is_not_offline_because_the_control_plane_was_away() {
+    let mut plane = Plane::start(&["--offline-after", "6"]);
+    let source = plane.source('a');
+    let heard = Instant::now();
+    std::thread::sleep(Duration::from_secs(5));
+    plane.kill_and_start();
+    // The latter of which it has been silent for more than the time that is allowed.
+    while heard.elapsed() < Duration::from_secs(9) {
+        assert_eq!(status(&plane, &source), "ONLINE");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    plane.until("silence", || status(&plane, &source) == "OFFLINE");
 }
 
 #[test]

@@ -1,15 +1,19 @@
-//! The boot check as a source asks for it, between two of its rounds: of the disks that this receiver writes.
-//!
-//! The receiver is no machine in migration mode: whatever else a source asks for is its operator's affair.
+//! The boot check as a source asks for it, while its rounds go on: of the disks that this receiver writes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
 
 use serde::Deserialize;
-use transfer::machine::{Answer, Desk, Request};
-use transfer::target::TargetVolume;
+use transfer::boot_check::{Checker, Question, Reply};
+use transfer::disk::target::past::Past;
+use transfer::link::auth::Id;
+use transfer::progress::StopFlag;
 use transfer::{Error, Kind, Result};
 
+use super::nbd::Server;
+use super::overlay::Below;
 use super::{BootCheckArgs, check};
 use crate::convert::command::FirmwareChoice;
 use crate::convert::machine::Pin;
@@ -38,77 +42,160 @@ struct Wish {
     interfaces: Vec<InterfaceRecord>,
 }
 
-/// Who answers.
+/// Who answers. A check under way ends with it.
 pub struct BootDesk {
-    /// `None` where a tree is received.
-    disks: Option<Vec<PathBuf>>,
     /// Folder for overlays, serial log and screenshot.
     output: PathBuf,
-    /// One check at a time.
-    busy: Mutex<()>,
+    /// The latest check.
+    latest: Mutex<Option<Check>>,
+    stop: Arc<StopFlag>,
+}
+
+/// A check, under way or over.
+struct Check {
+    id: Id,
+    thread: Option<JoinHandle<Result<String>>>,
+    reply: Reply,
+}
+
+impl Check {
+    /// Whether it goes on.
+    fn is_under_way(&mut self) -> bool {
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            self.reply = match thread.join() {
+                Ok(Ok(text)) => Reply::Done { text },
+                Ok(Err(error)) => refused(&error),
+                Err(_) => Reply::Refused {
+                    text: "the check failed by a defect of the receiver; its messages show more".to_owned(),
+                },
+            };
+        }
+        self.thread.is_some()
+    }
 }
 
 impl BootDesk {
-    /// For what is received into `volume`; what a check leaves lies in a folder of `journal`.
-    pub fn new(volume: &TargetVolume, journal: &Path) -> Self {
-        let disks = match volume {
-            TargetVolume::Disks(disks) => Some(disks.iter().map(|disk| disk.copy_path()).collect()),
-            TargetVolume::Tree { .. } | TargetVolume::Nothing => None,
-        };
+    /// What a check leaves lies in a folder of `journal`.
+    pub fn new(journal: &Path) -> Self {
         Self {
-            disks,
             output: journal.join("boot-check"),
-            busy: Mutex::new(()),
+            latest: Mutex::default(),
+            stop: Arc::default(),
         }
     }
 
-    /// The disks to check, where that is possible.
-    fn disks(&self) -> Result<&[PathBuf]> {
-        let refuse = |remedy: String| Error::new(Kind::Usage, "check that the copy boots").remedy(remedy);
-        let disks = self.disks.as_deref().ok_or_else(|| {
-            refuse("it takes whole disks: receive with --into-disk, or leave out --boot-check".to_owned())
-        })?;
-        if rustix::process::geteuid().as_raw() != 0 {
-            return Err(refuse("run the receiver as root".to_owned()));
-        }
-        let folders: Vec<PathBuf> = std::env::var_os("PATH")
-            .map(|path| std::env::split_paths(&path).collect())
-            .unwrap_or_default();
-        let missing = |program: &&&str| !folders.iter().any(|folder| folder.join(program).is_file());
-        match PROGRAMS.iter().find(missing) {
-            None => Ok(disks),
-            Some(program) => Err(refuse(format!(
-                "{program} is not installed where the receiver runs: install QEMU there (Debian: qemu-system-x86 and \
-                 qemu-utils), or leave out --boot-check"
-            ))),
-        }
-    }
-
-    fn check(&self, wish: &str) -> Result<String> {
-        let _alone = self
-            .busy
+    fn latest(&self) -> MutexGuard<'_, Option<Check>> {
+        self.latest
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let disks = self.disks()?;
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn begin(&self, id: Id, wish: &str, disks: &[Arc<Past>]) -> Result<Reply> {
+        let mut latest = self.latest();
+        if latest.as_mut().is_some_and(Check::is_under_way) {
+            return Ok(Reply::Busy);
+        }
+        can()?;
         let unclear = |error: serde_json::Error| {
             Error::new(Kind::Corrupt, "understand what the source wants to be checked").because(error)
         };
         let wish: Wish = serde_json::from_str(wish).map_err(unclear)?;
-        let verdict = check(&BootCheckArgs {
-            disk: disks.to_vec(),
-            output: self.output.clone(),
-            no_convert: false,
-            firmware: FirmwareChoice::Auto,
-            timeout: wish.timeout.unwrap_or(TIMEOUT),
-            memory: MEMORY,
-            emulate: false,
-            interface: wish.interfaces.into_iter().take(1).map(pin).collect(),
-            options: wish.convert,
-            json: true,
-        })?;
-        serde_json::to_string(&verdict)
-            .map_err(|error| Error::new(Kind::Corrupt, "write the verdict").because(error))
+        fs::create_dir_all(&self.output)
+            .map_err(|error| Error::io("make the output folder", &self.output, error))?;
+        let mut kept = Kept::default();
+        for (number, disk) in disks.iter().enumerate() {
+            kept.add(disk, &self.output, number)?;
+        }
+        let (output, stop) = (self.output.clone(), Arc::clone(&self.stop));
+        let thread = thread::Builder::new()
+            .name("boot check".to_owned())
+            .spawn(move || verdict(wish, &kept, output, &stop))
+            .map_err(|error| Error::new(Kind::Medium, "start a thread").because(error))?;
+        *latest = Some(Check {
+            id,
+            thread: Some(thread),
+            reply: Reply::Unknown,
+        });
+        Ok(Reply::UnderWay)
     }
+
+    fn state(&self, id: Id) -> Reply {
+        let mut latest = self.latest();
+        let Some(check) = latest.as_mut().filter(|check| check.id == id) else {
+            return Reply::Unknown;
+        };
+        if check.is_under_way() {
+            Reply::UnderWay
+        } else {
+            check.reply.clone()
+        }
+    }
+}
+
+/// Disks as they were, as long as this lives.
+#[derive(Default)]
+struct Kept {
+    disks: Vec<Arc<Past>>,
+    servers: Vec<Server>,
+}
+
+impl Kept {
+    fn add(&mut self, disk: &Arc<Past>, folder: &Path, number: usize) -> Result<()> {
+        let kept = disk.keep(&folder.join(format!("replaced-{number}")))?;
+        self.disks.push(Arc::clone(disk));
+        let socket = folder.join(format!("disk-{number}.sock"));
+        self.servers.push(Server::start(kept, &socket)?);
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.disks.iter().for_each(|disk| disk.let_go());
+    }
+}
+
+/// Whether checks are possible here.
+fn can() -> Result<()> {
+    let refuse = |remedy: String| Error::new(Kind::Usage, "check that the copy boots").remedy(remedy);
+    if rustix::process::geteuid().as_raw() != 0 {
+        return Err(refuse("run the receiver as root".to_owned()));
+    }
+    let folders: Vec<PathBuf> = std::env::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).collect())
+        .unwrap_or_default();
+    let missing = |program: &&&str| !folders.iter().any(|folder| folder.join(program).is_file());
+    match PROGRAMS.iter().find(missing) {
+        None => Ok(()),
+        Some(program) => Err(refuse(format!(
+            "{program} is not installed where the receiver runs: install QEMU there (Debian: qemu-system-x86 and \
+             qemu-utils), or leave out --boot-check"
+        ))),
+    }
+}
+
+/// Makes a check; gives its verdict as JSON.
+fn verdict(wish: Wish, kept: &Kept, output: PathBuf, stop: &StopFlag) -> Result<String> {
+    let args = BootCheckArgs {
+        disk: Vec::new(),
+        output,
+        no_convert: false,
+        firmware: FirmwareChoice::Auto,
+        timeout: wish.timeout.unwrap_or(TIMEOUT),
+        memory: MEMORY,
+        emulate: false,
+        interface: wish.interfaces.into_iter().take(1).map(pin).collect(),
+        options: wish.convert,
+        json: true,
+    };
+    let below: Vec<Below<'_>> = kept
+        .servers
+        .iter()
+        .map(|server| Below::Past(&server.socket))
+        .collect();
+    let verdict = check(&args, &below, stop)?;
+    serde_json::to_string(&verdict)
+        .map_err(|error| Error::new(Kind::Corrupt, "write the verdict").because(error))
 }
 
 /// The machine's interface under the name of the source's.
@@ -120,39 +207,36 @@ fn pin(interface: InterfaceRecord) -> Pin {
     }
 }
 
-impl Desk for BootDesk {
-    fn ask(&self, request: &Request, tell: &(dyn Fn(&str) + Sync)) -> Answer {
-        let done = match request {
-            Request::Prepare { .. } | Request::Convert | Request::Restart => return Answer::NotAMachine,
-            Request::CanBootCheck => self
-                .disks()
-                .map(|disks| format!("{} disks can be checked", disks.len())),
-            Request::BootCheck { wish } => {
-                tell("the copy is started in a virtual machine, on an overlay");
-                self.check(wish)
+fn refused(error: &Error) -> Reply {
+    Reply::Refused {
+        text: crate::chain(error),
+    }
+}
+
+impl Checker for BootDesk {
+    fn reply(&self, question: &Question, disks: &[Arc<Past>]) -> Reply {
+        match question {
+            Question::Can => can().map_or_else(
+                |error| refused(&error),
+                |()| Reply::Done {
+                    text: format!("{} disks can be checked", disks.len()),
+                },
+            ),
+            Question::Begin { id, wish } => {
+                let begun = self.begin(*id, wish, disks);
+                begun.unwrap_or_else(|error| refused(&error))
             }
-        };
-        match done {
-            Ok(text) => Answer::Done { text },
-            Err(error) => Answer::Refused {
-                text: crate::chain(&error),
-            },
+            Question::Verdict { id } => self.state(*id),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tree_cannot_be_checked_and_nothing_else_is_done_here() {
-        let volume = TargetVolume::Tree {
-            root: "/nowhere".into(),
-        };
-        let desk = BootDesk::new(&volume, Path::new("/nowhere"));
-        let answer = desk.ask(&Request::CanBootCheck, &|_| {});
-        assert!(matches!(answer, Answer::Refused { text } if text.contains("--into-disk")));
-        assert_eq!(desk.ask(&Request::Convert, &|_| {}), Answer::NotAMachine);
+impl Drop for BootDesk {
+    fn drop(&mut self) {
+        self.stop.stop();
+        let thread = self.latest().take().and_then(|check| check.thread);
+        if let Some(thread) = thread {
+            drop(thread.join());
+        }
     }
 }

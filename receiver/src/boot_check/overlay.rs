@@ -1,4 +1,4 @@
-//! A copy-on-write overlay over a disk that is only read. QEMU's storage daemon shows it as a file, so that it can be
+//! A copy-on-write overlay over a disk that is only read, or over the past of one that is being written. QEMU's storage daemon shows it as a file, so that it can be
 //! mounted and converted before the machine starts, on kernels without network block devices too.
 
 use std::fs;
@@ -19,6 +19,31 @@ pub(super) struct Overlay {
     len: u64,
 }
 
+/// What lies below an overlay.
+pub(super) enum Below<'a> {
+    /// A disk that nobody writes meanwhile.
+    Disk(&'a Path),
+    /// The socket of [`super::nbd`].
+    Past(&'a Path),
+}
+
+impl Below<'_> {
+    /// As QEMU calls it.
+    fn name(&self) -> Result<String> {
+        match self {
+            Self::Disk(disk) => fs::canonicalize(disk)
+                .map(|disk| disk.display().to_string())
+                .map_err(|error| Error::io("find the disk", *disk, error)),
+            Self::Past(socket) => {
+                let server = serde_json::json!({ "type": "unix", "path": socket });
+                let file = serde_json::json!({ "driver": "nbd", "server": server });
+                let name = serde_json::json!({ "driver": "raw", "file": file });
+                Ok(format!("json:{name}"))
+            }
+        }
+    }
+}
+
 /// The overlay's content as a raw file, until it is dropped.
 pub(super) struct Export {
     /// The file.
@@ -27,10 +52,9 @@ pub(super) struct Export {
 }
 
 impl Overlay {
-    /// Makes an empty overlay at `path` over `disk`.
-    pub(super) fn new(disk: &Path, path: &Path) -> Result<Self> {
-        let disk = fs::canonicalize(disk).map_err(|error| Error::io("find the disk", disk, error))?;
-        let (below, above) = (disk.display().to_string(), path.display().to_string());
+    /// Makes an empty overlay at `path`.
+    pub(super) fn new(below: &Below<'_>, path: &Path) -> Result<Self> {
+        let (below, above) = (below.name()?, path.display().to_string());
         tool(
             "qemu-img",
             &["create", "-q", "-f", "qcow2", "-b", &below, "-F", "raw", &above],

@@ -191,14 +191,6 @@ impl Desk for Clerk {
                     text: "restarting".to_owned(),
                 })
             }
-            Request::CanBootCheck | Request::BootCheck { .. } => Err(Error::new(
-                Kind::Usage,
-                "check that the copy boots: a machine in migration mode has no QEMU",
-            )
-            .remedy(
-                "leave out --boot-check: conversion verifies what arrived before it is started; or receive the disks on a \
-                 host with QEMU (go2cloud-receiver --into-disk)",
-            )),
         };
         done.unwrap_or_else(|error| {
             let text = crate::chain(&error);

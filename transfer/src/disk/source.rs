@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
-use crate::source::{Freeze, Rounds, SyncPlan};
+use crate::source::{Freeze, Lead, Next, Standing, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
 const RECONCILE_MAX: u32 = 3;
@@ -62,10 +62,11 @@ pub struct DisksSource {
 pub fn run(
     plan: &SyncPlan,
     source: &DisksSource,
+    lead: &dyn Lead,
     observer: &dyn Observer,
     stop: &StopFlag,
 ) -> Result<Summary> {
-    let mut run = Run::open(plan, source, observer, stop)?;
+    let mut run = Run::open(plan, source, lead, observer, stop)?;
     let mut failures = 0;
     let mut durable_before = 0;
     loop {
@@ -109,6 +110,7 @@ struct Sealed {
 struct Run<'a> {
     plan: &'a SyncPlan,
     source: &'a DisksSource,
+    lead: &'a dyn Lead,
     observer: &'a dyn Observer,
     stop: &'a StopFlag,
     began: Instant,
@@ -124,6 +126,10 @@ struct Run<'a> {
     round_open: bool,
     round_began: Instant,
     sent_before_round: u64,
+    /// How far the rounds have come that the lead asked for.
+    standing: Standing,
+    /// What the lead wants now.
+    next: Option<Next>,
     /// Whether the rounds before cutover and verification are done.
     rounds_done: bool,
     /// While file systems are frozen nothing may be written, to a log or a terminal either.
@@ -147,6 +153,7 @@ impl<'a> Run<'a> {
     fn open(
         plan: &'a SyncPlan,
         source: &'a DisksSource,
+        lead: &'a dyn Lead,
         observer: &'a dyn Observer,
         stop: &'a StopFlag,
     ) -> Result<Self> {
@@ -178,6 +185,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             plan,
             source,
+            lead,
             observer,
             stop,
             began: Instant::now(),
@@ -190,6 +198,8 @@ impl<'a> Run<'a> {
             round_open: false,
             round_began: Instant::now(),
             sent_before_round: 0,
+            standing: Standing::default(),
+            next: None,
             rounds_done: false,
             quiet: AtomicBool::new(false),
             last_progress: std::sync::Mutex::new(Instant::now()),
@@ -260,11 +270,22 @@ impl<'a> Run<'a> {
             reconcile(&self.disks, session)?;
         }
         while !self.rounds_done {
-            let sent = self.next_round(session, wire)?;
-            self.rounds_done = match self.plan.rounds {
-                Rounds::Count(count) => self.round >= count,
-                Rounds::UntilClean { max } => sent == 0 || self.round >= max,
+            let next = match self.next {
+                Some(next) => next,
+                None => *self.next.insert(self.lead.next(self.standing)?),
             };
+            let sent = match next {
+                Next::Round | Next::Last => self.next_round(session, wire)?,
+                Next::Moment => self.make_moment(session, wire)?,
+                Next::End => 0,
+            };
+            self.standing = Standing {
+                rounds: self.round,
+                clean: sent == 0,
+                exhaustive: true,
+            };
+            self.rounds_done = matches!(next, Next::Last | Next::End);
+            self.next = None;
         }
         if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {
             self.rescan(session, wire)?;

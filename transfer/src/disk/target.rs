@@ -1,12 +1,13 @@
 //! The target side of the disk engine: admit disks, write what was verified, journal what is durable, re-read it.
 //!
 //! The way of a frame: [`batch`] decodes and verifies it, [`store`] writes it, a checkpoint makes it durable and tells
-//! the [`journal`], and the [`session`] acknowledges it.
+//! the [`journal`], and the [`session`] acknowledges it. Meanwhile somebody may look at the disks as they were: [`past`].
 
 pub mod admit;
 pub mod batch;
 pub mod image;
 pub mod journal;
+pub mod past;
 pub mod session;
 pub mod store;
 pub mod verify;

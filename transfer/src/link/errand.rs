@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::boot_check::{Question, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Role, VolumeKind};
 use crate::link::tls::{self, TlsStream};
@@ -37,6 +38,8 @@ pub enum Errand {
         /// How many.
         len: u64,
     },
+    /// Something about boot checks.
+    BootCheck(Question),
 }
 
 /// The target's answer.
@@ -58,6 +61,8 @@ pub enum Answer {
         /// Why, for people.
         message: String,
     },
+    /// What the receiver says of boot checks.
+    BootCheck(Reply),
 }
 
 impl Answer {
@@ -226,6 +231,10 @@ mod tests {
         assert_eq!(hex(&written(&Answer::Received).unwrap()), "0100000001");
         let refused = Answer::Refused { message: "no".into() };
         assert_eq!(hex(&written(&refused).unwrap()), "0400000002026e6f");
+        let check = Errand::BootCheck(Question::Can);
+        assert_eq!(hex(&written(&check).unwrap()), "020000000200");
+        let reply = Answer::BootCheck(Reply::UnderWay);
+        assert_eq!(hex(&written(&reply).unwrap()), "020000000301");
     }
 
     proptest! {

@@ -29,6 +29,17 @@ pub struct Freeze {
     pub after: Option<String>,
 }
 
+impl Freeze {
+    /// The same for a state that nobody hands over: no services are stopped for it.
+    pub(crate) fn without_commands(&self) -> Self {
+        Self {
+            max: self.max,
+            before: None,
+            after: None,
+        }
+    }
+}
+
 /// The last round, if it began now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forecast {

@@ -7,6 +7,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sys::freeze::FreezePoint;
 
@@ -39,37 +40,51 @@ struct CutOver<'r, 'a, 's, 'l> {
 }
 
 impl<'a> Run<'a> {
-    /// Rounds until the forecast is short enough, then the frozen round, if the run is to end so and has not yet.
+    /// Hands over, if the run is to end so and has not yet.
     pub(super) fn cut_over(&mut self, session: &mut Session<'_>) -> Result<()> {
         let source = self.source;
         let Some(freeze) = source.freeze.as_ref().filter(|_| !self.handed_over) else {
             return Ok(());
         };
-        if self.mounts.some_without_device() {
-            self.warn(format!(
-                "a part of {} lies on a file system that cannot be frozen: stop what writes there with --pre-freeze",
-                source.root.display()
-            ));
-        }
-        if self.mounts.devices().is_empty() {
-            self.last_round_without_freeze(freeze, session)?;
-        } else {
-            if self.tracker.is_none() {
-                self.warn("nothing tracks changes here: everything is looked at while frozen".to_owned());
-            }
-            let mut engine = CutOver {
-                run: self,
-                session,
-                round: None,
-                busy: Busy::new(),
-                memory: memory()?,
-                hurry: Courtesy::new(false),
-            };
-            let frozen = cut_over(&mut engine, freeze)?;
+        if let Some(frozen) = self.freeze(freeze, session)? {
             self.summary.frozen_ms = Some(frozen.as_millis() as u64);
         }
         self.handed_over = true;
         Ok(())
+    }
+
+    /// Makes what the target holds a state of one moment.
+    pub(super) fn make_moment(&mut self, session: &mut Session<'_>) -> Result<()> {
+        match self.source.freeze.as_ref().map(Freeze::without_commands) {
+            Some(freeze) => self.freeze(&freeze, session).map(drop),
+            None => self.round(session, false).map(drop),
+        }
+    }
+
+    /// Rounds until the forecast is short enough, then the frozen round. Returns for how long it was frozen, if it was.
+    fn freeze(&mut self, freeze: &Freeze, session: &mut Session<'_>) -> Result<Option<Duration>> {
+        if self.mounts.some_without_device() {
+            self.warn(format!(
+                "a part of {} lies on a file system that cannot be frozen: stop what writes there with --pre-freeze",
+                self.source.root.display()
+            ));
+        }
+        if self.mounts.devices().is_empty() {
+            self.last_round_without_freeze(freeze, session)?;
+            return Ok(None);
+        }
+        if self.tracker.is_none() {
+            self.warn("nothing tracks changes here: everything is looked at while frozen".to_owned());
+        }
+        let mut engine = CutOver {
+            run: self,
+            session,
+            round: None,
+            busy: Busy::new(),
+            memory: memory()?,
+            hurry: Courtesy::new(false),
+        };
+        cut_over(&mut engine, freeze).map(Some)
     }
 
     /// What can be done where nothing can be frozen: the administrator's commands, and a round between them.

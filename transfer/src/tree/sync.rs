@@ -16,7 +16,7 @@ use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
-use crate::source::{Rounds, SyncPlan, TreeSource};
+use crate::source::{Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
@@ -41,6 +41,7 @@ const REPAIRS_MAX: u32 = 2;
 pub fn sync(
     plan: &SyncPlan,
     source: &TreeSource,
+    lead: &dyn Lead,
     observer: &dyn Observer,
     stop: &StopFlag,
 ) -> Result<Summary> {
@@ -76,21 +77,21 @@ pub fn sync(
     let mut run = Run {
         plan,
         source,
+        lead,
         ground: &ground,
         stop,
         migration,
         instance: auth::random_id()?,
         baseline: Baseline::open(&plan.state, migration)?,
         summary: Summary::default(),
-        tracker: tracker_for(plan, source, &mounts)?,
+        tracker: tracker_for(lead, source, &mounts)?,
         mounts,
         walked: false,
         last_sending: Duration::ZERO,
         handed_over: false,
-        rounds_left: match plan.rounds {
-            Rounds::Count(count) => count,
-            Rounds::UntilClean { max } => max,
-        },
+        standing: Standing::default(),
+        next: None,
+        rounds_done: false,
         skipped: Vec::new(),
         begin: Instant::now(),
     };
@@ -102,13 +103,19 @@ pub fn sync(
 pub(super) struct Run<'a> {
     plan: &'a SyncPlan,
     pub(super) source: &'a TreeSource,
+    lead: &'a dyn Lead,
     pub(super) ground: &'a Ground<'a>,
     stop: &'a StopFlag,
     migration: Id,
     instance: Id,
     pub(super) baseline: Baseline,
     pub(super) summary: Summary,
-    rounds_left: u32,
+    /// How far the rounds have come that the lead asked for.
+    standing: Standing,
+    /// What the lead wants now.
+    next: Option<Next>,
+    /// Whether the rounds before cutover and verification are done.
+    rounds_done: bool,
     /// Watches for changes between rounds, where there are several and the kernel can.
     pub(super) tracker: Option<Tracker>,
     /// The file systems of the tree when the last round began.
@@ -214,15 +221,28 @@ impl Run<'_> {
             writers,
             numbers: &numbers,
         };
-        let until_clean = matches!(self.plan.rounds, Rounds::UntilClean { .. });
-        while self.rounds_left > 0 {
+        while !self.rounds_done {
+            let next = match self.next {
+                Some(next) => next,
+                None => *self.next.insert(self.lead.next(self.standing)?),
+            };
             // Some changes make no event: the last round looks at everything.
-            let tracked = self.rounds_left > 1 && self.is_tracked();
-            let settled = self.round(&mut session, tracked)?;
-            self.rounds_left -= 1;
-            if settled && until_clean {
-                self.rounds_left = if tracked { 1 } else { 0 };
-            }
+            let tracked = next == Next::Round && self.is_tracked();
+            let clean = match next {
+                Next::Round | Next::Last => self.round(&mut session, tracked)?,
+                Next::Moment => {
+                    self.make_moment(&mut session)?;
+                    false
+                }
+                Next::End => true,
+            };
+            self.standing = Standing {
+                rounds: self.summary.rounds,
+                clean,
+                exhaustive: !tracked,
+            };
+            self.rounds_done = matches!(next, Next::Last | Next::End);
+            self.next = None;
         }
         self.cut_over(&mut session)?;
         if !self.plan.verify {
@@ -264,6 +284,10 @@ impl Run<'_> {
     pub(super) fn begin_round(&mut self, session: &Session<'_>, tracked: bool) -> Result<Round> {
         self.look_at_mounts()?;
         let tracked = tracked && self.is_tracked();
+        if !tracked {
+            // What is still refused is tried and named again.
+            self.ground.findings.skipped.lock().expect("not poisoned").clear();
+        }
         let number = self.summary.rounds + 1;
         self.ground.observer.event(&Event::RoundStarted {
             round: number,
@@ -447,10 +471,10 @@ impl Run<'_> {
 }
 
 /// A tracker, where later rounds can use one. What crosses mounts is tracked for the sake of a short freeze only.
-fn tracker_for(plan: &SyncPlan, source: &TreeSource, mounts: &TreeMounts) -> Result<Option<Tracker>> {
+fn tracker_for(lead: &dyn Lead, source: &TreeSource, mounts: &TreeMounts) -> Result<Option<Tracker>> {
     let is_of_use = match &source.freeze {
         Some(_) => mounts.are_distinct(),
-        None => !source.cross_mounts && plan.rounds != Rounds::Count(1),
+        None => !source.cross_mounts && !lead.is_single(),
     };
     if !is_of_use {
         return Ok(None);

@@ -11,7 +11,9 @@ use std::time::Duration;
 use sys::loop_device::{LoopDevice, TestMount, run, scan};
 use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
 use transfer::secret::Secret;
-use transfer::source::{Compression, DisksSource, Freeze, Retry, Rounds, SourceVolume, SyncPlan, sync};
+use transfer::source::{
+    Compression, DisksSource, Freeze, Lead, Retry, Rounds, SourceVolume, SyncPlan, sync_led,
+};
 use transfer::target::{DiskTarget, Receiver, ServePlan, TargetVolume};
 use transfer::throttle::Throttle;
 
@@ -94,7 +96,18 @@ impl Bed {
     pub(crate) fn sync_watched(
         &self,
         targets: &[&Path],
+        plan: SyncPlan,
+        observer: &dyn Observer,
+    ) -> transfer::Result<Summary> {
+        let rounds = plan.rounds;
+        self.sync_led(targets, plan, &rounds, observer)
+    }
+
+    pub(crate) fn sync_led(
+        &self,
+        targets: &[&Path],
         mut plan: SyncPlan,
+        lead: &dyn Lead,
         observer: &dyn Observer,
     ) -> transfer::Result<Summary> {
         let receiver = self.receiver(targets, false);
@@ -102,7 +115,7 @@ impl Bed {
         let stop = StopFlag::default();
         std::thread::scope(|scope| {
             scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
-            let summary = sync(&plan, observer, &StopFlag::default());
+            let summary = sync_led(&plan, lead, observer, &StopFlag::default());
             stop.stop();
             summary
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use transfer::progress::{Silent, StopFlag, Summary};
 use transfer::secret::Secret;
-use transfer::source::{Compression, Retry, Rounds, SourceVolume, SyncPlan, TreeSource, sync};
+use transfer::source::{Compression, Lead, Retry, Rounds, SourceVolume, SyncPlan, TreeSource, sync_led};
 use transfer::target::{Receiver, ServePlan, TargetVolume};
 use transfer::throttle::Throttle;
 
@@ -50,6 +50,16 @@ impl Bed {
         observer: &dyn transfer::progress::Observer,
         adjust: impl FnOnce(&mut SyncPlan),
     ) -> transfer::Result<Summary> {
+        self.sync_led(None, observer, adjust)
+    }
+
+    /// In the rounds that `lead` wants, or else those of the plan.
+    pub(crate) fn sync_led(
+        &self,
+        lead: Option<&dyn Lead>,
+        observer: &dyn transfer::progress::Observer,
+        adjust: impl FnOnce(&mut SyncPlan),
+    ) -> transfer::Result<Summary> {
         let plan = ServePlan {
             listen: "127.0.0.1:0".parse().unwrap(),
             secret: self.secret.clone(),
@@ -83,7 +93,8 @@ impl Bed {
         adjust(&mut plan);
         std::thread::scope(|scope| {
             scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
-            let summary = sync(&plan, observer, &StopFlag::default());
+            let lead = lead.unwrap_or(&plan.rounds);
+            let summary = sync_led(&plan, lead, observer, &StopFlag::default());
             stop.stop();
             summary
         })

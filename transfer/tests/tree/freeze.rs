@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::progress::{Event, Observer};
-use transfer::source::{Freeze, Rounds, SourceVolume, SyncPlan};
+use transfer::source::{Freeze, Lead, Next, Rounds, SourceVolume, Standing, SyncPlan};
 
 use super::bed::{Bed, noise};
 
@@ -267,4 +267,80 @@ fn where_nothing_tracks_changes_a_walk_that_takes_too_long_is_refused_before_any
         .output()
         .unwrap();
     assert!(diff.status.success(), "{diff:?}");
+}
+
+/// Leads through a moment before the end, looks at what the target holds then, and changes something before every round.
+struct ThroughMoment<'a> {
+    tree: &'a Tree,
+    handed_over: PathBuf,
+    steps: Mutex<Vec<Next>>,
+    tracked: Mutex<Vec<bool>>,
+}
+
+impl Lead for ThroughMoment<'_> {
+    fn next(&self, standing: Standing) -> transfer::Result<Next> {
+        let mut steps = self.steps.lock().unwrap();
+        let content = |root: PathBuf| std::fs::read_to_string(root.join("one/step")).unwrap();
+        if steps.len() == 2 {
+            let held = content(self.tree.bed.target.clone());
+            assert_eq!(
+                held,
+                content(self.tree.path("source")),
+                "the state of that moment"
+            );
+            assert!(
+                !self.handed_over.exists(),
+                "nobody's services were stopped for it"
+            );
+        }
+        let step = format!("before step {} of {standing:?}", steps.len());
+        std::fs::write(self.tree.path("source/one/step"), step).unwrap();
+        Ok(steps.pop().unwrap())
+    }
+}
+
+impl Observer for ThroughMoment<'_> {
+    fn event(&self, event: &Event) {
+        if let Event::RoundStarted { tracked, .. } = event {
+            self.tracked.lock().unwrap().push(*tracked);
+        }
+    }
+}
+
+#[test]
+fn a_led_run_makes_a_moment_without_commands_and_tracks_until_its_last_round() {
+    let tree = Tree::new();
+    tree.fill();
+    let handed_over = tree.bed.path("handed over");
+    let lead = ThroughMoment {
+        tree: &tree,
+        handed_over: handed_over.clone(),
+        steps: Mutex::new(vec![Next::Last, Next::Round, Next::Moment, Next::Round]),
+        tracked: Mutex::default(),
+    };
+    let summary = tree.bed.sync_led(Some(&lead), &lead, |plan| {
+        let command = format!("touch '{}'", handed_over.display());
+        tree.adjust(
+            plan,
+            Freeze {
+                before: Some(command),
+                ..freeze(Duration::from_secs(15))
+            },
+        );
+    });
+    let summary = summary.unwrap();
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert!(handed_over.exists());
+    let tracked = lead.tracked.into_inner().unwrap();
+    // The first, those of the moment and one more, the last before the cutover, and those of the cutover.
+    assert!(!tracked[0], "{tracked:?}");
+    assert_eq!(
+        tracked.iter().filter(|tracked| !**tracked).count(),
+        2,
+        "{tracked:?}"
+    );
+    let last = tracked.iter().rposition(|tracked| !tracked).unwrap();
+    assert!(last >= 3, "{tracked:?}");
+    let held = std::fs::read(tree.bed.target.join("one/step")).unwrap();
+    assert!(held.starts_with(b"before step 1 "));
 }

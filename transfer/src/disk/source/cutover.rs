@@ -52,11 +52,26 @@ struct CutOver<'r, 'p, 's, 'l> {
 }
 
 impl Run<'_> {
-    /// Rounds until the forecast is short enough, then the frozen round.
+    /// Hands over, if the run is to end so.
     pub(super) fn cut_over(&mut self, session: &Session<'_>, wire: &AtomicU64) -> Result<()> {
-        let Some(freeze) = self.source.freeze.clone() else {
-            return Ok(());
+        if let Some(freeze) = &self.source.freeze {
+            self.frozen = Some(self.freeze(freeze, session, wire)?);
+        }
+        Ok(())
+    }
+
+    /// Makes what the target holds a state of one moment. Returns how many chunks were sent.
+    pub(super) fn make_moment(&mut self, session: &Session<'_>, wire: &AtomicU64) -> Result<u64> {
+        let Some(freeze) = self.source.freeze.as_ref().map(Freeze::without_commands) else {
+            return self.next_round(session, wire);
         };
+        let sent_before = self.counters.sent.load(Ordering::Relaxed);
+        self.freeze(&freeze, session, wire)?;
+        Ok(self.counters.sent.load(Ordering::Relaxed) - sent_before)
+    }
+
+    /// Rounds until the forecast is short enough, then the frozen round. Returns for how long it was frozen.
+    fn freeze(&mut self, freeze: &Freeze, session: &Session<'_>, wire: &AtomicU64) -> Result<Duration> {
         if self.round_open {
             self.next_round(session, wire)?;
         }
@@ -66,9 +81,7 @@ impl Run<'_> {
             wire,
             raw_writers: false,
         };
-        let frozen = cut_over(&mut engine, &freeze)?;
-        self.frozen = Some(frozen);
-        Ok(())
+        cut_over(&mut engine, freeze)
     }
 }
 

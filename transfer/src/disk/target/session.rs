@@ -3,7 +3,7 @@
 //! A thread per data connection verifies and writes; one thread makes checkpoints; this one follows the orders. Any
 //! failure breaks all connections; what was written is made durable nevertheless, and the source comes back.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -15,6 +15,7 @@ use crate::disk::message::{
 };
 use crate::disk::target::DiskTarget;
 use crate::disk::target::batch::VerifiedBatch;
+use crate::disk::target::past::Past;
 use crate::disk::target::store::DiskStore;
 use crate::disk::target::verify::verify;
 use crate::error::{Error, Kind, Result};
@@ -42,6 +43,7 @@ const NAP: Duration = Duration::from_millis(2);
 pub fn serve(
     accepted: Accepted,
     targets: &[DiskTarget],
+    pasts: &[Arc<Past>],
     journal: &std::path::Path,
     holdings: &Holdings,
     stop: &StopFlag,
@@ -61,7 +63,7 @@ pub fn serve(
         || open(&mut control, targets, journal),
     );
     let store = match opened {
-        Ok(store) => store,
+        Ok(store) => store.with_pasts(pasts),
         Err(error) => {
             reports.failed(&error);
             // The source closes when it has read the reason.

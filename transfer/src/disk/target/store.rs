@@ -22,6 +22,7 @@ use crate::disk::message::DiskFacts;
 use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
+use crate::disk::target::past::{Past, WithPast};
 use crate::disk::target::store::known::is_our_copy;
 use crate::disk::target::store::write::write_batch;
 use crate::disk::target::{DiskTarget, image};
@@ -175,6 +176,22 @@ impl DiskStore {
         };
         store.recover(record, &known)?;
         Ok(store)
+    }
+
+    /// From now on `pasts`, one for each disk, can keep what is replaced.
+    #[must_use]
+    pub fn with_pasts(mut self, pasts: &[Arc<Past>]) -> Self {
+        let disks = self.disks.into_iter().zip(pasts);
+        self.disks = disks
+            .map(|(disk, past)| StoredDisk {
+                medium: Box::new(WithPast {
+                    medium: disk.medium,
+                    past: Arc::clone(past),
+                }),
+                ..disk
+            })
+            .collect();
+        self
     }
 
     /// Computes the digests of open regions anew, and makes the record of the disks durable.
