@@ -4,6 +4,7 @@
 //! target keeps it for the check while rounds go on.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ pub fn copy(
         peer,
         lead,
         stage: Mutex::new(Stage::Before),
-        losses: Mutex::new(0),
+        losses: AtomicU32::new(0),
     };
     let mut summary = sync(&checked)?;
     if let Stage::Over(verdict) = checked.stage.into_inner().expect("no thread panics in it") {
@@ -128,7 +129,7 @@ struct Checked<'a> {
     peer: &'a Peer<'a>,
     lead: &'a dyn Lead,
     stage: Mutex<Stage>,
-    losses: Mutex<u32>,
+    losses: AtomicU32,
 }
 
 impl Lead for Checked<'_> {
@@ -146,38 +147,29 @@ impl Lead for Checked<'_> {
             *stage = Stage::Running(self.begin()?);
         }
         if let Stage::Running(id) = *stage {
-            let Some(outcome) = self.wait(id)? else {
-                return Ok(Next::Round);
-            };
-            let Some(verdict) = outcome.verdict() else {
-                let mut losses = self.losses.lock().expect("no thread panics in it");
-                *losses += 1;
-                if *losses > LOSSES_MAX {
+            match self.wait(id)? {
+                Waited::Running => return Ok(Next::Round),
+                Waited::Lost if self.losses.fetch_add(1, Ordering::Relaxed) >= LOSSES_MAX => {
                     return Err(refused("the receiver ended during each check".to_owned()));
                 }
-                *stage = Stage::Moment;
-                return Ok(Next::Moment);
-            };
-            *stage = Stage::Over(self.check.judge(verdict, self.peer)?);
+                Waited::Lost => {
+                    *stage = Stage::Moment;
+                    return Ok(Next::Moment);
+                }
+                Waited::Verdict(verdict) => *stage = Stage::Over(self.check.judge(verdict, self.peer)?),
+            }
         }
         Ok(Next::Last)
     }
 }
 
-/// How a check ended.
-enum Outcome {
-    Verdict(Value),
+/// What waiting for a check came to.
+enum Waited {
+    /// It goes on, and a round is due.
+    Running,
     /// The target knows nothing of it: its receiver was started anew.
     Lost,
-}
-
-impl Outcome {
-    fn verdict(self) -> Option<Value> {
-        match self {
-            Self::Verdict(verdict) => Some(verdict),
-            Self::Lost => None,
-        }
-    }
+    Verdict(Value),
 }
 
 impl Checked<'_> {
@@ -205,7 +197,7 @@ impl Checked<'_> {
     }
 
     /// Waits for its end, but no longer than until the next round.
-    fn wait(&self, id: Id) -> Result<Option<Outcome>> {
+    fn wait(&self, id: Id) -> Result<Waited> {
         let round_at = Instant::now() + ROUND_PAUSE;
         loop {
             let value = match self.peer.ask(&Question::Verdict { id })? {
@@ -214,15 +206,15 @@ impl Checked<'_> {
                 })?,
                 // Not even a machine could be made of it.
                 Reply::Refused { text } => serde_json::json!({ "ok": false, "error": text }),
-                Reply::Unknown => return Ok(Some(Outcome::Lost)),
-                Reply::UnderWay if Instant::now() >= round_at => return Ok(None),
+                Reply::Unknown => return Ok(Waited::Lost),
+                Reply::UnderWay if Instant::now() >= round_at => return Ok(Waited::Running),
                 Reply::UnderWay => {
                     self.peer.sleep(ASK_PAUSE)?;
                     continue;
                 }
                 Reply::Busy => return Err(out_of_turn()),
             };
-            return Ok(Some(Outcome::Verdict(value)));
+            return Ok(Waited::Verdict(value));
         }
     }
 }

@@ -9,8 +9,14 @@
 #[path = "machines/appliance.rs"]
 mod appliance;
 #[path = "../../receiver/tests/native_conversion/image.rs"]
-#[expect(dead_code, reason = "some of it is for tests of the receiver only")]
+#[cfg_attr(
+    not(feature = "long"),
+    expect(dead_code, reason = "some of it is for other tests")
+)]
 mod image;
+#[cfg(feature = "long")]
+#[path = "machines/rehearsal.rs"]
+mod rehearsal;
 #[path = "machines/source.rs"]
 mod source;
 #[path = "machines/system.rs"]

@@ -232,8 +232,8 @@ impl<'a> Running<'a> {
             .map_err(|ended| self.or_orders(ended))
     }
 
-    /// The full round, and rounds for what changed meanwhile: one, or as long as the incremental phase lasts.
-    /// Copies; before the last round what has arrived is started for a check, if that was asked for.
+    /// The full round, and rounds for what changed meanwhile: one, or as long as the incremental phase lasts. Before the last
+    /// of them what has arrived is started for a check, if that was asked for.
     fn rounds(&self, plan: &SyncPlan) -> Result<Summary, Ended> {
         let tell = |text: &str| self.reporter.say(text);
         let peer = Peer::of(plan, &tell, &self.orders.stop);

@@ -126,6 +126,8 @@ struct Run<'a> {
     round_open: bool,
     round_began: Instant,
     sent_before_round: u64,
+    done_before_round: u64,
+    wire_before_round: u64,
     /// How far the rounds have come that the lead asked for.
     standing: Standing,
     /// What the lead wants now.
@@ -198,6 +200,8 @@ impl<'a> Run<'a> {
             round_open: false,
             round_began: Instant::now(),
             sent_before_round: 0,
+            done_before_round: 0,
+            wire_before_round: 0,
             standing: Standing::default(),
             next: None,
             rounds_done: false,
@@ -309,7 +313,7 @@ impl<'a> Run<'a> {
 
     /// Makes a round, or goes on with the one that was interrupted. Returns how many chunks it sent.
     fn next_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
-        self.begin_round()?;
+        self.begin_round(wire)?;
         self.copy(session, wire)?;
         Ok(self.end_round(session, wire)?.sent)
     }
@@ -319,12 +323,12 @@ impl<'a> Run<'a> {
         for disk in &self.disks {
             disk.begin_rescan()?;
         }
-        self.announce_round();
+        self.announce_round(wire);
         self.copy(session, wire)?;
         self.end_round(session, wire).map(drop)
     }
 
-    fn begin_round(&mut self) -> Result<()> {
+    fn begin_round(&mut self, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
         if self.round_open {
             return Ok(());
         }
@@ -340,16 +344,18 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.announce_round();
+        self.announce_round(wire);
         Ok(())
     }
 
-    fn announce_round(&mut self) {
+    fn announce_round(&mut self, wire: &std::sync::atomic::AtomicU64) {
         let tracked = self.round > 0 && self.disks.iter().all(SourceDisk::is_tracked);
         self.round += 1;
         self.round_open = true;
         self.round_began = Instant::now();
         self.sent_before_round = self.counters.sent.load(Ordering::Relaxed);
+        self.done_before_round = self.counters.bytes_done.load(Ordering::Relaxed);
+        self.wire_before_round = wire.load(Ordering::Relaxed);
         self.say(&Event::RoundStarted {
             round: self.round,
             tracked,
@@ -435,8 +441,9 @@ impl<'a> Run<'a> {
             .fold((0, 0), |sum, todo| (sum.0 + todo.0, sum.1 + todo.1));
         let seconds = self.round_began.elapsed().as_secs_f64();
         let done = load(&self.counters.bytes_done);
-        let run_seconds = self.began.elapsed().as_secs_f64().max(0.001);
-        let pace = done as f64 / run_seconds;
+        // Of this round: there may have been pauses before it.
+        let pace = (done - self.done_before_round) as f64 / seconds.max(0.001);
+        let wire_pace = load(wire).saturating_sub(self.wire_before_round) as f64 / seconds.max(0.001);
         Progress {
             round: self.round,
             scanned: load(&self.counters.scanned),
@@ -449,7 +456,7 @@ impl<'a> Run<'a> {
             bytes_wire: load(wire),
             bytes_durable: load(&self.counters.bytes_durable),
             seconds,
-            rate: (load(wire) as f64 / run_seconds) as u64,
+            rate: wire_pace as u64,
             eta_seconds: (pace > 0.0).then(|| (bytes_left as f64 / pace) as u64),
         }
     }

@@ -121,7 +121,7 @@ impl Engine for CutOver<'_, '_, '_, '_> {
 
     fn copy(&mut self) -> Result<()> {
         self.raw_writers = false;
-        self.run.begin_round()?;
+        self.run.begin_round(self.wire)?;
         self.run.copy(self.session, self.wire)?;
         for round in 0..=RAW_ROUNDS_MAX {
             if !self.run.disks.iter().any(SourceDisk::was_written_now) {
