@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use serde::Deserialize;
 use transfer::boot_check::{Checker, Question, Reply};
-use transfer::disk::target::past::Past;
+use transfer::disk::target::past::{self, Past};
 use transfer::link::auth::Id;
 use transfer::progress::StopFlag;
 use transfer::{Error, Kind, Result};
@@ -136,6 +136,7 @@ impl BootDesk {
 #[derive(Default)]
 struct Kept {
     disks: Vec<Arc<Past>>,
+    views: Vec<Arc<past::Kept>>,
     servers: Vec<Server>,
 }
 
@@ -143,6 +144,7 @@ impl Kept {
     fn add(&mut self, disk: &Arc<Past>, folder: &Path, number: usize) -> Result<()> {
         let kept = disk.keep(&folder.join(format!("replaced-{number}")))?;
         self.disks.push(Arc::clone(disk));
+        self.views.push(Arc::clone(&kept));
         let socket = folder.join(format!("disk-{number}.sock"));
         self.servers.push(Server::start(kept, &socket)?);
         Ok(())
@@ -193,7 +195,15 @@ fn verdict(wish: Wish, kept: &Kept, output: PathBuf, stop: &StopFlag) -> Result<
         .iter()
         .map(|server| Below::Past(&server.socket))
         .collect();
-    let verdict = check(&args, &below, stop)?;
+    let checked = check(&args, &below, stop);
+    if kept.views.iter().any(|view| view.is_lost()) {
+        return Err(
+            Error::new(Kind::Medium, "keep the disks as they were for the check")
+                .on(&args.output)
+                .remedy("make room there for what the rounds replace while a check runs, then run again"),
+        );
+    }
+    let verdict = checked?;
     serde_json::to_string(&verdict)
         .map_err(|error| Error::new(Kind::Corrupt, "write the verdict").because(error))
 }

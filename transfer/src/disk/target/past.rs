@@ -13,6 +13,9 @@ use sys::block_tracker::CHUNK_LEN;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::error::{Error, Kind, Result};
 
+/// Room that is left to others on the file system of what is put aside, in bytes: the journal lies there, too.
+const ROOM_MIN: u64 = 256 << 20;
+
 /// The past of one disk of a target: nothing, until somebody asks for it to be kept.
 #[derive(Debug)]
 pub struct Past {
@@ -94,6 +97,11 @@ impl Kept {
         self.disk.length()
     }
 
+    /// Whether something was replaced that could not be put aside: what was read since may be an error.
+    pub fn is_lost(&self) -> bool {
+        self.lock().is_lost
+    }
+
     /// Reads what was at `offset`.
     ///
     /// # Errors
@@ -145,15 +153,26 @@ impl Kept {
             let saved = self
                 .disk
                 .read(bytes, chunk * CHUNK_LEN)
+                .and_then(|()| self.check_room())
                 .and_then(|()| self.aside.write_all_at(bytes, chunk * CHUNK_LEN));
             match saved {
                 Ok(()) => replaced.add(chunk),
                 Err(error) => {
                     tracing::warn!(disk = %self.disk.path.display(), %error, "the boot check loses its view of the disk");
                     replaced.is_lost = true;
+                    // Nobody reads it any more; a device, in a test, has nothing to give back.
+                    drop(self.aside.set_len(0));
                 }
             }
         }
+    }
+
+    fn check_room(&self) -> io::Result<()> {
+        let room = rustix::fs::fstatvfs(&self.aside)?;
+        if room.f_bavail.saturating_mul(room.f_frsize) < ROOM_MIN {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     fn chunk_len(&self, chunk: u64) -> usize {
@@ -358,7 +377,7 @@ mod tests {
         assert_eq!(all(&kept).unwrap(), bed.before);
         let new = AlignedBuffer::zeroed(4096);
         medium.write(&new, 0).unwrap();
-        assert!(all(&kept).unwrap_err().to_string().contains("put aside"));
+        assert!(kept.is_lost() && all(&kept).unwrap_err().to_string().contains("put aside"));
         assert_eq!(std::fs::read(&bed.past.path).unwrap()[..4096], new[..]);
     }
 }
