@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::cutover::Freeze;
+pub(crate) use self::lead::Course;
 pub use self::lead::{Lead, Next, Standing};
 pub use crate::disk::source::DisksSource;
 use crate::error::Result;

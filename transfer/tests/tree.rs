@@ -210,20 +210,27 @@ fn a_tracked_round_looks_only_where_something_happened_and_misses_nothing() {
     );
 }
 
-#[test]
-fn what_the_target_refused_is_named_in_every_run() {
+/// A directory `strict` with a flag of ext4, and a target on XFS, which does not know it.
+fn what_xfs_refuses() -> (go2cloud_tests::medium::Medium, Bed) {
     use go2cloud_tests::medium::{Format, Medium};
-    // XFS does not know this flag of ext4.
     let medium = Medium::new(Format::Xfs, 320).unwrap();
     let mut bed = Bed::new();
     bed.target = medium.path().join("target");
     std::fs::create_dir(&bed.target).unwrap();
     bed.write("strict/file", b"x");
-    let flagged = std::process::Command::new("chattr")
-        .arg("+D")
-        .arg(bed.path("source").join("strict"))
-        .status();
-    assert!(flagged.unwrap().success());
+    flag(&bed, "+D");
+    (medium, bed)
+}
+
+fn flag(bed: &Bed, change: &str) {
+    let mut chattr = std::process::Command::new("chattr");
+    let changed = chattr.arg(change).arg(bed.path("source/strict")).status();
+    assert!(changed.unwrap().success());
+}
+
+#[test]
+fn what_the_target_refused_is_named_in_every_run() {
+    let (_medium, bed) = what_xfs_refuses();
     for _ in 0..2 {
         let summary = bed.sync_with(|plan| plan.verify = false).unwrap();
         assert!(
@@ -239,24 +246,14 @@ struct Mended<'a>(&'a Bed);
 impl transfer::progress::Observer for Mended<'_> {
     fn event(&self, event: &transfer::progress::Event) {
         if let transfer::progress::Event::RoundFinished { round: 1, .. } = event {
-            let mut chattr = std::process::Command::new("chattr");
-            let changed = chattr.arg("-D").arg(self.0.path("source/strict")).status();
-            assert!(changed.unwrap().success());
+            flag(self.0, "-D");
         }
     }
 }
 
 #[test]
 fn what_is_refused_no_more_is_no_failure() {
-    use go2cloud_tests::medium::{Format, Medium};
-    let medium = Medium::new(Format::Xfs, 320).unwrap();
-    let mut bed = Bed::new();
-    bed.target = medium.path().join("target");
-    std::fs::create_dir(&bed.target).unwrap();
-    bed.write("strict/file", b"x");
-    let mut chattr = std::process::Command::new("chattr");
-    let flagged = chattr.arg("+D").arg(bed.path("source/strict")).status();
-    assert!(flagged.unwrap().success());
+    let (_medium, bed) = what_xfs_refuses();
     let mended = Mended(&bed);
     let summary = bed
         .sync_observed(&mended, |plan| plan.rounds = Rounds::Count(2))

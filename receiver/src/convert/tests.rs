@@ -309,6 +309,64 @@ fn sles_15_uefi_lvm() {
     check("sles-15-uefi-lvm");
 }
 
+/// What would be done to a fixture with other options: the diffs below `/etc/cloud`, by path, and all findings.
+fn decided(options: &[&str]) -> (BTreeMap<String, String>, String) {
+    let root = tempfile::tempdir().unwrap();
+    let folder = fixtures().join("ubuntu-22-uefi-dhcp");
+    copy_tree(&folder.join("in"), root.path());
+    let mut case = Case::read(&folder);
+    case.options = options.iter().map(|&word| word.to_owned()).collect();
+    case.complete(root.path());
+    let guest = Guest::open(root.path()).unwrap();
+    let disks = tempfile::tempdir().unwrap();
+    let report = plan(&guest, &case.machine(disks.path()), &case.options()).unwrap();
+    let changes = report.steps.into_iter().flat_map(|step| step.changes);
+    let cloud = changes
+        .map(|change| (change.path.display().to_string(), change.diff))
+        .filter(|(path, _)| path.starts_with("/etc/cloud/"));
+    (cloud.collect(), format!("{:?}", report.findings))
+}
+
+#[test]
+fn switches_decide_about_cloud_init_and_about_what_is_kept() {
+    const PRESERVE: &str = "/etc/cloud/cloud.cfg.d/99-go2cloud.cfg";
+    let (plain, findings) = decided(&["--network", "dhcp"]);
+    assert!(plain[PRESERVE].contains("+preserve_hostname: true\n+manage_etc_hosts: false\n"));
+    assert!(!plain[PRESERVE].contains("resolv") && !plain[PRESERVE].contains("network:"));
+    for what in ["package mirrors", "time servers"] {
+        assert!(findings.contains(&format!("uses {what} that exist at the old place only")));
+    }
+
+    let (kept, findings) = decided(&[
+        "--network",
+        "dhcp",
+        "--disable-cloud-init-network",
+        "--keep",
+        "hostname,hosts,dns,mirrors,ntp",
+    ]);
+    for lines in [
+        "+preserve_hostname: true\n+manage_etc_hosts: false\n",
+        "+manage_resolv_conf: false\n",
+        "+apt:\n+  preserve_sources_list: true\n",
+        "+ntp:\n+  enabled: false\n",
+        "+network:\n+  config: disabled\n",
+    ] {
+        assert!(kept[PRESERVE].contains(lines), "{lines}{}", kept[PRESERVE]);
+    }
+    assert!(!findings.contains("at the old place only"), "{findings}");
+    for what in ["package mirrors", "time servers"] {
+        assert!(findings.contains(&format!("keeps {what} of the old place, as asked")));
+    }
+
+    let (disabled, _) = decided(&["--cloud-init", "disable"]);
+    assert_eq!(
+        disabled.keys().collect::<Vec<_>>(),
+        ["/etc/cloud/cloud-init.disabled"]
+    );
+    let (left, _) = decided(&["--cloud-init", "leave"]);
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn what_cannot_boot_is_refused_before_anything_is_written() {
     let root = tempfile::tempdir().unwrap();

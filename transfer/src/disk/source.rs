@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
-use crate::source::{Freeze, Lead, Next, Standing, SyncPlan};
+use crate::source::{Course, Freeze, Lead, Next, Standing, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
 const RECONCILE_MAX: u32 = 3;
@@ -110,7 +110,6 @@ struct Sealed {
 struct Run<'a> {
     plan: &'a SyncPlan,
     source: &'a DisksSource,
-    lead: &'a dyn Lead,
     observer: &'a dyn Observer,
     stop: &'a StopFlag,
     began: Instant,
@@ -128,12 +127,8 @@ struct Run<'a> {
     sent_before_round: u64,
     done_before_round: u64,
     wire_before_round: u64,
-    /// How far the rounds have come that the lead asked for.
-    standing: Standing,
-    /// What the lead wants now.
-    next: Option<Next>,
-    /// Whether the rounds before cutover and verification are done.
-    rounds_done: bool,
+    /// The rounds before cutover and verification.
+    course: Course<'a>,
     /// While file systems are frozen nothing may be written, to a log or a terminal either.
     quiet: AtomicBool,
     last_progress: std::sync::Mutex<Instant>,
@@ -187,7 +182,6 @@ impl<'a> Run<'a> {
         Ok(Self {
             plan,
             source,
-            lead,
             observer,
             stop,
             began: Instant::now(),
@@ -202,9 +196,7 @@ impl<'a> Run<'a> {
             sent_before_round: 0,
             done_before_round: 0,
             wire_before_round: 0,
-            standing: Standing::default(),
-            next: None,
-            rounds_done: false,
+            course: Course::new(lead),
             quiet: AtomicBool::new(false),
             last_progress: std::sync::Mutex::new(Instant::now()),
             pace: cutover::Pace::default(),
@@ -273,23 +265,16 @@ impl<'a> Run<'a> {
         {
             reconcile(&self.disks, session)?;
         }
-        while !self.rounds_done {
-            let next = match self.next {
-                Some(next) => next,
-                None => *self.next.insert(self.lead.next(self.standing)?),
-            };
+        while let Some(next) = self.course.next()? {
             let sent = match next {
-                Next::Round | Next::Last => self.next_round(session, wire)?,
                 Next::Moment => self.make_moment(session, wire)?,
-                Next::End => 0,
+                _ => self.next_round(session, wire)?,
             };
-            self.standing = Standing {
+            self.course.made(Standing {
                 rounds: self.round,
                 clean: sent == 0,
                 exhaustive: true,
-            };
-            self.rounds_done = matches!(next, Next::Last | Next::End);
-            self.next = None;
+            });
         }
         if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {
             self.rescan(session, wire)?;

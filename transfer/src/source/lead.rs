@@ -45,6 +45,49 @@ pub trait Lead: Sync {
     }
 }
 
+/// Where a run is in what its lead wants. It outlives a lost link: what was begun then is still to be done.
+pub(crate) struct Course<'a> {
+    lead: &'a dyn Lead,
+    standing: Standing,
+    next: Option<Next>,
+    is_over: bool,
+}
+
+impl<'a> Course<'a> {
+    /// From the beginning.
+    pub(crate) fn new(lead: &'a dyn Lead) -> Self {
+        Self {
+            lead,
+            standing: Standing::default(),
+            next: None,
+            is_over: false,
+        }
+    }
+
+    /// What is to be made now; `None` when nothing is left but the cutover and the verification.
+    ///
+    /// # Errors
+    /// What the lead ends the run with.
+    pub(crate) fn next(&mut self) -> Result<Option<Next>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let next = match self.next {
+            Some(next) => next,
+            None => self.lead.next(self.standing)?,
+        };
+        self.is_over = next == Next::End;
+        self.next = Some(next).filter(|_| !self.is_over);
+        Ok(self.next)
+    }
+
+    /// It was made, and the rounds have come so far.
+    pub(crate) fn made(&mut self, standing: Standing) {
+        self.standing = standing;
+        self.is_over = self.next.take() == Some(Next::Last);
+    }
+}
+
 impl Lead for Rounds {
     fn next(&self, standing: Standing) -> Result<Next> {
         let max = match *self {
@@ -84,6 +127,23 @@ mod tests {
         assert_eq!(lead.next(after(1, true, true)).unwrap(), Next::Last);
         assert_eq!(lead.next(after(2, false, true)).unwrap(), Next::End);
         assert!(Rounds::Count(1).is_single() && !lead.is_single());
+    }
+
+    #[test]
+    fn what_an_interruption_left_undone_is_made_before_anything_else() {
+        let lead = Rounds::Count(2);
+        let mut course = Course::new(&lead);
+        assert_eq!(course.next().unwrap(), Some(Next::Round));
+        assert_eq!(course.next().unwrap(), Some(Next::Round), "it was not made");
+        course.made(after(1, false, true));
+        assert_eq!(course.next().unwrap(), Some(Next::Last));
+        assert_eq!(course.next().unwrap(), Some(Next::Last));
+        // Nobody is asked after the last one, whatever it found.
+        course.made(after(1, false, true));
+        assert_eq!([course.next().unwrap(), course.next().unwrap()], [None, None]);
+        let none = Rounds::Count(0);
+        let mut course = Course::new(&none);
+        assert_eq!([course.next().unwrap(), course.next().unwrap()], [None, None]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
-use crate::source::{Lead, Next, Standing, SyncPlan, TreeSource};
+use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
@@ -77,7 +77,6 @@ pub fn sync(
     let mut run = Run {
         plan,
         source,
-        lead,
         ground: &ground,
         stop,
         migration,
@@ -89,9 +88,7 @@ pub fn sync(
         walked: false,
         last_sending: Duration::ZERO,
         handed_over: false,
-        standing: Standing::default(),
-        next: None,
-        rounds_done: false,
+        course: Course::new(lead),
         skipped: Vec::new(),
         begin: Instant::now(),
     };
@@ -103,19 +100,14 @@ pub fn sync(
 pub(super) struct Run<'a> {
     plan: &'a SyncPlan,
     pub(super) source: &'a TreeSource,
-    lead: &'a dyn Lead,
     pub(super) ground: &'a Ground<'a>,
     stop: &'a StopFlag,
     migration: Id,
     instance: Id,
     pub(super) baseline: Baseline,
     pub(super) summary: Summary,
-    /// How far the rounds have come that the lead asked for.
-    standing: Standing,
-    /// What the lead wants now.
-    next: Option<Next>,
-    /// Whether the rounds before cutover and verification are done.
-    rounds_done: bool,
+    /// The rounds before cutover and verification.
+    course: Course<'a>,
     /// Watches for changes between rounds, where there are several and the kernel can.
     pub(super) tracker: Option<Tracker>,
     /// The file systems of the tree when the last round began.
@@ -221,28 +213,21 @@ impl Run<'_> {
             writers,
             numbers: &numbers,
         };
-        while !self.rounds_done {
-            let next = match self.next {
-                Some(next) => next,
-                None => *self.next.insert(self.lead.next(self.standing)?),
-            };
+        while let Some(next) = self.course.next()? {
             // Some changes make no event: the last round looks at everything.
             let tracked = next == Next::Round && self.is_tracked();
             let clean = match next {
-                Next::Round | Next::Last => self.round(&mut session, tracked)?,
                 Next::Moment => {
                     self.make_moment(&mut session)?;
                     false
                 }
-                Next::End => true,
+                _ => self.round(&mut session, tracked)?,
             };
-            self.standing = Standing {
+            self.course.made(Standing {
                 rounds: self.summary.rounds,
                 clean,
                 exhaustive: !tracked,
-            };
-            self.rounds_done = matches!(next, Next::Last | Next::End);
-            self.next = None;
+            });
         }
         self.cut_over(&mut session)?;
         if !self.plan.verify {
