@@ -32,7 +32,6 @@ pub mod open_files;
 pub mod page_cache;
 mod perf;
 pub mod pressure;
-pub mod read;
 pub mod reflink;
 #[cfg(test)]
 mod shared_mapping;

@@ -7,6 +7,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use sys::aligned::AlignedBuffer;
+
 use crate::error::{Error, Kind, Result};
 use crate::link::Strain;
 use crate::link::frame::Codec;
@@ -87,7 +89,7 @@ pub struct Compressor {
     level: Option<i32>,
     context: zstd::bulk::Compressor<'static>,
     /// Memory for the next coded frame.
-    spare: Vec<u8>,
+    spare: AlignedBuffer,
 }
 
 impl Compressor {
@@ -100,7 +102,7 @@ impl Compressor {
         Ok(Self {
             level: Some(1),
             context,
-            spare: Vec::new(),
+            spare: AlignedBuffer::new(),
         })
     }
 
@@ -108,7 +110,7 @@ impl Compressor {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn compress(&mut self, raw: Vec<u8>, governor: &Governor) -> Result<(Codec, Vec<u8>)> {
+    pub fn compress(&mut self, raw: AlignedBuffer, governor: &Governor) -> Result<(Codec, AlignedBuffer)> {
         let Some(level) = governor.level() else {
             return Ok((Codec::Stored, raw));
         };
@@ -116,12 +118,12 @@ impl Compressor {
             self.context.set_compression_level(level).map_err(failed)?;
             self.level = Some(level);
         }
-        self.spare.clear();
-        self.spare.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        self.spare.set_len(zstd::zstd_safe::compress_bound(raw.len()));
         let coded_len = self
             .context
-            .compress_to_buffer(&raw, &mut self.spare)
+            .compress_to_buffer(&raw, &mut self.spare[..])
             .map_err(failed)?;
+        self.spare.truncate(coded_len);
         let worth = coded_len <= raw.len() - raw.len() * SHRINK_MIN_PERCENT / 100;
         if worth && coded_len < raw.len() {
             Ok((Codec::Zstd, std::mem::replace(&mut self.spare, raw)))

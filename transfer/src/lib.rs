@@ -12,6 +12,7 @@ pub mod error;
 pub mod limits;
 pub mod link;
 pub mod machine;
+pub mod payload;
 pub mod progress;
 pub mod protocol;
 pub mod receipt;

@@ -192,7 +192,7 @@ impl Failure {
 pub fn encode<M: Serialize>(kind: u8, message: &M) -> Result<Frame> {
     let payload = postcard::to_stdvec(message)
         .map_err(|error| Error::new(Kind::Corrupt, "encode a message").because(error))?;
-    Ok(Frame::message(kind, payload))
+    Ok(Frame::message(kind, &payload))
 }
 
 /// Decodes the payload of a frame of the expected kind.
@@ -270,8 +270,8 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_messages_are_refused_or_understood_but_never_panic(bytes: Vec<u8>) {
-            drop(decode::<Order>(KIND_ORDER, Frame::message(KIND_ORDER, bytes.clone())));
-            drop(decode::<Report>(KIND_REPORT, Frame::message(KIND_REPORT, bytes)));
+            drop(decode::<Order>(KIND_ORDER, Frame::message(KIND_ORDER, &bytes)));
+            drop(decode::<Report>(KIND_REPORT, Frame::message(KIND_REPORT, &bytes)));
         }
     }
 }

@@ -1,21 +1,24 @@
 //! What the peers say about disks, and how chunks lie in a frame. docs/PROTOCOL.md tells the conversation.
 //!
-//! A frame of chunks is `u32` length of the batch, the batch (postcard), then the blocks of its chunks, one chunk's
-//! after the other's. Only blocks of 4096 bytes that are not zero travel: a chunk names them in a bit mask.
+//! A frame of chunks ([`crate::payload`]) is the blocks of its chunks, one chunk's after the other's, and the batch. Only
+//! blocks of 4096 bytes that are not zero travel: a chunk names them in a bit mask.
 
 use serde::{Deserialize, Serialize};
 
 use sys::block_tracker::CHUNK_LEN;
 
-use crate::disk::digest::Digest;
+use crate::disk::digest::{DIGEST_LEN, Digest};
 use crate::disk::identity::Identity;
 use crate::error::{Error, Kind, Result};
+use crate::payload;
 use crate::protocol::Position;
 
 /// Granularity of zero runs, in bytes.
 pub const BLOCK_LEN: usize = 4096;
 /// Chunks in one frame at most: 2 MiB of content.
 pub const BATCH_CHUNKS_MAX: usize = 32;
+/// Room for what is said of the chunks of one frame, in bytes: numbers and masks of varying length and two digests for each.
+pub const DESCRIPTION_LEN_MAX: usize = BATCH_CHUNKS_MAX * (10 + 2 * DIGEST_LEN + 3) + 16;
 /// Disks of one migration at most.
 pub const DISKS_MAX: usize = 64;
 /// Digests in one [`KIND_DISK_DIGESTS`] frame at most: 1 MiB.
@@ -181,49 +184,26 @@ pub enum DiskReport {
     },
 }
 
-/// Builds the payload of a frame of chunks.
-///
-/// # Errors
-/// Never for batches within the limits.
-pub fn encode_batch(batch: &Batch, blocks: &[u8]) -> Result<Vec<u8>> {
-    let mut payload = begin_batch(batch, blocks.len())?;
-    payload.extend_from_slice(blocks);
-    Ok(payload)
-}
-
-/// The beginning of a payload, with room for so many bytes of blocks, which the caller appends.
-///
-/// # Errors
-/// Never for batches within the limits.
-pub fn begin_batch(batch: &Batch, blocks_len: usize) -> Result<Vec<u8>> {
-    let head = postcard::to_stdvec(batch)
-        .map_err(|error| Error::new(Kind::Corrupt, "encode chunks").because(error))?;
-    let mut payload = Vec::with_capacity(4 + head.len() + blocks_len);
-    payload.extend_from_slice(&(head.len() as u32).to_le_bytes());
-    payload.extend_from_slice(&head);
-    Ok(payload)
-}
-
-/// Takes a payload apart: the batch and the blocks of its chunks. Lengths are checked against the masks; chunk numbers
-/// are not checked here.
+/// Takes a payload apart: the batch and the blocks of its chunks. Nothing is checked here but their count.
 ///
 /// # Errors
 /// [`Kind::Corrupt`]: anything malformed.
 pub fn decode_batch(payload: &[u8]) -> Result<(Batch, &[u8])> {
-    let corrupt = || Error::new(Kind::Corrupt, "understand a frame of chunks");
-    let (len, rest) = payload.split_first_chunk::<4>().ok_or_else(corrupt)?;
-    let len = u32::from_le_bytes(*len) as usize;
-    let head = rest.get(..len).ok_or_else(corrupt)?;
-    let (batch, left) = postcard::take_from_bytes::<Batch>(head).map_err(|error| corrupt().because(error))?;
-    if !left.is_empty() || batch.pieces.len() > BATCH_CHUNKS_MAX {
-        return Err(corrupt());
+    let (batch, blocks): (Batch, _) = payload::open(payload)?;
+    if batch.pieces.len() > BATCH_CHUNKS_MAX {
+        return Err(Error::new(Kind::Corrupt, "understand a frame of chunks"));
     }
-    Ok((batch, &rest[len..]))
+    Ok((batch, blocks))
 }
 
 /// Length of block `block` of a chunk of `chunk_len` bytes: the last one of a disk may be short.
 pub fn block_len(chunk_len: usize, block: usize) -> usize {
     chunk_len.saturating_sub(block * BLOCK_LEN).min(BLOCK_LEN)
+}
+
+/// The mask of a chunk of `chunk_len` bytes that is zero nowhere.
+pub fn full_mask(chunk_len: usize) -> u16 {
+    ((1u32 << chunk_len.div_ceil(BLOCK_LEN)) - 1) as u16
 }
 
 /// The blocks of a chunk that are not zero.
@@ -244,7 +224,6 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn golden_batch() {
@@ -257,18 +236,10 @@ mod tests {
                 blocks: 0b101,
             }],
         };
-        let payload = encode_batch(&batch, b"xyz").unwrap();
+        let payload = payload::describe(b"xyz"[..].into(), &batch).unwrap();
         let text = crate::signature::hex(&payload);
-        assert_eq!(
-            text,
-            format!(
-                "25000000{}ac02{}{}05{}",
-                "0101",
-                "00".repeat(16),
-                "ab".repeat(16),
-                "78797a"
-            )
-        );
+        let (unknown, digest) = ("00".repeat(16), "ab".repeat(16));
+        assert_eq!(text, format!("78797a0101ac02{unknown}{digest}0525000000"));
         let (decoded, blocks) = decode_batch(&payload).unwrap();
         assert_eq!((decoded, blocks), (batch, &b"xyz"[..]));
     }
@@ -285,14 +256,9 @@ mod tests {
             (block_len(5000, 0), block_len(5000, 1), block_len(5000, 2)),
             (4096, 904, 0)
         );
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_payloads_never_panic(bytes: Vec<u8>, head: u8) {
-            let mut payload = u32::from(head).to_le_bytes().to_vec();
-            payload.extend_from_slice(&bytes);
-            drop(decode_batch(&payload));
-        }
+        assert_eq!(
+            [0, 1, 4096, 4097, 65_535, 65_536].map(full_mask),
+            [0, 1, 1, 3, u16::MAX, u16::MAX]
+        );
     }
 }

@@ -331,15 +331,12 @@ mod tests {
             let mut link = connect(&[address], &secret, &hello(), &throttle).unwrap();
             let mut accepted = sessions.recv().unwrap();
             assert_eq!(accepted.data.len(), 3);
-            let big = Frame::message(9, vec![7; 300_000]);
+            let big = Frame::message(9, &[7; 300_000]);
             let wire = link.control.send(&big).unwrap();
             assert!((300_000..310_000).contains(&wire), "{wire}");
             assert_eq!(accepted.control.receive().unwrap(), Some(big));
-            accepted
-                .report
-                .send(&Frame::message(1, b"hello".to_vec()))
-                .unwrap();
-            assert_eq!(link.report.receive().unwrap().unwrap().payload, b"hello");
+            accepted.report.send(&Frame::message(1, b"hello")).unwrap();
+            assert_eq!(link.report.receive().unwrap().unwrap().payload[..], b"hello"[..]);
             link.control.finish().unwrap();
             assert_eq!(accepted.control.receive().unwrap(), None);
             for breaker in &link.breakers {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use sys::aligned::AlignedBuffer;
 use zstd::bulk::Decompressor;
 
 use crate::error::{Error, Kind, Result};
@@ -37,19 +38,19 @@ pub struct Frame {
     /// Length of the payload after decoding, in bytes.
     pub raw_len: u32,
     /// The coded payload.
-    pub payload: Vec<u8>,
+    pub payload: AlignedBuffer,
 }
 
 impl Frame {
     /// A stored frame outside the numbering: control and report messages.
-    pub fn message(kind: u8, payload: Vec<u8>) -> Self {
+    pub fn message(kind: u8, payload: &[u8]) -> Self {
         Self {
             kind,
             number: 0,
             after: 0,
             codec: Codec::Stored,
             raw_len: payload.len() as u32,
-            payload,
+            payload: payload.into(),
         }
     }
 
@@ -57,7 +58,7 @@ impl Frame {
     ///
     /// # Errors
     /// The payload does not decode to exactly the announced length.
-    pub fn decode(self) -> Result<Vec<u8>> {
+    pub fn decode(self) -> Result<AlignedBuffer> {
         let raw_len = self.raw_len as usize;
         let raw = match self.codec {
             Codec::Stored => self.payload,
@@ -108,7 +109,7 @@ impl Frame {
             after: long(24),
             codec,
             raw_len,
-            payload: Vec::new(),
+            payload: AlignedBuffer::new(),
         };
         Ok((frame, wire_len))
     }
@@ -119,7 +120,7 @@ fn corrupt(operation: &str) -> Error {
 }
 
 /// Decompresses with a context that the thread keeps.
-fn decompress(coded: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
+fn decompress(coded: &[u8], raw_len: usize) -> std::io::Result<AlignedBuffer> {
     thread_local! {
         static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
     }
@@ -128,7 +129,10 @@ fn decompress(coded: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
             Some(context) => context,
             None => context.insert(Decompressor::new()?),
         };
-        context.decompress(coded, raw_len)
+        let mut raw = AlignedBuffer::zeroed(raw_len);
+        let len = context.decompress_to_buffer(coded, &mut raw[..])?;
+        raw.truncate(len);
+        Ok(raw)
     })
 }
 
@@ -175,7 +179,7 @@ impl FrameWriter {
 pub struct FrameReader {
     reader: TlsReader,
     /// Memory for the next payload.
-    spare: Vec<u8>,
+    spare: AlignedBuffer,
 }
 
 impl FrameReader {
@@ -183,12 +187,12 @@ impl FrameReader {
     pub(super) fn new(reader: TlsReader) -> Self {
         Self {
             reader,
-            spare: Vec::new(),
+            spare: AlignedBuffer::new(),
         }
     }
 
     /// Gives back the memory of a payload that is done with.
-    pub fn reuse(&mut self, payload: Vec<u8>) {
+    pub fn reuse(&mut self, payload: AlignedBuffer) {
         self.spare = payload;
     }
 
@@ -203,7 +207,7 @@ impl FrameReader {
         }
         let (mut frame, wire_len) = Frame::parse(&header)?;
         frame.payload = std::mem::take(&mut self.spare);
-        frame.payload.resize(wire_len, 0);
+        frame.payload.set_len(wire_len);
         if wire_len > 0 && !self.reader.read_exact_or_end(&mut frame.payload)? {
             return Err(Error::new(
                 Kind::Retry,
@@ -227,7 +231,7 @@ mod tests {
             after: 5,
             codec: Codec::Zstd,
             raw_len: 1000,
-            payload: vec![0xaa; 2],
+            payload: AlignedBuffer::from(&[0xaa; 2][..]),
         };
         let hex: String = frame.header().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(

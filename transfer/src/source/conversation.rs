@@ -159,7 +159,7 @@ impl Conversation {
 
     fn hear(&self, frame: Frame, answers: &Sender<Answer>, findings: &Findings) -> Result<()> {
         let answer = if frame.kind == KIND_REPLICA {
-            Answer::Replica(frame.decode()?)
+            Answer::Replica(frame.decode()?.to_vec())
         } else {
             match protocol::decode(KIND_REPORT, frame)? {
                 Report::KeepAlive => return Ok(()),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sys::aligned::AlignedBuffer;
 use sys::page_cache::Residency;
 
 use crate::limits;
@@ -123,7 +124,7 @@ impl LongFile {
     pub fn read_chunk(
         &self,
         index: u64,
-        data: &mut Vec<u8>,
+        data: &mut AlignedBuffer,
         bytes_read: &AtomicU64,
     ) -> std::io::Result<Option<Chunk>> {
         let offset = index << self.chunk_log2;
@@ -133,12 +134,7 @@ impl LongFile {
         let mut at = offset;
         while let Some(range) = next_stretch(&self.data, at, offset + len, self.sparse)? {
             let begin = data.len();
-            sys::read::append_at(
-                self.data.as_fd(),
-                range.start,
-                (range.end - range.start) as usize,
-                data,
-            )?;
+            data.append_from(self.data.as_fd(), range.start, (range.end - range.start) as usize)?;
             bytes_read.fetch_add((data.len() - begin) as u64, Ordering::Relaxed);
             at = range.end;
             let extent_len = (data.len() - begin) as u32;

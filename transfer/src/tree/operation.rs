@@ -1,12 +1,14 @@
 //! What the source asks the target to do to the tree, many at a time in one frame.
 //!
-//! A frame's payload is `u32` length of the operations, the operations (postcard), then the data they refer to, one
-//! operation's after the other's. Zero runs and holes carry no data.
+//! A frame's payload ([`crate::payload`]) is the data that the operations refer to, one operation's after the other's, and
+//! the operations. Zero runs and holes carry no data.
 
 use serde::{Deserialize, Serialize};
+use sys::aligned::AlignedBuffer;
 
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::payload;
 use crate::tree::entry::{Digest, Entry, EntryPath, Node};
 use crate::tree::replica::Record;
 
@@ -216,7 +218,7 @@ fn broken(what: &str) -> Error {
 #[derive(Debug, Default)]
 pub struct Batch {
     operations: Vec<Operation>,
-    data: Vec<u8>,
+    data: AlignedBuffer,
     operations_len: usize,
 }
 
@@ -228,7 +230,7 @@ impl Batch {
     }
 
     /// Where an operation's data go.
-    pub fn data(&mut self) -> &mut Vec<u8> {
+    pub fn data(&mut self) -> &mut AlignedBuffer {
         &mut self.data
     }
 
@@ -251,13 +253,8 @@ impl Batch {
     ///
     /// # Errors
     /// More than fits into a frame.
-    pub fn take_payload(&mut self) -> Result<Vec<u8>> {
-        let data = std::mem::take(&mut self.data);
-        let data_len = data.len();
-        let mut payload = postcard::to_extend(&self.operations, data)
-            .map_err(|error| Error::new(Kind::Corrupt, "encode a frame").because(error))?;
-        let operations_len = (payload.len() - data_len) as u32;
-        payload.extend_from_slice(&operations_len.to_le_bytes());
+    pub fn take_payload(&mut self) -> Result<AlignedBuffer> {
+        let payload = payload::describe(std::mem::take(&mut self.data), &self.operations)?;
         self.operations.clear();
         self.operations_len = 0;
         if payload.len() > limits::FRAME_RAW_LEN_MAX {
@@ -267,7 +264,7 @@ impl Batch {
     }
 
     /// Gives back the memory of a payload that has been sent.
-    pub fn reuse(&mut self, mut payload: Vec<u8>) {
+    pub fn reuse(&mut self, mut payload: AlignedBuffer) {
         if self.data.capacity() == 0 {
             payload.clear();
             self.data = payload;
@@ -325,17 +322,7 @@ pub struct Loaded<'a> {
 /// # Errors
 /// [`Kind::Corrupt`] for anything that is not exactly a payload.
 pub fn load(payload: &[u8]) -> Result<Vec<Loaded<'_>>> {
-    let (rest, len) = payload
-        .split_last_chunk::<4>()
-        .ok_or_else(|| broken("no operations"))?;
-    let len = u32::from_le_bytes(*len) as usize;
-    let begin = rest
-        .len()
-        .checked_sub(len)
-        .ok_or_else(|| broken("truncated operations"))?;
-    let (mut data, encoded) = rest.split_at(begin);
-    let (operations, left): (Vec<Operation>, _) =
-        postcard::take_from_bytes(encoded).map_err(|error| broken("malformed operations").because(error))?;
+    let (operations, mut data): (Vec<Operation>, _) = payload::open(payload)?;
     let mut loaded = Vec::with_capacity(operations.len());
     for operation in operations {
         let len = operation.data_len()?;
@@ -346,10 +333,10 @@ pub fn load(payload: &[u8]) -> Result<Vec<Loaded<'_>>> {
         loaded.push(Loaded { operation, data: own });
         data = others;
     }
-    if left.is_empty() && data.is_empty() {
+    if data.is_empty() {
         Ok(loaded)
     } else {
-        Err(broken("bytes left over"))
+        Err(broken("data left over"))
     }
 }
 

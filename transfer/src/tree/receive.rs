@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use sys::aligned::AlignedBuffer;
 
 use crate::error::{Error, Kind, Result};
 use crate::link::tls::{Breaker, KEEP_ALIVE};
@@ -219,7 +220,12 @@ impl Session<'_> {
     }
 
     /// Applies a frame; returns its payload, whose memory is needed no more.
-    fn frame(&self, frame: Frame, applier: &mut Applier<'_>, entering: &Sender<Entering>) -> Result<Vec<u8>> {
+    fn frame(
+        &self,
+        frame: Frame,
+        applier: &mut Applier<'_>,
+        entering: &Sender<Entering>,
+    ) -> Result<AlignedBuffer> {
         if frame.kind != KIND_TREE {
             return Err(Error::new(
                 Kind::Corrupt,
@@ -287,7 +293,7 @@ impl Session<'_> {
                         self.report
                             .lock()
                             .expect("not poisoned")
-                            .send(&Frame::message(KIND_REPLICA, piece?))?;
+                            .send(&Frame::message(KIND_REPLICA, &piece?))?;
                     }
                     let (_, version) = self.target.journal.sealed()?;
                     self.say(&Report::ReplicaEnd { version })?;

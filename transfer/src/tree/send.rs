@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use sys::aligned::AlignedBuffer;
 use sys::page_cache::Residency;
 
 use crate::compress::{Compressor, Governor};
@@ -671,19 +672,14 @@ fn same_content(known: &Entry, present: &Entry) -> bool {
 }
 
 /// Reads a file's data, holes left out.
-fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut Vec<u8>) -> std::io::Result<Vec<Extent>> {
+fn read_extents(file: &OwnedFd, stat: &Stat, data: &mut AlignedBuffer) -> std::io::Result<Vec<Extent>> {
     // Asked before anything is read: pages that reading brings into the cache look like data.
     let sparse = long::may_have_holes(file, stat);
     let mut extents = Vec::new();
     let mut at = 0;
     while let Some(range) = long::next_stretch(file, at, stat.size, sparse)? {
         let begin = data.len();
-        sys::read::append_at(
-            file.as_fd(),
-            range.start,
-            (range.end - range.start) as usize,
-            data,
-        )?;
+        data.append_from(file.as_fd(), range.start, (range.end - range.start) as usize)?;
         let len = (data.len() - begin) as u32;
         if len > 0 {
             extents.push(Extent {

@@ -13,13 +13,16 @@ use sys::block_tracker::CHUNK_LEN;
 use crate::compress::{Compressor, Governor};
 use crate::courtesy::Courtesy;
 use crate::disk::digest::Digest;
-use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, KIND_DISK, Piece, begin_batch, block_mask};
+use crate::disk::message::{
+    BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, DESCRIPTION_LEN_MAX, KIND_DISK, Piece, block_mask, full_mask,
+};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
+use crate::payload;
 
 /// What was done, summed over all rounds.
 #[derive(Debug, Default)]
@@ -64,6 +67,13 @@ pub fn copy(
     })
 }
 
+/// Memory for the chunks of a frame and their description.
+fn buffer(session: &Session<'_>) -> AlignedBuffer {
+    const LEN: usize = BATCH_CHUNKS_MAX * CHUNK_LEN as usize + DESCRIPTION_LEN_MAX;
+    let spare = session.spare().filter(|spare| spare.capacity() >= LEN);
+    spare.unwrap_or_else(|| AlignedBuffer::with_capacity(LEN))
+}
+
 /// One reading thread with its buffers.
 struct Reader<'a> {
     session: &'a Session<'a>,
@@ -80,7 +90,7 @@ impl<'a> Reader<'a> {
             counters,
             governor,
             compressor: Compressor::new()?,
-            content: AlignedBuffer::zeroed(BATCH_CHUNKS_MAX * CHUNK_LEN as usize),
+            content: buffer(session),
         })
     }
 
@@ -90,13 +100,13 @@ impl<'a> Reader<'a> {
             disk: number as u16,
             pieces: Vec::new(),
         };
-        let mut contents: Vec<&[u8]> = Vec::new();
+        let mut slots: Vec<Range<usize>> = Vec::new();
         let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
         let known = disk.digests.get_each(job).map_err(failed)?;
-        let slots = self.content.chunks(CHUNK_LEN as usize);
-        for ((slot, &chunk), expected) in slots.zip(job).zip(known) {
+        for ((slot, &chunk), expected) in (0..).step_by(CHUNK_LEN as usize).zip(job).zip(known) {
             let range = bytes_of(&(chunk..chunk + 1), disk.len());
-            let content = &slot[..(range.end - range.start) as usize];
+            let slot = slot..slot + (range.end - range.start) as usize;
+            let content = &self.content[slot.clone()];
             self.counters
                 .bytes_done
                 .fetch_add(content.len() as u64, Ordering::Relaxed);
@@ -110,7 +120,7 @@ impl<'a> Reader<'a> {
                 digest,
                 blocks: block_mask(content),
             });
-            contents.push(content);
+            slots.push(slot);
         }
         self.counters
             .scanned
@@ -125,7 +135,8 @@ impl<'a> Reader<'a> {
             self.counters
                 .sent
                 .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
-            let (payload, len) = payload_of(&batch, &contents)?;
+            let content = std::mem::replace(&mut self.content, buffer(self.session));
+            let (payload, len) = payload_of(&batch, &slots, content)?;
             self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
             pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
         }
@@ -137,6 +148,7 @@ impl<'a> Reader<'a> {
     fn read(&mut self, disk: &SourceDisk, job: &[u64]) -> Vec<Range<u64>> {
         let mut bad = Vec::new();
         let mut slot = 0;
+        self.content.set_len(BATCH_CHUNKS_MAX * CHUNK_LEN as usize);
         for run in job.chunk_by(|a, b| a + 1 == *b) {
             let chunks = run[0]..run[run.len() - 1] + 1;
             let range = bytes_of(&chunks, disk.len());
@@ -181,34 +193,45 @@ pub fn send_again(
         disk: number,
         pieces: vec![piece],
     };
-    let (payload, len) = payload_of(&batch, &[&buffer])?;
+    let (payload, len) = payload_of(&batch, &[0..buffer.len()], buffer)?;
     pack_and_send(&mut Compressor::new()?, payload, len, session, governor)?;
     Ok(true)
 }
 
-/// The payload of a batch whose chunks have these contents, and how many bytes of blocks it holds.
-fn payload_of(batch: &Batch, contents: &[&[u8]]) -> Result<(Vec<u8>, u64)> {
-    let mut payload = begin_batch(batch, contents.iter().map(|content| content.len()).sum())?;
-    let head_len = payload.len();
-    for (piece, content) in batch.pieces.iter().zip(contents) {
-        for (index, block) in content.chunks(BLOCK_LEN).enumerate() {
+/// The payload of a batch whose chunks lie in these `slots` of `content`, made of that memory, and how many bytes of blocks
+/// it holds.
+fn payload_of(
+    batch: &Batch,
+    slots: &[Range<usize>],
+    mut content: AlignedBuffer,
+) -> Result<(AlignedBuffer, u64)> {
+    let mut end = 0;
+    for (piece, slot) in batch.pieces.iter().zip(slots) {
+        if *slot == (end..end + slot.len()) && piece.blocks == full_mask(slot.len()) {
+            end = slot.end;
+            continue;
+        }
+        for (index, start) in slot.clone().step_by(BLOCK_LEN).enumerate() {
             if piece.blocks >> index & 1 == 1 {
-                payload.extend_from_slice(block);
+                let block = start..slot.end.min(start + BLOCK_LEN);
+                let len = block.len();
+                content.copy_within(block, end);
+                end += len;
             }
         }
     }
-    let blocks_len = (payload.len() - head_len) as u64;
-    Ok((payload, blocks_len))
+    content.truncate(end);
+    Ok((payload::describe(content, batch)?, end as u64))
 }
 
 fn pack_and_send(
     compressor: &mut Compressor,
-    payload: Vec<u8>,
+    payload: AlignedBuffer,
     content_len: u64,
     session: &Session<'_>,
     governor: &Governor,
 ) -> Result<()> {
-    let mut frame = Frame::message(KIND_DISK, Vec::new());
+    let mut frame = Frame::message(KIND_DISK, &[]);
     frame.raw_len = payload.len() as u32;
     (frame.codec, frame.payload) = compressor.compress(payload, governor)?;
     session.send(frame, content_len)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use sys::aligned::AlignedBuffer;
 
 use crate::compress::Governor;
 use crate::disk::digest::{DIGEST_LEN, Digest};
@@ -35,6 +36,8 @@ enum Incoming {
 pub struct Session<'a> {
     control: Mutex<FrameWriter>,
     frames: Sender<Frame>,
+    /// Memory of frames that have been sent.
+    spares: (Sender<AlignedBuffer>, Receiver<AlignedBuffer>),
     incoming: Receiver<Incoming>,
     next_frame: AtomicU64,
     /// Numbers and content bytes of frames that are not durable yet: no more than fit between two checkpoints.
@@ -64,10 +67,12 @@ pub fn with_session<R>(
     body: impl FnOnce(&Session<'_>) -> Result<R>,
 ) -> Result<R> {
     let (frames, queue) = crossbeam_channel::bounded(link.data.len() * QUEUE_PER_CONNECTION);
+    let spares = crossbeam_channel::bounded(link.data.len() * (QUEUE_PER_CONNECTION + 1));
     let (arrived, incoming) = crossbeam_channel::unbounded();
     let session = Session {
         control: Mutex::new(link.control),
         frames,
+        spares,
         incoming,
         next_frame: AtomicU64::new(0),
         unacknowledged: Mutex::default(),
@@ -142,13 +147,15 @@ impl Session<'_> {
             let frame = match queue.recv_timeout(TICK) {
                 Ok(frame) => frame,
                 Err(RecvTimeoutError::Timeout) if spoke.elapsed() < KEEP_ALIVE => continue,
-                Err(RecvTimeoutError::Timeout) => Frame::message(KIND_NOTHING, Vec::new()),
+                Err(RecvTimeoutError::Timeout) => Frame::message(KIND_NOTHING, &[]),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let sent = connection.send(&frame)?;
             self.wire.fetch_add(sent, Ordering::Relaxed);
             self.governor.learn(connection.strain());
             spoke = Instant::now();
+            // Nobody needs more than there is room for.
+            let _ = self.spares.0.try_send(frame.payload);
         }
         connection.finish()
     }
@@ -284,6 +291,11 @@ impl Session<'_> {
             };
             self.check()?;
         }
+    }
+
+    /// Memory of a frame that has been sent, if there is any.
+    pub fn spare(&self) -> Option<AlignedBuffer> {
+        self.spares.1.try_recv().ok()
     }
 
     /// Frames sent so far.

@@ -6,7 +6,7 @@ use sys::aligned::AlignedBuffer;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::Digest;
-use crate::disk::message::{BATCH_CHUNKS_MAX, BLOCK_LEN, Batch, block_len, decode_batch};
+use crate::disk::message::{BLOCK_LEN, Piece, block_len, decode_batch, full_mask};
 use crate::error::{Error, Kind, Result};
 
 /// A chunk whose content is in the batch's buffer and whose digest was computed from it here.
@@ -34,18 +34,17 @@ pub struct VerifiedBatch {
 }
 
 impl VerifiedBatch {
-    /// A buffer for the content of any batch: making one costs more than filling it.
-    pub fn buffer() -> AlignedBuffer {
-        AlignedBuffer::zeroed(BATCH_CHUNKS_MAX * CHUNK_LEN as usize)
-    }
-
-    /// Decodes and verifies a payload; `disk_lens` are the lengths of the source's disks in bytes. The content goes to
-    /// `buffer`, one of [`Self::buffer`], which [`Self::into_buffer`] gives back.
+    /// Decodes and verifies a payload; `disk_lens` are the lengths of the source's disks in bytes. Whole chunks stay where
+    /// they came; where blocks are left out, all content is laid out in `spare`. Returns the buffer that is not used, too.
     ///
     /// # Errors
     /// [`Kind::Corrupt`]: malformed, outside the disk, or a digest does not fit its content.
-    pub fn open(payload: &[u8], disk_lens: &[u64], buffer: AlignedBuffer) -> Result<Self> {
-        let (batch, blocks) = decode_batch(payload)?;
+    pub fn open(
+        payload: AlignedBuffer,
+        disk_lens: &[u64],
+        mut spare: AlignedBuffer,
+    ) -> Result<(Self, AlignedBuffer)> {
+        let (batch, blocks) = decode_batch(&payload)?;
         let corrupt = |what: &str| Error::new(Kind::Corrupt, format!("accept chunks: {what}"));
         let disk_len = *disk_lens
             .get(usize::from(batch.disk))
@@ -55,29 +54,27 @@ impl VerifiedBatch {
             .pieces
             .iter()
             .all(|piece| piece.chunk < disk_len.div_ceil(CHUNK_LEN));
-        if !ascending || !inside || batch.pieces.len() > BATCH_CHUNKS_MAX {
+        if !ascending || !inside {
             return Err(corrupt("their numbers are out of order or out of range"));
         }
-        Self::fill(&batch, blocks, disk_len, buffer)
-            .ok_or_else(|| corrupt("a digest does not fit its content"))
-    }
-
-    fn fill(batch: &Batch, mut blocks: &[u8], disk_len: u64, mut content: AlignedBuffer) -> Option<Self> {
-        let mut chunks = Vec::with_capacity(batch.pieces.len());
-        for (piece, slot) in batch.pieces.iter().zip(content.chunks_mut(CHUNK_LEN as usize)) {
+        let pieces = batch.pieces.iter().map(|piece| {
             let len = CHUNK_LEN.min(disk_len - piece.chunk * CHUNK_LEN) as usize;
-            for block in 0..u16::BITS as usize {
-                let place = &mut slot[block * BLOCK_LEN..(block + 1) * BLOCK_LEN];
-                if piece.blocks >> block & 1 == 0 {
-                    place.fill(0);
-                    continue;
-                }
-                let (bytes, rest) = blocks.split_at_checked(block_len(len, block))?;
-                place[..bytes.len()].copy_from_slice(bytes);
-                blocks = rest;
-            }
+            (piece, len)
+        });
+        let damaged = || corrupt("a digest does not fit its content");
+        // Only a disk's last chunk is short: whole chunks lie one behind the other.
+        let is_whole = pieces.clone().all(|(piece, len)| piece.blocks == full_mask(len))
+            && blocks.len() == pieces.clone().map(|(_, len)| len).sum::<usize>();
+        let (content, other) = if is_whole {
+            (payload, spare)
+        } else {
+            lay_out(pieces.clone(), blocks, &mut spare).ok_or_else(damaged)?;
+            (spare, payload)
+        };
+        let mut chunks = Vec::with_capacity(batch.pieces.len());
+        for ((piece, len), slot) in pieces.zip(content.chunks(CHUNK_LEN as usize)) {
             if Digest::of(&slot[..len]) != piece.digest {
-                return None;
+                return Err(damaged());
             }
             chunks.push(VerifiedChunk {
                 number: piece.chunk,
@@ -87,11 +84,12 @@ impl VerifiedBatch {
                 len,
             });
         }
-        blocks.is_empty().then_some(Self {
+        let verified = Self {
             disk: batch.disk,
             chunks,
             content,
-        })
+        };
+        Ok((verified, other))
     }
 
     /// The buffer, for the next batch.
@@ -107,15 +105,41 @@ impl VerifiedBatch {
     }
 }
 
+/// Lays chunks out in slots of their own, zeros where no blocks came. `None` when lengths do not fit.
+fn lay_out<'b>(
+    pieces: impl ExactSizeIterator<Item = (&'b Piece, usize)>,
+    mut blocks: &[u8],
+    slots: &mut AlignedBuffer,
+) -> Option<()> {
+    slots.set_len(pieces.len() * CHUNK_LEN as usize);
+    for ((piece, len), slot) in pieces.zip(slots.chunks_mut(CHUNK_LEN as usize)) {
+        for (block, place) in slot.chunks_mut(BLOCK_LEN).enumerate() {
+            if piece.blocks >> block & 1 == 0 {
+                place.fill(0);
+                continue;
+            }
+            let (bytes, rest) = blocks.split_at_checked(block_len(len, block))?;
+            place[..bytes.len()].copy_from_slice(bytes);
+            blocks = rest;
+        }
+    }
+    blocks.is_empty().then_some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::message::{Piece, encode_batch};
+    use crate::disk::message::Batch;
+    use crate::payload::describe;
 
     fn open(payload: &[u8], disk_lens: &[u64]) -> Result<VerifiedBatch> {
-        let mut used = VerifiedBatch::buffer();
+        let mut used = AlignedBuffer::zeroed(1 << 20);
         used.fill(0xee); // what an earlier batch left
-        VerifiedBatch::open(payload, disk_lens, used)
+        VerifiedBatch::open(payload.into(), disk_lens, used).map(|(batch, _)| batch)
+    }
+
+    fn encode_batch(batch: &Batch, blocks: &[u8]) -> Result<AlignedBuffer> {
+        describe(blocks.into(), batch)
     }
 
     #[test]

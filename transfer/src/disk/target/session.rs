@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use sys::aligned::AlignedBuffer;
 
 use crate::disk::digest::root_of_all;
 use crate::disk::message::{
@@ -235,17 +236,18 @@ impl Session<'_> {
 
     fn write_frames(&self, connection: &mut FrameReader, due: &Sender<()>) -> Result<()> {
         let disk_lens = self.store.disk_lens();
-        let mut buffer = VerifiedBatch::buffer();
+        let mut spare = AlignedBuffer::new();
         while let Some(frame) = connection.receive()? {
             if frame.kind != KIND_DISK {
                 continue; // keeps the connection alive
             }
             let number = frame.number;
             let payload = frame.decode()?;
-            let batch = VerifiedBatch::open(&payload, &disk_lens, buffer)?;
+            let (batch, other) = VerifiedBatch::open(payload, &disk_lens, spare)?;
+            spare = other;
             let disk = batch.disk;
             let applied = self.store.apply(number, &batch)?;
-            buffer = batch.into_buffer();
+            connection.reuse(batch.into_buffer());
             for chunk in applied.refused {
                 self.reports.send(&DiskReport::Wanted { disk, chunk })?;
             }
@@ -379,12 +381,12 @@ impl Session<'_> {
 
     /// Digests of blank space are zeros: worth compressing.
     fn send_digests(&self, bytes: &[u8]) -> Result<()> {
-        let mut frame = Frame::message(KIND_DISK_DIGESTS, bytes.to_vec());
+        let mut frame = Frame::message(KIND_DISK_DIGESTS, bytes);
         let packed = zstd::bulk::compress(bytes, 1)
             .map_err(|error| Error::new(Kind::Corrupt, "compress digests").because(error))?;
         if packed.len() < bytes.len() {
             frame.codec = Codec::Zstd;
-            frame.payload = packed;
+            frame.payload = packed[..].into();
         }
         self.reports.send_frame(&frame)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::disk::message::{Batch, Piece, encode_batch};
+use crate::disk::message::{Batch, Piece};
 
 const LEN: u64 = 4 * CHUNK_LEN;
 
@@ -51,9 +51,9 @@ fn send_chunk(store: &DiskStore, number: u64, chunk: u64, expected: Digest, bloc
         disk: 0,
         pieces: vec![piece],
     };
-    let payload = encode_batch(&batch, &[7; 4096]).unwrap();
+    let payload = crate::payload::describe([7; 4096][..].into(), &batch).unwrap();
     let lens = store.disk_lens();
-    let batch = VerifiedBatch::open(&payload, &lens, VerifiedBatch::buffer()).unwrap();
+    let (batch, _) = VerifiedBatch::open(payload, &lens, AlignedBuffer::new()).unwrap();
     !store.apply(number, &batch).unwrap().refused.is_empty()
 }
 
