@@ -1,6 +1,7 @@
 //! Applies verified operations to the target's tree, and says what is to be journalled.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Kind, Result};
@@ -308,23 +309,31 @@ impl<'a> Applier<'a> {
         let open = self.long_files.get(number)?;
         let chunk_len = 1u64 << open.content.chunk_log2;
         let end = (first + chunks.len() as u64).checked_mul(chunk_len);
-        if chunks.is_empty()
-            || chunks.len() > GROUP_LEN
-            || end.is_none_or(|end| end >= open.content.len + chunk_len)
-        {
+        let Some(end) = end.filter(|end| *end < open.content.len + chunk_len && !chunks.is_empty()) else {
             return Err(broken("chunks behind the end of their file"));
+        };
+        if chunks.len() > GROUP_LEN {
+            return Err(broken("too many chunks at once"));
         }
         let Some(file) = &open.file else {
             return Ok(Outcome::default());
         };
-        let mut data = data;
+        let mut pieces = Pieces {
+            file,
+            rewritten: open.rewritten,
+            data,
+            run: first * chunk_len..first * chunk_len,
+        };
         for (index, chunk) in (first..).zip(chunks) {
             let offset = index * chunk_len;
             if u64::from(chunk.len) != chunk_len.min(open.content.len - offset) {
                 return Err(broken("a chunk of the wrong length"));
             }
-            data = write_chunk(file, offset, chunk, data, open.rewritten)?;
+            for extent in &chunk.extents {
+                pieces.add(offset + u64::from(extent.offset), u64::from(extent.len))?;
+            }
         }
+        pieces.end(end.min(open.content.len))?;
         let record = Record::Chunks {
             path: open.path.clone(),
             ino: open.ino,
@@ -351,31 +360,40 @@ impl<'a> Applier<'a> {
     }
 }
 
-/// Writes a chunk's data; makes holes of what is between them. Returns the data of the chunks behind.
-fn write_chunk<'d>(
-    file: &LongFile,
-    offset: u64,
-    chunk: &Chunk,
-    data: &'d [u8],
+/// Writes neighbouring chunks: extents that touch each other together, holes between them.
+struct Pieces<'a> {
+    file: &'a LongFile,
+    /// Whether what is between extents may hold old data.
     rewritten: bool,
-) -> Result<&'d [u8]> {
-    let (mut at, mut data) = (0, data);
-    let hole = |from: u64, to: u64| {
-        if rewritten && to > from {
-            file.zero(offset + from, to - from)
-        } else {
-            Ok(())
+    /// Of the extents from the beginning of `run`.
+    data: &'a [u8],
+    /// What is known to be data and not yet written, in bytes of the file.
+    run: Range<u64>,
+}
+
+impl Pieces<'_> {
+    /// The next extent.
+    fn add(&mut self, offset: u64, len: u64) -> Result<()> {
+        if offset != self.run.end {
+            self.end(offset)?;
+            self.run = offset..offset;
         }
-    };
-    for extent in &chunk.extents {
-        hole(at, u64::from(extent.offset))?;
-        let (own, others) = data.split_at(extent.len as usize);
-        file.write_at(offset + u64::from(extent.offset), own)?;
-        data = others;
-        at = u64::from(extent.offset) + u64::from(extent.len);
+        self.run.end += len;
+        Ok(())
     }
-    hole(at, u64::from(chunk.len))?;
-    Ok(data)
+
+    /// Writes what has been gathered; from there to `hole_end` there are no data.
+    fn end(&mut self, hole_end: u64) -> Result<()> {
+        let (own, others) = self.data.split_at((self.run.end - self.run.start) as usize);
+        if !own.is_empty() {
+            self.file.write_at(self.run.start, own)?;
+        }
+        self.data = others;
+        if self.rewritten && hole_end > self.run.end {
+            self.file.zero(self.run.end, hole_end - self.run.end)?;
+        }
+        Ok(())
+    }
 }
 
 fn done(mut entry: Entry, refusals: Vec<Refusal>) -> Outcome {

@@ -1,8 +1,14 @@
 //! A long file, written in pieces by several threads.
+//!
+//! Large pieces go past the page cache: they are copied once less, are on the disk when a checkpoint asks for them, and what
+//! the target has cached stays. Where the file system cannot do that, they go through it like all others.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use sys::aligned::ALIGNMENT;
 
 use super::create::{write_all_at, zero};
 use super::metadata::{Handle, Origin};
@@ -12,12 +18,16 @@ use crate::error::{Error, Result};
 use crate::tree::capture::FileKind;
 use crate::tree::entry::{Entry, EntryPath, Meta};
 use crate::tree::operation::Existing;
-use std::sync::Arc;
+
+/// Shortest piece that goes past the page cache, in bytes: scattered small ones are better gathered there.
+const DIRECT_LEN_MIN: usize = 512 * 1024;
 
 /// An open long file. All methods may be called from several threads at once, but for [`LongFile::finish`], which comes
 /// after all others.
 pub struct LongFile {
     fd: OwnedFd,
+    /// The same file for direct I/O, once it is needed; `None` where the file system has none.
+    direct: OnceLock<Option<OwnedFd>>,
     path: EntryPath,
     tree: Arc<Tree>,
     origin: Origin,
@@ -58,6 +68,7 @@ impl TreeWriter {
         match rustix::fs::ftruncate(&file.fd, len) {
             Ok(()) => Ok(Prepared::Ready(LongFile {
                 fd: file.fd,
+                direct: OnceLock::new(),
                 path: path.clone(),
                 tree: Arc::clone(&self.tree),
                 origin: file.origin,
@@ -69,12 +80,25 @@ impl TreeWriter {
 }
 
 impl LongFile {
-    /// Writes `data` at `offset`, in bytes.
+    /// Writes `data` at `offset`, in bytes; past the page cache, if both lie right for it.
     ///
     /// # Errors
     /// The medium failed.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        write_all_at(self.fd.as_fd(), data, offset).map_err(|errno| self.failed("write a file", errno))
+        let (whole, rest) = data.split_at(data.len() - data.len() % ALIGNMENT);
+        let fits = data.as_ptr().addr() % ALIGNMENT == 0 && offset.is_multiple_of(ALIGNMENT as u64);
+        let direct = if fits && whole.len() >= DIRECT_LEN_MIN {
+            self.direct.get_or_init(|| reopen_direct(&self.fd)).as_ref()
+        } else {
+            None
+        };
+        let written = match direct.map(|direct| write_all_at(direct.as_fd(), whole, offset)) {
+            Some(Ok(())) => write_all_at(self.fd.as_fd(), rest, offset + whole.len() as u64),
+            // So says a file system that cannot do it with this file, or no more.
+            None | Some(Err(Errno::INVAL)) => write_all_at(self.fd.as_fd(), data, offset),
+            Some(Err(errno)) => Err(errno),
+        };
+        written.map_err(|errno| self.failed("write a file", errno))
     }
 
     /// Fills `buffer` from `offset`, in bytes; returns how many bytes there were before the end of the file.
@@ -123,4 +147,11 @@ impl LongFile {
     fn failed(&self, operation: &str, errno: Errno) -> Error {
         Error::io(operation, self.tree.full_path(&self.path), errno.into())
     }
+}
+
+/// Opens a file once more for direct I/O: the flag belongs to an opening, and the other one still writes ends and holes.
+fn reopen_direct(file: &OwnedFd) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).ok()
 }
