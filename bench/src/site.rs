@@ -17,8 +17,6 @@ const VOLUME_LEN: u64 = 12 << 30;
 #[derive(Debug)]
 pub(crate) struct Volume {
     path: PathBuf,
-    /// Removed with it.
-    _image: TempPath,
 }
 
 impl Volume {
@@ -40,8 +38,8 @@ impl Drop for Volume {
 pub(crate) struct Site {
     folder: TempDir,
     programs: PathBuf,
-    /// Where the target's file systems are kept.
-    volumes: PathBuf,
+    /// The disk that the target's file systems are made on, one after the other.
+    image: TempPath,
     /// Further flags of `go2cloud sync`.
     pub(crate) flags: Vec<String>,
     /// The link in use.
@@ -90,12 +88,20 @@ impl Site {
             folder.path().join("secret"),
             "a-benchmark-keeps-no-secrets-0123456789\n",
         )?;
+        let image = tempfile::Builder::new()
+            .prefix("g2c-bench-")
+            .tempfile_in(args.volumes.as_ref().unwrap_or(&args.work))?
+            .into_temp_path();
+        fs::File::options()
+            .write(true)
+            .open(&image)?
+            .set_len(VOLUME_LEN)?;
         // sshd refuses to start without it.
         fs::create_dir_all("/run/sshd")?;
         Ok(Self {
             folder,
             programs,
-            volumes: args.volumes.clone().unwrap_or_else(|| args.work.clone()),
+            image,
             flags: args.flags.clone(),
             link: Link::Unlimited,
             network: Network::new(Link::Unlimited)?,
@@ -123,27 +129,29 @@ impl Site {
 
     /// A target of its own for one copy: a new ext4 file system on a loop device, mounted until it is dropped. ext4 looks
     /// for inodes that were not in use lately: after 200,000 files were deleted, making files costs several times as much.
+    /// What was written to once keeps its blocks, as on a disk: memory that is new costs more than what is written there.
     pub(crate) fn volume(&self) -> Result<Volume> {
         let path = self.empty("volume")?;
-        let image = tempfile::Builder::new()
-            .prefix("g2c-bench-")
-            .tempfile_in(&self.volumes)?
-            .into_temp_path();
-        fs::File::options()
-            .write(true)
-            .open(&image)?
-            .set_len(VOLUME_LEN)?;
-        let name = image.to_str().context("the work folder's path is not UTF-8")?;
+        let name = self
+            .image
+            .to_str()
+            .context("the work folder's path is not UTF-8")?;
         run(
             "mkfs.ext4",
-            ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", name],
+            [
+                "-q",
+                "-F",
+                "-E",
+                "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+                name,
+            ],
         )?;
         let target = path.to_str().context("the work folder's path is not UTF-8")?;
         run("mount", ["-o", "loop", name, target])?;
         // Not cached twice; where the folder's file system cannot, all tools pay alike.
         let device = run_for("findmnt", ["-n", "-o", "SOURCE", target])?;
         let _ = run("losetup", ["--direct-io=on", device.trim()]);
-        Ok(Volume { path, _image: image })
+        Ok(Volume { path })
     }
 
     /// Makes what was copied durable.

@@ -75,6 +75,7 @@ pub(crate) fn full(bed: &Bed, repeat: usize) -> Result<()> {
         call(Command::new("dd").args([&disk, "of=/dev/null", "bs=1M", "iflag=direct"]))?;
         read.push(bed.len as f64 / begin.elapsed().as_secs_f64() / 1e6);
         bed.forget();
+        bed.furnish()?;
         let run = bed.sync(&["--compress", "off"])?;
         copied.add(bed.len, &run)?;
         for (at, usage) in [run.source, run.target].into_iter().enumerate() {
@@ -82,6 +83,7 @@ pub(crate) fn full(bed: &Bed, repeat: usize) -> Result<()> {
             memory[at] = usage.memory.max(memory[at]);
         }
         bed.forget();
+        bed.furnish()?;
         let run = bed.sync(&["--compress", "off", "--bandwidth-limit", &LINK_KIB.to_string()])?;
         limited.add(run.number("bytes_wire"), &run)?;
     }
