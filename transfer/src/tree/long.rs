@@ -4,8 +4,8 @@
 //! every chunk has been found unchanged or its frame has been numbered; the end is ordered behind all of them.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use sys::aligned::AlignedBuffer;
 use sys::page_cache::Residency;
@@ -170,6 +170,19 @@ pub fn digest_of_chunks(digests: &[Digest]) -> Digest {
 
 /// Digest of `len` bytes that are zero outside `extents`, whose data lie in `data` one after the other.
 pub fn digest_of_extents(extents: &[Extent], data: &[u8], len: u64) -> Digest {
+    if extents.is_empty() && len.is_power_of_two() {
+        return digest_of_zeros(len.trailing_zeros());
+    }
+    hash_extents(extents, data, len)
+}
+
+/// Digest of 2^`log2` zeros, computed once: holes of sparse files cost nothing.
+fn digest_of_zeros(log2: u32) -> Digest {
+    static KNOWN: [OnceLock<Digest>; u64::BITS as usize] = [const { OnceLock::new() }; u64::BITS as usize];
+    *KNOWN[log2 as usize].get_or_init(|| hash_extents(&[], &[], 1 << log2))
+}
+
+fn hash_extents(extents: &[Extent], data: &[u8], len: u64) -> Digest {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut hasher = blake3::Hasher::new();
     let mut at = 0u64;
@@ -247,5 +260,11 @@ mod tests {
             len: 3,
         }];
         assert_eq!(digest_of_extents(&extents, b"abc", 200_000), Digest::of(&whole));
+        for len in [0, 1, 4096, 65_536, 65_537, 1 << 20] {
+            let zeros = vec![0; len];
+            for _ in 0..2 {
+                assert_eq!(digest_of_extents(&[], b"", len as u64), Digest::of(&zeros));
+            }
+        }
     }
 }
