@@ -3,19 +3,32 @@
 //! Certificates carry no trust here: the receiver makes one for itself at every start, the source accepts any, and
 //! [`super::auth`] then proves, bound to this very TLS session, that the peer knows the migration's secret. The
 //! handshake signature is still verified, because the channel binding is only as good as the handshake.
+//!
+//! All cryptography is rustls's. Its two faces are used where each is cheaper: the source, which sends nearly
+//! everything, by the buffered one (`client`); the target, which receives it, by the unbuffered one (`server`), which
+//! decrypts where the network has put the bytes.
 
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::error::{Error, Kind, Result};
 use crate::throttle::Throttle;
+
+mod binding;
+mod client;
+mod config;
+mod server;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use config::{client_config, server_config};
+pub use writer::{Strain, TlsWriter};
 
 /// A peer that stays silent for so long is lost. Both sides send at least every [`KEEP_ALIVE`].
 pub const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -23,112 +36,31 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A handshake must be through after this time: nobody occupies a place by staying silent.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(15);
-/// Plain bytes handed to TLS at a time: four records of 16 KiB, so that the throttle paces smoothly.
-const SLICE_LEN: usize = 64 * 1024;
 
-/// Bytes received at a time.
-const RECEIVE_LEN: usize = 128 * 1024;
+/// One side of a TLS session: its state and its memory. The socket stays with whoever knows its time limits.
+trait Session: Send {
+    /// Shakes hands; the time limits of `socket` bound every read and write.
+    fn shake_hands(&mut self, socket: &TcpStream) -> std::io::Result<()>;
 
-/// Makes the receiver's TLS side: a certificate of its own, TLS 1.3 only.
-///
-/// # Errors
-/// The kernel gives no random numbers.
-pub fn server_config() -> Result<Arc<ServerConfig>> {
-    let failed = |error: rcgen::Error| Error::new(Kind::Medium, "make a TLS certificate").because(error);
-    let key = rcgen::KeyPair::generate().map_err(failed)?;
-    let certificate = rcgen::CertificateParams::new(vec!["go2cloud".to_owned()])
-        .and_then(|parameters| parameters.self_signed(&key))
-        .map_err(failed)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .and_then(|builder| {
-            builder
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], key)
-        })
-        .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
-}
+    /// Keying material that only the two ends of this session have.
+    fn channel_binding(&self) -> std::result::Result<[u8; 32], rustls::Error>;
 
-/// Makes the source's TLS side.
-///
-/// # Errors
-/// Never with the built-in cryptography.
-pub fn client_config() -> Result<Arc<ClientConfig>> {
-    let mut provider = ring::default_provider();
-    // The server follows the client's order. Without AES instructions ChaCha20 is several times faster.
-    let fast_aes = std::arch::is_x86_feature_detected!("aes");
-    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
-        CipherSuite::TLS13_AES_128_GCM_SHA256 => u8::from(!fast_aes),
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => u8::from(fast_aes),
-        _ => 2,
-    });
-    let provider = Arc::new(provider);
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.resumption = rustls::client::Resumption::disabled();
-    config.enable_sni = false;
-    Ok(Arc::new(config))
-}
+    /// Reads something into `buffer`, which is not empty; 0 after the peer's orderly end.
+    fn read(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> Result<usize>;
 
-/// Accepts any certificate whose key really signed the handshake; who the peer is, the secret proves.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+    /// Encrypts `plain`, to be sent by [`Session::flush`].
+    fn seal(&mut self, plain: &[u8]) -> std::io::Result<()>;
 
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
+    /// The orderly end, to be sent by [`Session::flush`].
+    fn seal_end(&mut self) -> std::io::Result<()>;
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> std::result::Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> std::result::Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    /// Sends all that is encrypted; returns how many bytes that were.
+    fn flush(&mut self, socket: &mut dyn Write) -> std::io::Result<usize>;
 }
 
 /// A connection whose TLS handshake is through; still both directions, for the authentication.
 pub struct TlsStream {
-    connection: Connection,
+    session: Box<dyn Session>,
     socket: TcpStream,
 }
 
@@ -156,10 +88,9 @@ impl TlsStream {
         config: Arc<ClientConfig>,
         patience: Duration,
     ) -> Result<Self> {
-        let name = ServerName::IpAddress(address.ip().into());
-        let connection = ClientConnection::new(config, name)
+        let session = client::Client::new(config, address.ip())
             .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
-        Self::handshake(socket, Connection::Client(connection), patience)
+        Self::handshake(socket, Box::new(session), patience)
     }
 
     /// Shakes hands on an accepted socket.
@@ -167,24 +98,21 @@ impl TlsStream {
     /// # Errors
     /// The peer does not speak TLS 1.3, or is too slow.
     pub fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self> {
-        let connection = ServerConnection::new(config)
+        let session = server::Server::new(&config)
             .map_err(|error| Error::new(Kind::Medium, "set up TLS").because(error))?;
-        Self::handshake(socket, Connection::Server(connection), HANDSHAKE_MAX)
+        Self::handshake(socket, Box::new(session), HANDSHAKE_MAX)
     }
 
-    fn handshake(mut socket: TcpStream, mut connection: Connection, patience: Duration) -> Result<Self> {
+    fn handshake(socket: TcpStream, mut session: Box<dyn Session>, patience: Duration) -> Result<Self> {
         let tuned = socket.set_nodelay(true).and_then(|()| {
             socket.set_read_timeout(Some(patience))?;
             socket.set_write_timeout(Some(patience))
         });
         tuned.map_err(|error| lost("set up the connection", error))?;
-        connection.set_buffer_limit(None);
-        while connection.is_handshaking() {
-            connection
-                .complete_io(&mut socket)
-                .map_err(|error| lost("agree on TLS 1.3 with the peer", error))?;
-        }
-        Ok(Self { connection, socket })
+        session
+            .shake_hands(&socket)
+            .map_err(|error| lost("agree on TLS 1.3 with the peer", error))?;
+        Ok(Self { session, socket })
     }
 
     /// Keying material of this very session (RFC 9266 channel binding): equal at both ends, unknown to anybody between.
@@ -192,8 +120,8 @@ impl TlsStream {
     /// # Errors
     /// Never after a handshake.
     pub fn exporter(&self) -> Result<[u8; 32]> {
-        self.connection
-            .export_keying_material([0u8; 32], b"EXPORTER-Channel-Binding", None)
+        self.session
+            .channel_binding()
             .map_err(|error| Error::new(Kind::Medium, "derive the channel binding").because(error))
     }
 
@@ -202,13 +130,9 @@ impl TlsStream {
     /// # Errors
     /// The connection is lost.
     pub fn say(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.connection.writer().write_all(bytes).and_then(|()| {
-            while self.connection.wants_write() {
-                self.connection.write_tls(&mut self.socket)?;
-            }
-            Ok(())
-        });
-        written.map_err(|error| lost("send to the peer", error))
+        let sealed = self.session.seal(bytes);
+        let sent = sealed.and_then(|()| self.session.flush(&mut self.socket));
+        sent.map(drop).map_err(|error| lost("send to the peer", error))
     }
 
     /// Reads exactly `buffer.len()` bytes.
@@ -216,7 +140,7 @@ impl TlsStream {
     /// # Errors
     /// The connection is lost, or the peer ended.
     pub fn hear(&mut self, buffer: &mut [u8]) -> Result<()> {
-        if read_full(&mut self.connection, &mut self.socket, buffer)? == buffer.len() {
+        if read_full(self.session.as_mut(), &self.socket, buffer)? == buffer.len() {
             Ok(())
         } else {
             Err(Error::new(
@@ -240,16 +164,7 @@ impl TlsStream {
         self.socket
             .set_write_timeout(None)
             .map_err(|error| lost("set up the connection", error))?;
-        Ok(TlsWriter {
-            connection: self.connection,
-            socket: self.socket,
-            throttle,
-            wire_bytes: 0,
-            held_up: Duration::ZERO,
-            throttled: Duration::ZERO,
-            blocked: Duration::ZERO,
-            asked: Instant::now(),
-        })
+        Ok(TlsWriter::new(self.session, self.socket, throttle))
     }
 
     /// Keeps the receiving direction. A connection that carries signs of life bounds its peer's silence; on the others
@@ -261,8 +176,8 @@ impl TlsStream {
         let set = self.socket.set_read_timeout(silence_max);
         set.map_err(|error| lost("set up the connection", error))?;
         Ok(TlsReader {
-            connection: self.connection,
-            socket: BufReader::with_capacity(RECEIVE_LEN, self.socket),
+            session: self.session,
+            socket: self.socket,
         })
     }
 
@@ -301,155 +216,10 @@ impl Breaker {
     }
 }
 
-/// The sending direction of a connection.
-pub struct TlsWriter {
-    connection: Connection,
-    socket: TcpStream,
-    throttle: Option<Arc<Throttle>>,
-    wire_bytes: u64,
-    /// By the throttle and the network, up to the last look at them.
-    held_up: Duration,
-    /// For how long the throttle has paused, in all.
-    throttled: Duration,
-    /// For how long the socket took nothing, in all.
-    blocked: Duration,
-    /// The last look.
-    asked: Instant,
-}
-
-/// What a connection's link cost its sender over some time.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Strain {
-    /// For how long data waited for the network or the throttle; not: for the peer, or for the sender itself.
-    pub held_up: Duration,
-    /// All the time.
-    pub elapsed: Duration,
-}
-
-impl TlsWriter {
-    /// Bytes sent so far, as the network sees them (TLS included, TCP and IP headers not).
-    pub fn wire_bytes(&self) -> u64 {
-        self.wire_bytes
-    }
-
-    /// What the link has cost since the last question. Where the kernel does not tell network and peer apart, both count.
-    pub fn strain(&mut self) -> Strain {
-        let network = sys::tcp_info::network_limited(self.socket.as_fd());
-        let held_up = self.throttled + network.unwrap_or(self.blocked);
-        let strain = Strain {
-            held_up: held_up.saturating_sub(self.held_up),
-            elapsed: self.asked.elapsed(),
-        };
-        (self.held_up, self.asked) = (held_up, Instant::now());
-        strain
-    }
-
-    /// Encrypts and sends `bytes`, as slowly as the throttle asks.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        for slice in bytes.chunks(SLICE_LEN) {
-            self.connection
-                .writer()
-                .write_all(slice)
-                .map_err(|error| lost("send to the peer", error))?;
-            if slice.len() == SLICE_LEN {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what is buffered.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn flush(&mut self) -> Result<()> {
-        while self.connection.wants_write() {
-            let mut paced = Paced {
-                socket: &mut self.socket,
-                throttle: self.throttle.as_deref(),
-                throttled: &mut self.throttled,
-                blocked: &mut self.blocked,
-            };
-            match self.connection.write_tls(&mut paced) {
-                Ok(count) => self.wire_bytes += count as u64,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost("send to the peer", error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends the orderly end and closes this direction.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn finish(&mut self) -> Result<()> {
-        self.connection.send_close_notify();
-        self.flush()?;
-        self.socket
-            .shutdown(Shutdown::Write)
-            .map_err(|error| lost("end the connection", error))
-    }
-}
-
-/// The socket behind the throttle.
-struct Paced<'a> {
-    socket: &'a mut TcpStream,
-    throttle: Option<&'a Throttle>,
-    throttled: &'a mut Duration,
-    blocked: &'a mut Duration,
-}
-
-impl Paced<'_> {
-    fn pace(&mut self, count: usize) {
-        if let Some(throttle) = self.throttle {
-            let begin = Instant::now();
-            throttle.take(count);
-            *self.throttled += begin.elapsed();
-        }
-    }
-
-    fn clocked<T>(&mut self, write: impl FnOnce(&mut TcpStream) -> std::io::Result<T>) -> std::io::Result<T> {
-        let begin = Instant::now();
-        let answer = write(self.socket);
-        *self.blocked += begin.elapsed();
-        answer
-    }
-}
-
-impl Write for Paced<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.pace(bytes.len());
-        self.clocked(|socket| socket.write_all(bytes))?;
-        Ok(bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
-        if self.throttle.is_none() {
-            return self.clocked(|socket| socket.write_vectored(slices));
-        }
-        self.pace(slices.iter().map(|slice| slice.len()).sum());
-        let mut count = 0;
-        for slice in slices {
-            self.clocked(|socket| socket.write_all(slice))?;
-            count += slice.len();
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The receiving direction of a connection.
 pub struct TlsReader {
-    connection: Connection,
-    /// Buffered: TLS itself asks for 4 KiB at a time.
-    socket: BufReader<TcpStream>,
+    session: Box<dyn Session>,
+    socket: TcpStream,
 }
 
 impl TlsReader {
@@ -458,7 +228,7 @@ impl TlsReader {
     /// # Errors
     /// The connection was cut, timed out, or ended in the middle.
     pub fn read_exact_or_end(&mut self, buffer: &mut [u8]) -> Result<bool> {
-        match read_full(&mut self.connection, &mut self.socket, buffer)? {
+        match read_full(self.session.as_mut(), &self.socket, buffer)? {
             0 => Ok(false),
             count if count == buffer.len() => Ok(true),
             _ => Err(Error::new(
@@ -470,37 +240,45 @@ impl TlsReader {
 }
 
 /// Reads until `buffer` is full or the peer says the orderly end; a cut without it is an error.
-fn read_full(connection: &mut Connection, socket: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
+fn read_full(session: &mut dyn Session, socket: &TcpStream, buffer: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match connection.reader().read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                match connection.read_tls(socket) {
-                    Ok(0) => {
-                        return Err(Error::new(
-                            Kind::Retry,
-                            "receive from the peer: the connection was cut",
-                        ));
-                    }
-                    Ok(_) => {}
-                    // A socket with a time limit is interrupted when the process is stopped and goes on.
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(lost("receive from the peer", error)),
-                }
-                connection.process_new_packets().map_err(|error| {
-                    Error::new(
-                        Kind::Retry,
-                        "decrypt what the peer sent: it was changed or damaged on the way",
-                    )
-                    .because(error)
-                })?;
-            }
-            Err(error) => return Err(lost("receive from the peer", error)),
+        match session.read(socket, &mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
         }
     }
     Ok(filled)
+}
+
+/// Lets `receive` take what has come; a cut is an error.
+fn receive(receive: impl FnMut() -> std::io::Result<usize>) -> Result<()> {
+    match uninterrupted(receive) {
+        Ok(0) => Err(Error::new(
+            Kind::Retry,
+            "receive from the peer: the connection was cut",
+        )),
+        Ok(_) => Ok(()),
+        Err(error) => Err(lost("receive from the peer", error)),
+    }
+}
+
+/// A socket with a time limit is interrupted when the process is stopped and goes on.
+fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+}
+
+fn damaged(error: rustls::Error) -> Error {
+    Error::new(
+        Kind::Retry,
+        "decrypt what the peer sent: it was changed or damaged on the way",
+    )
+    .because(error)
 }
 
 fn lost(operation: &str, error: std::io::Error) -> Error {
