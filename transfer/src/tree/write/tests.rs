@@ -8,6 +8,8 @@ use super::*;
 use crate::tree::capture::Directory;
 use crate::tree::entry::{Content, Digest, Entry, Meta, Node, Stamp, Time};
 use crate::tree::operation::{Existing, Extent};
+use sys::aligned::AlignedBuffer;
+use sys::page_cache::Residency;
 
 fn path(text: &str) -> EntryPath {
     EntryPath::parse(text.as_bytes()).unwrap()
@@ -342,6 +344,35 @@ fn a_long_file_is_written_by_many_and_punched() {
     let mut tail = [0; 10];
     assert_eq!(file.read_at((5 << 20) - 5, &mut tail).unwrap(), 5);
     assert_eq!(tail, [5, 5, 5, 5, 5, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn large_pieces_go_past_the_page_cache_and_odd_ones_through_it() {
+    let (_folder, root, mut writer) = begin();
+    let mut content = AlignedBuffer::zeroed((2 << 20) + 100);
+    for (at, byte) in content.iter_mut().enumerate() {
+        *byte = (at / 4096 + at) as u8;
+    }
+    let (begin, end) = content.split_at(1 << 20);
+    let len = content.len() as u64;
+    let entry = file_entry("long", len);
+    let prepared = writer.begin_long_file(&entry.path, &entry.meta, len, Existing::Replace);
+    let Prepared::Ready(file) = prepared.unwrap() else {
+        panic!("refused");
+    };
+    let resident = |len| Residency::of(file.as_fd(), len);
+    file.write_at(0, begin).unwrap();
+    if resident(1 << 20) == Residency::Everything {
+        // A file system in memory has nothing but its cache.
+        assert_eq!(rustix::fs::statfs(&root).unwrap().f_type, 0x0102_1994);
+    } else {
+        assert_eq!(resident(1 << 20), Residency::Nothing);
+    }
+    file.write_at(1 << 20, end).unwrap();
+    // Neither place nor memory fits direct I/O: it is written all the same, over what went past the cache.
+    file.write_at(1001, &content[1001..1001 + (600 << 10)]).unwrap();
+    assert!(file.finish(&entry).unwrap().is_empty());
+    assert!(std::fs::read(root.join("long")).unwrap() == content[..]);
 }
 
 #[test]
