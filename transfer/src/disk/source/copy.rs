@@ -136,7 +136,7 @@ impl<'a> Reader<'a> {
                 .sent
                 .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
             let content = std::mem::replace(&mut self.content, buffer(self.session));
-            let (payload, len) = payload_of(&batch, &slots, content)?;
+            let (payload, len) = payload_of(&batch, slots, content)?;
             self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
             pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
         }
@@ -193,7 +193,7 @@ pub fn send_again(
         disk: number,
         pieces: vec![piece],
     };
-    let (payload, len) = payload_of(&batch, &[0..buffer.len()], buffer)?;
+    let (payload, len) = payload_of(&batch, std::iter::once(0..buffer.len()), buffer)?;
     pack_and_send(&mut Compressor::new()?, payload, len, session, governor)?;
     Ok(true)
 }
@@ -202,12 +202,12 @@ pub fn send_again(
 /// it holds.
 fn payload_of(
     batch: &Batch,
-    slots: &[Range<usize>],
+    slots: impl IntoIterator<Item = Range<usize>>,
     mut content: AlignedBuffer,
 ) -> Result<(AlignedBuffer, u64)> {
     let mut end = 0;
     for (piece, slot) in batch.pieces.iter().zip(slots) {
-        if *slot == (end..end + slot.len()) && piece.blocks == full_mask(slot.len()) {
+        if slot.start == end && piece.blocks == full_mask(slot.len()) {
             end = slot.end;
             continue;
         }

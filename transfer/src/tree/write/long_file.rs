@@ -86,7 +86,7 @@ impl LongFile {
     /// The medium failed.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let (whole, rest) = data.split_at(data.len() - data.len() % ALIGNMENT);
-        let fits = data.as_ptr().addr() % ALIGNMENT == 0 && offset.is_multiple_of(ALIGNMENT as u64);
+        let fits = data.as_ptr().addr().is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64);
         let direct = if fits && whole.len() >= DIRECT_LEN_MIN {
             self.direct.get_or_init(|| reopen_direct(&self.fd)).as_ref()
         } else {
