@@ -173,4 +173,34 @@ mod tests {
         };
         assert!(open(&encode_batch(&unordered, b"").unwrap(), &[disk_len]).is_err());
     }
+
+    #[test]
+    fn whole_chunks_stay_where_they_came() {
+        let disk_len = 3 * CHUNK_LEN + 5000;
+        let mut content = vec![0u8; (2 * CHUNK_LEN) as usize + 5000];
+        for (at, byte) in content.iter_mut().enumerate() {
+            *byte = (at % 251) as u8 + 1;
+        }
+        let pieces = [1, 2, 3].into_iter().zip(content.chunks(CHUNK_LEN as usize));
+        let pieces = pieces.map(|(chunk, content)| Piece {
+            chunk,
+            expected: Digest::UNKNOWN,
+            digest: Digest::of(content),
+            blocks: full_mask(content.len()),
+        });
+        let mut batch = Batch {
+            disk: 0,
+            pieces: pieces.collect(),
+        };
+        let payload = encode_batch(&batch, &content).unwrap();
+        let place = payload.as_ptr();
+        let (opened, _) = VerifiedBatch::open(payload, &[disk_len], AlignedBuffer::new()).unwrap();
+        assert!(opened.content(0..3) == content);
+        assert_eq!(opened.content(0..1).as_ptr(), place);
+        for (len, mask) in [(content.len() - 1, 3), (content.len(), 1)] {
+            batch.pieces[2].blocks = mask;
+            let payload = encode_batch(&batch, &content[..len]).unwrap();
+            assert!(open(&payload, &[disk_len]).is_err(), "{len} {mask}");
+        }
+    }
 }
