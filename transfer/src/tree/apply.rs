@@ -308,7 +308,8 @@ impl<'a> Applier<'a> {
     fn long_chunks(&mut self, number: u64, first: u64, chunks: &[Chunk], data: &[u8]) -> Result<Outcome> {
         let open = self.long_files.get(number)?;
         let chunk_len = 1u64 << open.content.chunk_log2;
-        let end = (first + chunks.len() as u64).checked_mul(chunk_len);
+        let count = first.checked_add(chunks.len() as u64);
+        let end = count.and_then(|count| count.checked_mul(chunk_len));
         let Some(end) = end.filter(|end| *end < open.content.len + chunk_len && !chunks.is_empty()) else {
             return Err(broken("chunks behind the end of their file"));
         };
