@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -19,8 +21,8 @@ use crate::throttle::Throttle;
 
 /// Handshakes under way at once: a flood of strangers costs no more than this many threads.
 const HANDSHAKES_MAX: usize = 64;
-/// Pause of the accepting loop while nobody knocks.
-const ACCEPT_NAP: Duration = Duration::from_millis(10);
+/// How often the accepting loop looks for a request to stop, and how long it pauses when it cannot accept.
+const ACCEPT_PERIOD: Duration = Duration::from_millis(50);
 
 /// The source's ends of a session.
 pub struct SourceLink {
@@ -176,8 +178,7 @@ impl Acceptor {
         std::thread::scope(|scope| {
             scope.spawn(|| gather(&admitted, sessions, errands));
             while !stop.is_stopped() {
-                let Ok((socket, source)) = self.listener.accept() else {
-                    std::thread::sleep(ACCEPT_NAP);
+                let Some((socket, source)) = self.knock(stop) else {
                     continue;
                 };
                 if handshakes.fetch_add(1, Ordering::AcqRel) >= HANDSHAKES_MAX {
@@ -197,6 +198,23 @@ impl Acceptor {
             drop(admitted_sender);
         });
         Ok(())
+    }
+
+    /// The next connection; `None` when there was none for [`ACCEPT_PERIOD`].
+    fn knock(&self, stop: &StopFlag) -> Option<(TcpStream, SocketAddr)> {
+        let period = Timespec::try_from(ACCEPT_PERIOD).expect("a short time");
+        let mut listening = [PollFd::new(&self.listener, PollFlags::IN)];
+        match rustix::event::poll(&mut listening, Some(&period)) {
+            Ok(0) | Err(Errno::INTR) => None,
+            _ => {
+                let accepted = self.listener.accept().ok();
+                if accepted.is_none() {
+                    // Whoever knocked has gone, or this process has no descriptor left for it.
+                    stop.sleep(ACCEPT_PERIOD);
+                }
+                accepted
+            }
+        }
     }
 
     fn admit(&self, socket: TcpStream, config: Arc<rustls::ServerConfig>) -> Result<(TlsStream, Hello)> {

@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::progress::StopFlag;
 use crate::source::TreeSource;
 
 /// A round that is done by then needs no estimate.
@@ -65,7 +66,7 @@ struct Shared {
     entries: AtomicU64,
     bytes: AtomicU64,
     complete: AtomicBool,
-    unwanted: AtomicBool,
+    unwanted: StopFlag,
 }
 
 impl Estimate {
@@ -96,22 +97,18 @@ impl Estimate {
 
 impl Drop for Estimate {
     fn drop(&mut self) {
-        self.0.unwanted.store(true, Ordering::Release);
+        self.0.unwanted.stop();
     }
 }
 
 fn count(shared: &Shared, root: PathBuf, same_file_system: bool) {
-    let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
-        if shared.unwanted.load(Ordering::Acquire) {
-            return;
-        }
-        std::thread::sleep(PATIENCE / 20);
+    if shared.unwanted.sleep(PATIENCE) {
+        return;
     }
     // Without the lower priority it would still be right.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     sys::io_priority::lower();
-    let is_wanted = || !shared.unwanted.load(Ordering::Acquire);
+    let is_wanted = || !shared.unwanted.is_stopped();
     if let Some(amount) = amount(&root, same_file_system, is_wanted) {
         shared.entries.store(amount.entries, Ordering::Relaxed);
         shared.bytes.store(amount.bytes, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use crate::compress::Governor;
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
-use crate::progress::{Event, Observer, Skipped};
+use crate::progress::{Event, Observer, Skipped, StopFlag};
 use crate::protocol::{Order, Report};
 use crate::source::conversation::{Conversation, Findings, unexpected};
 use crate::source::counters::{self, Counters, Meter};
@@ -284,7 +284,7 @@ impl Round<'_> {
             // Nothing can have been renamed that the target does not have.
             may_defer: totals.0 > 0,
         };
-        let over = AtomicU64::new(0);
+        let over = StopFlag::default();
         std::thread::scope(|scope| {
             for writer in writers.iter_mut() {
                 scope.spawn(|| {
@@ -296,17 +296,19 @@ impl Round<'_> {
                 });
             }
             scope.spawn(|| {
-                while over.load(Ordering::Acquire) == 0 {
+                loop {
                     if conversation.is_over() {
                         dispatcher.close();
                     }
                     tell(self.ground, &self.meter, self.tally, totals);
-                    nap(PROGRESS_PERIOD, &over);
+                    if over.sleep(PROGRESS_PERIOD) {
+                        break;
+                    }
                 }
             });
             let acted = act(&phases);
             dispatcher.close();
-            over.store(1, Ordering::Release);
+            over.stop();
             acted.map_err(|error| {
                 conversation.fail(error);
                 conversation.verdict()
@@ -325,16 +327,6 @@ fn tell(ground: &Ground<'_>, meter: &Meter, tally: &Tally, totals: (u64, u64)) {
     };
     let progress = meter.progress(&tally.counters, tally.round, totals, durable);
     ground.observer.event(&Event::Progress(progress));
-}
-
-/// Sleeps, but not past the end.
-fn nap(period: Duration, over: &AtomicU64) {
-    let step = Duration::from_millis(10);
-    let mut left = period;
-    while !left.is_zero() && over.load(Ordering::Acquire) == 0 {
-        std::thread::sleep(step.min(left));
-        left = left.saturating_sub(step);
-    }
 }
 
 /// The round's time.
