@@ -36,6 +36,8 @@ pub(crate) enum Tool {
     /// `cp -a` on the machine itself: no link, no encryption, no hashes, one processor. What reading and making files costs
     /// there is in the time of every other tool, too.
     Local,
+    /// The same on two processors: a process for every entry of the source's first level, two at a time.
+    LocalPair,
 }
 
 /// One copy to make.
@@ -61,7 +63,7 @@ pub(crate) struct Job {
 
 impl Tool {
     /// All tools.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Go2cloud,
         Self::RsyncSsh,
         Self::RsyncSshCompressed,
@@ -69,6 +71,7 @@ impl Tool {
         Self::RsyncDaemonCompressed,
         Self::Tar,
         Self::Local,
+        Self::LocalPair,
     ];
 
     /// For tables and the command line.
@@ -81,6 +84,7 @@ impl Tool {
             Self::RsyncDaemonCompressed => "rsync-daemon-z",
             Self::Tar => "tar-zstd-nc",
             Self::Local => "cp",
+            Self::LocalPair => "cp-pair",
         }
     }
 
@@ -88,14 +92,14 @@ impl Tool {
     pub(crate) fn suits(self, link: Link) -> bool {
         match self {
             Self::RsyncSshCompressed | Self::RsyncDaemonCompressed => link == Link::HundredMegabit,
-            Self::Local => link == Link::Unlimited,
+            Self::Local | Self::LocalPair => link == Link::Unlimited,
             _ => true,
         }
     }
 
     /// Whether it can bring an existing copy up to date.
     pub(crate) fn is_incremental(self) -> bool {
-        !matches!(self, Self::Tar | Self::Local)
+        !matches!(self, Self::Tar | Self::Local | Self::LocalPair)
     }
 
     /// Makes one copy and measures it: the server is up before the clock starts, the clock stops when the data are
@@ -174,7 +178,7 @@ impl Tool {
                     .arg(config);
                 Ok(Some(command))
             }
-            Self::Local => Ok(None),
+            Self::Local | Self::LocalPair => Ok(None),
             Self::Tar => {
                 let mut command = network.target.command("bash");
                 let script = format!(
@@ -228,37 +232,49 @@ impl Tool {
                 command.args(["-a", "-T"]).args([&job.source, &job.target]);
                 Ok(command)
             }
-            _ => {
-                let mut command = command("rsync".as_ref());
-                command.args(["-aHAX", "--numeric-ids", "--delete"]);
-                if job.sparse {
-                    command.arg("--sparse");
-                }
-                if job.in_place {
-                    command.arg("--inplace");
-                }
-                if let Some(limit) = job.limit {
-                    command.arg(format!("--bwlimit={limit}"));
-                }
-                if matches!(self, Self::RsyncSshCompressed | Self::RsyncDaemonCompressed) {
-                    command.args(["-z", "--compress-choice=zstd", "--compress-level=1"]);
-                }
-                command.arg(format!("{}/", job.source.display()));
-                if matches!(self, Self::RsyncDaemon | Self::RsyncDaemonCompressed) {
-                    command.arg(format!("rsync://{address}:{port}/target/"));
-                } else {
-                    let ssh = format!(
-                        "ssh -F /dev/null -i {} -p {port} -c aes128-gcm@openssh.com -o Compression=no \
-                         -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
-                        site.path("client-key").display()
-                    );
-                    command
-                        .args(["-e", &ssh])
-                        .arg(format!("root@{address}:{}/", job.target.display()));
-                }
+            Self::LocalPair => {
+                let mut command = command("bash".as_ref());
+                let script = format!(
+                    "set -o pipefail; find {} -mindepth 1 -maxdepth 1 -print0 | xargs -0 -P 2 -n 1 cp -a -t {}",
+                    quoted(&job.source)?,
+                    quoted(&job.target)?
+                );
+                command.args(["-c", &script]);
                 Ok(command)
             }
+            _ => self.rsync(site, job, &address, port),
         }
+    }
+
+    fn rsync(self, site: &Site, job: &Job, address: &str, port: u16) -> Result<Command> {
+        let mut command = site.network.source.command("rsync");
+        command.args(["-aHAX", "--numeric-ids", "--delete"]);
+        if job.sparse {
+            command.arg("--sparse");
+        }
+        if job.in_place {
+            command.arg("--inplace");
+        }
+        if let Some(limit) = job.limit {
+            command.arg(format!("--bwlimit={limit}"));
+        }
+        if matches!(self, Self::RsyncSshCompressed | Self::RsyncDaemonCompressed) {
+            command.args(["-z", "--compress-choice=zstd", "--compress-level=1"]);
+        }
+        command.arg(format!("{}/", job.source.display()));
+        if matches!(self, Self::RsyncDaemon | Self::RsyncDaemonCompressed) {
+            command.arg(format!("rsync://{address}:{port}/target/"));
+        } else {
+            let ssh = format!(
+                "ssh -F /dev/null -i {} -p {port} -c aes128-gcm@openssh.com -o Compression=no \
+                 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+                site.path("client-key").display()
+            );
+            command
+                .args(["-e", &ssh])
+                .arg(format!("root@{address}:{}/", job.target.display()));
+        }
+        Ok(command)
     }
 }
 
