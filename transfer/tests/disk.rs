@@ -8,7 +8,8 @@ mod bed;
 #[path = "disk/workload.rs"]
 mod workload;
 
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,27 +27,38 @@ use transfer::progress::{Event, Observer};
 use transfer::source::{Lead, Next, Rounds, SourceVolume, Standing};
 use workload::Workload;
 
-const GPT: &str = "label: gpt\nsize=100M\nsize=320M\nsize=140M\nsize=20M\n";
-const KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "swap"];
+const GPT: &str = "label: gpt\nsize=100M\nsize=320M\nsize=140M\nsize=20M\nsize=10M\n";
+/// What the partitions hold; the last one nothing that anybody knows.
+const KINDS: [&str; 5] = ["ext4", "xfs", "btrfs", "swap", "raw"];
 
 /// A disk with every kind of file system, mounted.
 struct Server {
     mounts: Vec<(&'static str, u32, TestMount)>,
+    swap: u32,
+    raw: u32,
     disk: LoopDevice,
 }
 
 impl Server {
-    fn new(table: &str, partitions: [u32; 4]) -> Self {
+    fn new(table: &str, partitions: [u32; 5]) -> Self {
         let disk = LoopDevice::new("g2c-block-server", 600 * MIB, 512).unwrap();
         partition(&disk, table);
         let mut mounts = Vec::new();
-        for (kind, number) in KINDS.into_iter().zip(partitions) {
+        for (kind, number) in KINDS[..3].iter().zip(partitions) {
             make_file_system(kind, &disk.partition(number));
-            if kind != "swap" {
-                mounts.push((kind, number, mount(&disk.partition(number), "noatime")));
-            }
+            mounts.push((*kind, number, mount(&disk.partition(number), "noatime")));
         }
-        Self { mounts, disk }
+        let [_, _, _, swap, raw] = partitions;
+        make_file_system("swap", &disk.partition(swap));
+        let server = Self {
+            mounts,
+            swap,
+            raw,
+            disk,
+        };
+        // Pages that were swapped out once.
+        write_raw(&server.disk.partition(swap), MIB, &[0x5a; 1 << 20]);
+        server
     }
 
     fn points(&self) -> Vec<&Path> {
@@ -82,14 +94,37 @@ impl Server {
             drop(target);
             fsck(kind, &partition);
         }
+        let raw = |device: PathBuf| std::fs::read(device).unwrap();
+        assert!(
+            raw(self.disk.partition(self.raw)) == raw(attached.partition(self.raw)),
+            "the partition without a file system"
+        );
+        let (ours, theirs) = (
+            raw(self.disk.partition(self.swap)),
+            raw(attached.partition(self.swap)),
+        );
+        assert!(ours[..65_536] == theirs[..65_536], "the header of the swap area");
+        assert!(
+            theirs[MIB as usize..2 * MIB as usize]
+                .iter()
+                .all(|byte| *byte == 0),
+            "what was swapped out stays"
+        );
         drop(attached);
         std::fs::remove_file(copy).unwrap();
     }
 }
 
+/// Writes to a block device, and through.
+fn write_raw(device: &Path, at: u64, content: &[u8]) {
+    let file = std::fs::File::options().write(true).open(device).unwrap();
+    file.write_all_at(content, at).unwrap();
+    file.sync_all().unwrap();
+}
+
 #[test]
 fn a_quiet_server_is_copied_exactly() {
-    let server = Server::new(GPT, [1, 2, 3, 4]);
+    let server = Server::new(GPT, [1, 2, 3, 4, 5]);
     let bed = Bed::new();
     for (index, point) in server.points().into_iter().enumerate() {
         Workload::fill(point, index as u64 + 1, 12 * MIB);
@@ -120,7 +155,8 @@ fn a_quiet_server_is_copied_exactly() {
     server.assert_copied(&target);
 }
 
-const MBR: &str = "label: dos\nsize=100M\nsize=320M\ntype=5\nsize=140M, type=83\nsize=20M, type=82\n";
+const MBR: &str =
+    "label: dos\nsize=100M\nsize=320M\ntype=5\nsize=140M, type=83\nsize=20M, type=82\nsize=10M, type=83\n";
 
 /// Writes small files to a file system, each with a transaction of its own, which a frozen file system refuses to begin.
 fn beat(canary: &Path, stop: &AtomicBool) {
@@ -166,7 +202,7 @@ fn written_since_freeze(canary: &Path, tracker: &BlockTracker, stop: &AtomicBool
 }
 
 /// Copies a busy server with a cutover and proves that the image is the frozen moment.
-fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
+fn cut_over_a_busy_server(table: &str, partitions: [u32; 5], seed: u64) {
     let server = Server::new(table, partitions);
     let bed = Bed::new();
     for (index, point) in server.points().into_iter().enumerate() {
@@ -231,6 +267,53 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 4], seed: u64) {
         drop(image);
         fsck(kind, &partition);
     }
+    drop(attached);
+    hand_over_a_busy_server(&server, &bed, seed);
+}
+
+/// Goes on with the copy of a server that is busy again, until `--pre-freeze` stops its services: then nothing may differ.
+fn hand_over_a_busy_server(server: &Server, bed: &Bed, seed: u64) {
+    for (_, _, TestMount { point }) in &server.mounts {
+        run("mount", ["-o".as_ref(), "remount,rw".as_ref(), point.as_os_str()]).unwrap();
+    }
+    let (asked, stopped) = (bed.path("stop"), bed.path("stopped"));
+    let mut plan = with_freeze(bed.plan(&[&server.disk.path]), Duration::from_secs(20));
+    let SourceVolume::Disks(source) = &mut plan.volume else {
+        unreachable!()
+    };
+    source.freeze.as_mut().unwrap().before = Some(format!(
+        "touch {}; until [ -e {} ]; do sleep 0.01; done",
+        asked.display(),
+        stopped.display()
+    ));
+    let target = bed.path("target.img");
+    let (stop, steps) = (AtomicBool::new(false), AtomicU64::new(0));
+    let summary = std::thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for (index, point) in server.points().into_iter().enumerate() {
+            let workload = Workload::new(point, seed * 1000 + 500 + index as u64);
+            let (stop, steps) = (&stop, &steps);
+            writers.push(scope.spawn(move || workload.run(stop, steps)));
+        }
+        let raw = server.disk.partition(server.raw);
+        writers.push(scope.spawn(|| workload::scribble(raw, seed, &stop)));
+        let (asked, stopped, stop) = (&asked, &stopped, &stop);
+        scope.spawn(move || {
+            while !asked.exists() && !stop.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            stop.store(true, Ordering::Release);
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+            std::fs::write(stopped, []).unwrap();
+        });
+        let summary = bed.sync(&[&target], plan);
+        // Also when it failed before it asked.
+        stop.store(true, Ordering::Release);
+        summary.unwrap()
+    });
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert!(steps.load(Ordering::Acquire) > 20, "the server was busy");
+    server.assert_copied(&target);
 }
 
 /// Compares every used block that was not written after the frozen moment. Returns how many, and the numbers of those
@@ -277,17 +360,17 @@ fn each_seed(test: impl Fn(u64)) {
 
 #[test]
 fn a_busy_server_with_gpt_is_cut_over_at_one_moment() {
-    each_seed(|seed| cut_over_a_busy_server(GPT, [1, 2, 3, 4], seed));
+    each_seed(|seed| cut_over_a_busy_server(GPT, [1, 2, 3, 4, 5], seed));
 }
 
 #[test]
 fn a_busy_server_with_logical_partitions_is_cut_over_at_one_moment() {
-    each_seed(|seed| cut_over_a_busy_server(MBR, [1, 2, 5, 6], seed + 5000));
+    each_seed(|seed| cut_over_a_busy_server(MBR, [1, 2, 5, 6, 7], seed + 5000));
 }
 
 #[test]
 fn one_mounted_partition_is_cut_over_alone() {
-    let server = Server::new(GPT, [1, 2, 3, 4]);
+    let server = Server::new(GPT, [1, 2, 3, 4, 5]);
     let bed = Bed::new();
     let point = &server.mounts[1].2.point;
     Workload::fill(point, 77, 10 * MIB);
@@ -334,7 +417,7 @@ fn a_freeze_that_would_take_too_long_is_refused_with_numbers() {
                 while !stop.load(Ordering::Acquire) {
                     // Ten times what the link can take; even a moment's worth is too much for the freeze.
                     let at = dice.below(8) * MIB;
-                    std::os::unix::fs::FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
+                    FileExt::write_all_at(&file, &dice.bytes(MIB as usize), at).unwrap();
                     file.sync_data().unwrap();
                 }
             });

@@ -99,6 +99,10 @@ impl Workload {
         if self.dice.below(40) == 0 {
             let _ = File::open(&self.root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
         }
+        if self.dice.below(150) == 0 {
+            // What is free is discarded; a file system that cannot says so.
+            let _ = std::process::Command::new("fstrim").arg(&self.root).output();
+        }
     }
 
     fn overwrite(&mut self, name: &Path) -> std::io::Result<()> {
@@ -171,6 +175,30 @@ impl Workload {
             steps.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Writes to a partition without a file system, past and through the page cache, until told to stop; then through.
+pub(crate) fn scribble(device: PathBuf, seed: u64, stop: &AtomicBool) {
+    const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let mut dice = Dice::new(seed);
+    let through_cache = File::options().write(true).open(&device).unwrap();
+    let past_cache = File::options()
+        .write(true)
+        .custom_flags(DIRECT)
+        .open(&device)
+        .unwrap();
+    let blocks = rustix::fs::seek(&through_cache, rustix::fs::SeekFrom::End(0)).unwrap() / 4096;
+    let mut block = AlignedBuffer::zeroed(4096);
+    while !stop.load(Ordering::Acquire) {
+        block.copy_from_slice(&dice.bytes(4096));
+        // Each half in one way only: the two do not see each other.
+        let at = dice.below(blocks / 2);
+        past_cache.write_all_at(&block, at * 4096).unwrap();
+        through_cache
+            .write_all_at(&block, (at + blocks / 2) * 4096)
+            .unwrap();
+    }
+    through_cache.sync_all().unwrap();
 }
 
 /// Slots of the counting file, each a block.
