@@ -42,7 +42,7 @@ impl DeviceNumber {
         self.minor & 0xff | self.major << 8 | (self.minor & !0xff) << 12
     }
 
-    fn sysfs(self) -> PathBuf {
+    pub(crate) fn sysfs(self) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{self}"))
     }
 }
@@ -179,7 +179,7 @@ impl BlockDevice {
     }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }

@@ -35,6 +35,7 @@ pub mod pressure;
 pub mod reflink;
 #[cfg(test)]
 mod shared_mapping;
+pub mod sighting;
 pub mod tcp_info;
 mod tracepoint;
 pub mod umask;

@@ -55,6 +55,7 @@ pub struct DiskMedium {
     /// For the odd tail of an image file: its length need not be a multiple of what direct I/O wants.
     buffered: Option<File>,
     len: u64,
+    sector_len: u64,
 }
 
 impl DiskMedium {
@@ -87,12 +88,24 @@ impl DiskMedium {
             ),
         };
         Ok(Self {
+            sector_len: device
+                .as_ref()
+                .map_or(512, |device| u64::from(device.logical_sector_len)),
             path: path.to_owned(),
             device,
             file,
             buffered,
             len,
         })
+    }
+
+    /// An image file stands for a disk with sectors of this length: so its partition table counts. A block device has its own.
+    #[must_use]
+    pub fn with_sector_len(mut self, sector_len: u32) -> Self {
+        if self.device.is_none() {
+            self.sector_len = u64::from(sector_len);
+        }
+        self
     }
 
     /// Gives an image file its length. Does nothing to a block device.
@@ -114,9 +127,7 @@ impl Medium for DiskMedium {
     }
 
     fn sector_len(&self) -> u64 {
-        self.device
-            .as_ref()
-            .map_or(512, |device| u64::from(device.logical_sector_len))
+        self.sector_len
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -13,7 +13,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sys::sighting::Sighting;
 
+use crate::disk::digest::Digest;
 use crate::disk::identity::Identity;
 use crate::disk::message::DISKS_MAX;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,7 @@ use crate::protocol::Position;
 const MAGIC: &[u8; 4] = b"G2DJ";
 const NAME: &str = "disks.journal";
 /// Version of the record and of the digest files.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// A disk as the journal knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,28 @@ pub struct DiskRecord {
     pub identity: Identity,
     /// Whether chunks without a digest read as zeros.
     pub blank: bool,
+    /// Where the areas of the source disk begin, in bytes.
+    pub areas: Vec<u64>,
+    /// What the target showed of itself when the last session ended, after its last write; `None` while a session lasts.
+    pub seen: Option<Seen>,
+}
+
+/// A [`Sighting`], shortened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Which medium.
+    pub medium: [u8; 16],
+    /// Moves on with every write.
+    pub written: [u8; 16],
+}
+
+impl Seen {
+    /// Looks at a target; `None` where the system does not tell enough.
+    pub fn at(path: &Path) -> Option<Self> {
+        let Sighting { medium, written } = Sighting::of(path).ok().flatten()?;
+        let [medium, written] = [medium, written].map(|text| Digest::of(text.as_bytes()).0);
+        Some(Self { medium, written })
+    }
 }
 
 /// A region of a disk: 1024 chunks.
@@ -166,6 +190,11 @@ mod tests {
             source_len: 1 << 30,
             identity: [5; 16],
             blank: true,
+            areas: vec![0, 1 << 20],
+            seen: Some(Seen {
+                medium: [1; 16],
+                written: [2; 16],
+            }),
         });
         record.open_regions.insert(Region { disk: 0, number: 7 });
         move_on(&mut record.position).unwrap();
