@@ -206,7 +206,8 @@ pub enum Access {
     Read,
     /// For reading and writing.
     Write,
-    /// For reading and writing, refused with `EBUSY` while a file system, swap, LVM or another program has it in use.
+    /// For reading and writing; a block device is refused with `EBUSY` while a file system, swap, LVM or another program has
+    /// it in use. Of a regular file the kernel does not know that.
     WriteExclusive,
 }
 

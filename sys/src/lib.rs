@@ -27,6 +27,7 @@ pub mod getfsmap;
 pub mod inode_flags;
 pub mod io_priority;
 pub mod loop_device;
+pub mod loop_users;
 pub mod mounts;
 pub mod open_files;
 pub mod page_cache;

@@ -51,6 +51,7 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Res
     }
     let is_new = make_image(path)?;
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
+    medium.claim()?;
     check_sectors(&medium, source)?;
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
     let may_grow = is_empty_file || is_ours || target.overwrite;

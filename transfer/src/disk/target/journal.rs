@@ -89,6 +89,8 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
+    /// The folder, locked for as long as this lives.
+    _lock: File,
     /// The content as it is on disk.
     pub record: Record,
 }
@@ -97,23 +99,22 @@ impl Journal {
     /// Opens the journal in `folder`, which is made when missing.
     ///
     /// # Errors
-    /// The folder cannot be used, or the journal is damaged or of another version.
+    /// The folder cannot be used or somebody else uses it, or the journal is damaged or of another version.
     pub fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Error::io("make the journal's folder", folder, error))?;
-        let path = folder.join(NAME);
-        let record = match std::fs::read(&path) {
-            Ok(bytes) => parse(&bytes).ok_or_else(|| {
-                Error::new(Kind::Corrupt, "understand the journal")
-                    .on(&path)
-                    .remedy("remove the folder to begin anew with --overwrite; everything is then sent again")
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(Error::io("read the journal", path, error)),
-        };
+        let lock =
+            File::open(folder).map_err(|error| Error::io("open the journal's folder", folder, error))?;
+        crate::lock::exclusively(&lock).map_err(|error| {
+            Error::new(Kind::Usage, "lock the journal")
+                .on(folder)
+                .because(error)
+                .remedy("end the other receiver that uses it, or give this one a --journal of its own")
+        })?;
         Ok(Self {
             folder: folder.to_owned(),
-            record,
+            _lock: lock,
+            record: read(folder)?,
         })
     }
 
@@ -142,6 +143,20 @@ impl Journal {
         file.sync_all()?;
         std::fs::rename(&aside, path)?;
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// Reads the record; an empty one when there is none.
+pub(super) fn read(folder: &Path) -> Result<Record> {
+    let path = folder.join(NAME);
+    match std::fs::read(&path) {
+        Ok(bytes) => parse(&bytes).ok_or_else(|| {
+            Error::new(Kind::Corrupt, "understand the journal")
+                .on(&path)
+                .remedy("remove the folder to begin anew with --overwrite; everything is then sent again")
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(error) => Err(Error::io("read the journal", path, error)),
     }
 }
 
@@ -199,6 +214,13 @@ mod tests {
         record.open_regions.insert(Region { disk: 0, number: 7 });
         move_on(&mut record.position).unwrap();
         journal.save(record.clone()).unwrap();
+        assert!(
+            Journal::open(folder.path())
+                .unwrap_err()
+                .describe()
+                .contains("end the other")
+        );
+        drop(journal);
         let again = Journal::open(folder.path()).unwrap().record;
         assert_eq!((again.disks, again.position), (record.disks, record.position));
         let path = folder.path().join(NAME);

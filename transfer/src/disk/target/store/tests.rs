@@ -3,7 +3,7 @@ use std::path::Path;
 use super::open::regions_of;
 use super::*;
 use crate::disk::message::{Batch, DiskFacts, Piece};
-use crate::disk::target::DiskTarget;
+use crate::disk::target::{DiskTarget, journal};
 
 const LEN: u64 = 4 * CHUNK_LEN;
 
@@ -40,8 +40,8 @@ fn content(block: usize) -> Vec<u8> {
 
 /// The regions that are open in the journal on disk.
 fn open_in_journal(folder: &Path) -> Vec<u64> {
-    let journal = Journal::open(&folder.join("journal")).unwrap();
-    regions_of(&journal.record, 0).into_iter().collect()
+    let record = journal::read(&folder.join("journal")).unwrap();
+    regions_of(&record, 0).into_iter().collect()
 }
 
 /// Sends chunk 1 with such a content. Returns whether it was refused.
