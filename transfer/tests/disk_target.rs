@@ -132,6 +132,30 @@ fn a_smaller_disk_that_holds_all_partitions_is_accepted() {
 }
 
 #[test]
+fn a_larger_image_of_a_disk_with_large_sectors_has_its_backup_at_the_end() {
+    let disk = LoopDevice::new("g2c-block-large", 32 * MIB, 4096).unwrap();
+    partition(&disk, "label: gpt\nsize=10M\nsize=10M\n");
+    let bed = Bed::new();
+    let image = bed.path("target.img");
+    std::fs::File::create(&image).unwrap().set_len(48 * MIB).unwrap();
+    let events = Recorded::default();
+    bed.sync_watched(&[&image], bed.plan(&[&disk.path]), &events)
+        .unwrap();
+    let warnings = events.warnings();
+    assert!(
+        warnings.iter().any(|text| text.contains("moved to the end")),
+        "{warnings:?}"
+    );
+    // What sfdisk sees of it as a disk with such sectors.
+    let larger = LoopDevice::new("g2c-block-larger", 48 * MIB, 4096).unwrap();
+    std::fs::write(&larger.path, std::fs::read(&image).unwrap()).unwrap();
+    let (is_sound, dump) = table(&larger.path);
+    assert!(is_sound && dump.contains("last-lba: 12282"), "{dump}");
+    let again = bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    assert!(again.sent <= 2, "{again:?}");
+}
+
+#[test]
 fn a_disk_that_ends_before_the_last_partition_is_refused_with_numbers() {
     let disk = roomy_disk("gpt");
     let too_small = LoopDevice::new("g2c-block-toosmall", 60 * MIB, 512).unwrap();

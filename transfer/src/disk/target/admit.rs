@@ -53,6 +53,7 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Res
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
     medium.claim()?;
     check_sectors(&medium, source)?;
+    medium = medium.with_sector_len(source.sector_len);
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
     let may_grow = is_empty_file || is_ours || target.overwrite;
     if medium.device.is_none() && medium.length() < source.len && may_grow {
