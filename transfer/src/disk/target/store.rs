@@ -388,7 +388,8 @@ impl DiskStore {
         Ok(position)
     }
 
-    /// Forgets what is known of chunks whose content on the medium is not what it should be.
+    /// Forgets what is known of chunks whose content on the medium is not what it should be. Durable only after
+    /// [`DiskStore::settle`]; that whoever knew the position knows no longer what is here, is at once.
     ///
     /// # Errors
     /// The journal or the digests refuse.
@@ -396,15 +397,28 @@ impl DiskStore {
         let stored = &self.disks[disk];
         let mut journal = self.lock_journal();
         let mut record = journal.record.clone();
-        move_on(&mut record.position)?;
+        if std::mem::take(&mut record.sealed) {
+            move_on(&mut record.position)?;
+        }
         record.disks[disk].blank = false;
         stored.blank.store(false, Ordering::Release);
-        journal.save(record)?;
+        if record != journal.record {
+            journal.save(record)?;
+        }
         stored
             .digests
             .set(first, &vec![Digest::UNKNOWN; count as usize])
-            .and_then(|()| stored.digests.sync())
             .map_err(|error| Error::io("write the digests", &stored.path, error))
+    }
+
+    /// Makes durable what was forgotten of a disk.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn settle(&self, disk: usize) -> Result<()> {
+        let stored = &self.disks[disk];
+        let synchronised = stored.digests.sync();
+        synchronised.map_err(|error| Error::io("write the digests", &stored.path, error))
     }
 
     /// Adapts the copies to disks of another length than their sources, and makes images of them where these are wanted.
@@ -428,6 +442,7 @@ impl DiskStore {
                     self.forget(number, first, end - first)?;
                 }
             }
+            self.settle(number)?;
             change.apply(disk.medium.as_ref()).map_err(failed)?;
             disk.make_image()?;
             changes.push(format!(

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::open::regions_of;
 use super::*;
-use crate::disk::message::{Batch, DiskFacts, Piece};
+use crate::disk::message::{Batch, DiskFacts, DiskReport, Piece};
 use crate::disk::target::{DiskTarget, journal};
 
 const LEN: u64 = 4 * CHUNK_LEN;
@@ -194,4 +194,40 @@ fn zeros_and_a_few_like_chunks_make_no_disk_ours() {
         "ours, and nothing is believed that is not there"
     );
     assert!(!damaged.disks[0].blank.load(Ordering::Acquire));
+}
+
+/// A target that holds something else everywhere would take a journal write and a synchronisation for every chunk.
+#[test]
+fn what_differs_is_forgotten_by_ranges_and_journalled_once() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = store_of(folder.path(), 64 * CHUNK_LEN);
+    for chunk in 0..12 {
+        assert!(!send_chunk(&store, chunk, chunk, Digest::UNKNOWN, chunk as usize));
+    }
+    store.checkpoint().unwrap();
+    let sealed = store.seal().unwrap();
+    let image = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("disk.img"))
+        .unwrap();
+    for chunk in [0, 1, 2, 3, 5, 8, 9] {
+        std::os::unix::fs::FileExt::write_all_at(&image, b"!", chunk * CHUNK_LEN + 100).unwrap();
+    }
+    let (mut ranges, mut positions) = (Vec::new(), Vec::new());
+    crate::disk::target::verify::verify(&store, |report| {
+        if let DiskReport::Differs { first, count, .. } = report {
+            ranges.push((*first, *count));
+            positions.push(store.position());
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(ranges, [(0, 4), (5, 1), (8, 2)]);
+    assert!(positions[0] != sealed && positions.iter().all(|position| *position == positions[0]));
+    let digests = store.disks[0].digests.get(0, 12).unwrap();
+    let known = (0..12).filter(|chunk| digests[*chunk].is_known());
+    assert_eq!(known.collect::<Vec<_>>(), [4, 6, 7, 10, 11]);
+    // And the write that repairs is journalled as any other.
+    assert!(!send_chunk(&store, 12, 0, Digest::UNKNOWN, 0));
+    assert_eq!(open_in_journal(folder.path()), [0]);
 }
