@@ -54,13 +54,12 @@ fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
     std::fs::hard_link(&image, &other).unwrap();
     let attached = Attached::new(&[], &other);
     std::fs::remove_file(&other).unwrap();
-    for is_mounted in [true, false] {
-        let _mounted = is_mounted.then(|| mount(&attached.0, "noatime"));
-        let refused = again().unwrap_err().describe();
-        for word in [attached.0.to_str().unwrap(), "losetup -d"] {
-            assert!(refused.contains(word), "{word}: {refused}");
-        }
+    let mounted = mount(&attached.0, "noatime");
+    let refused = again().unwrap_err().describe();
+    for word in [attached.0.to_str().unwrap(), "losetup -d"] {
+        assert!(refused.contains(word), "{word}: {refused}");
     }
+    drop(mounted);
     drop(attached);
     // Who only looks disturbs nobody, unless by a mount, which would see the copy change.
     let attached = Attached::new(&["--read-only"], &image);

@@ -439,3 +439,29 @@ fn a_device_that_was_mounted_between_two_runs_is_read_again() {
     drop(copy);
     fsck("ext4", &target.path);
 }
+
+/// As logical volumes lie: no partition table tells of them.
+#[test]
+fn a_file_system_inside_of_something_else_is_looked_at() {
+    const START: u64 = 8 * MIB;
+    let (disk, file_system) = (random_disk(48 * MIB, 512, 3), ext_disk(32 * MIB, 1, 6));
+    let content = std::fs::read(&file_system.backing).unwrap();
+    let file = std::fs::File::options().write(true).open(&disk.path).unwrap();
+    file.write_all_at(&content, START).unwrap();
+    file.sync_all().unwrap();
+    let bed = Bed::new();
+    let (image, copied) = (bed.path("target.img"), bed.path("copied.img"));
+    bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    std::fs::copy(&image, &copied).unwrap();
+    std::fs::rename(&copied, &image).unwrap();
+    drop(mount(&image, &format!("loop,noatime,offset={START}")));
+    let events = Recorded::default();
+    bed.sync_watched(&[&image], bed.plan(&[&disk.path]), &events)
+        .unwrap();
+    let warnings = events.warnings();
+    assert!(
+        warnings.iter().any(|text| text.contains("since the last run")),
+        "{warnings:?}"
+    );
+    assert_equal(&disk, &image);
+}

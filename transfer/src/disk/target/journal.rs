@@ -38,8 +38,8 @@ pub struct DiskRecord {
     pub identity: Identity,
     /// Whether chunks without a digest read as zeros.
     pub blank: bool,
-    /// Where the areas of the source disk begin, in bytes.
-    pub areas: Vec<u64>,
+    /// Numbers of the chunks that change whenever the copy is used.
+    pub landmarks: Vec<u64>,
     /// What the target showed of itself when the last session ended, after its last write; `None` while a session lasts.
     pub seen: Option<Seen>,
 }
@@ -205,7 +205,7 @@ mod tests {
             source_len: 1 << 30,
             identity: [5; 16],
             blank: true,
-            areas: vec![0, 1 << 20],
+            landmarks: vec![0, 16],
             seen: Some(Seen {
                 medium: [1; 16],
                 written: [2; 16],

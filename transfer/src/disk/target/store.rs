@@ -20,15 +20,17 @@ use crate::disk::gpt;
 use crate::disk::medium::Medium;
 use crate::disk::target::batch::VerifiedBatch;
 use crate::disk::target::image;
-use crate::disk::target::journal::{Journal, Region, Seen, move_on};
+use crate::disk::target::journal::{Journal, Record, Region, Seen, move_on};
 use crate::disk::target::past::{Past, WithPast};
 use crate::disk::target::store::founded::Founded;
+use crate::disk::target::store::landmarks::Landmarks;
 use crate::disk::target::store::write::write_batch;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
 mod founded;
 mod known;
+mod landmarks;
 mod open;
 mod write;
 
@@ -60,6 +62,8 @@ pub struct StoredDisk {
     blank: AtomicBool,
     /// Whether anything durable on it proves that it is ours.
     founded: Founded,
+    /// Where to look whether somebody else used it.
+    landmarks: Landmarks,
 }
 
 impl StoredDisk {
@@ -163,6 +167,7 @@ impl DiskStore {
                     .write(disk, batch, || write_batch(disk, batch, &held))
             })
             .map_err(|error| Error::io("write to the target disk", &disk.path, error))?;
+        disk.landmarks.note(batch);
         let mut ledger = self.lock_ledger();
         for region in regions {
             if let Some(count) = ledger.under_way.get_mut(&region) {
@@ -345,6 +350,12 @@ impl DiskStore {
         self.look_at_disks()
     }
 
+    fn note_landmarks(&self, record: &mut Record) {
+        for (disk, known) in self.disks.iter().zip(&mut record.disks) {
+            known.landmarks = disk.landmarks.list();
+        }
+    }
+
     /// Notes what the disks show of themselves, so that the next session sees whether somebody wrote to them.
     fn look_at_disks(&self) -> Result<()> {
         let mut journal = self.lock_journal();
@@ -352,6 +363,7 @@ impl DiskStore {
         for (disk, known) in self.disks.iter().zip(&mut record.disks) {
             known.seen = Seen::at(&disk.path);
         }
+        self.note_landmarks(&mut record);
         journal.save(record)
     }
 
@@ -377,6 +389,7 @@ impl DiskStore {
         move_on(&mut record.position)?;
         record.position.generation += 1;
         record.sealed = true;
+        self.note_landmarks(&mut record);
         {
             let mut ledger = self.lock_ledger();
             record.open_regions.clone_from(&ledger.touched);

@@ -2,7 +2,7 @@
 //! is tried out between two runs.
 //!
 //! A target that shows of itself what it showed when the last session ended, was not written to since. Of any other one
-//! chunks are read and compared with their digests: where the disk and its areas begin and end, for that is what every
+//! chunks are read and compared with their digests: where the disk and its file systems begin and end, for that is what every
 //! mount changes, and some that are spread over the rest. Nothing is believed of a disk that does not prove to be ours,
 //! and nothing of the digests of one that was changed.
 
@@ -125,8 +125,8 @@ fn looks(digests: &DigestFile, record: &DiskRecord) -> std::io::Result<BTreeMap<
     let mut looks = spread(digests)?;
     let count = digests.chunk_count();
     let ends = [0, count.saturating_sub(HEAD_CHUNKS)];
-    let areas = record.areas.iter().map(|start| start / CHUNK_LEN);
-    for first in areas.chain(ends).filter(|first| *first < count) {
+    let landmarks = record.landmarks.iter().copied();
+    for first in landmarks.chain(ends).filter(|first| *first < count) {
         let known = digests.get(first, HEAD_CHUNKS)?;
         let known = (first..).zip(known).filter(|(_, digest)| digest.is_known());
         looks.extend(known);

@@ -9,6 +9,7 @@ use sys::block_tracker::CHUNK_LEN;
 
 use super::founded::Founded;
 use super::known::{Known, recognise};
+use super::landmarks::Landmarks;
 use super::{DiskStore, Ledger, StoredDisk, read_digests};
 use crate::disk::digest::{Digest, REGION_CHUNKS};
 use crate::disk::digest_file::DigestFile;
@@ -83,6 +84,8 @@ impl Opening {
             .get(number)
             .filter(|disk| standing == Standing::Ours && disk.source_len == source_len && !admitted.is_blank);
         let blank = same.map_or(admitted.is_blank, |disk| disk.blank && !is_changed);
+        let known = same.map_or(&[][..], |disk| &disk.landmarks);
+        let landmarks = Landmarks::new(&source.areas, known);
         let is_ours = same.is_some();
         if !is_ours {
             move_on(&mut self.record.position)?;
@@ -97,7 +100,7 @@ impl Opening {
             source_len,
             identity: source.identity,
             blank,
-            areas: source.areas.clone(),
+            landmarks: landmarks.list(),
             seen: None,
         });
         Ok(StoredDisk {
@@ -109,6 +112,7 @@ impl Opening {
             image: target.image().map(Path::to_owned),
             blank: AtomicBool::new(blank),
             founded: Founded::new(is_ours),
+            landmarks,
         })
     }
 
