@@ -42,7 +42,7 @@ impl DeviceNumber {
         self.minor & 0xff | self.major << 8 | (self.minor & !0xff) << 12
     }
 
-    fn sysfs(self) -> PathBuf {
+    pub(crate) fn sysfs(self) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{self}"))
     }
 }
@@ -179,7 +179,7 @@ impl BlockDevice {
     }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
@@ -206,7 +206,8 @@ pub enum Access {
     Read,
     /// For reading and writing.
     Write,
-    /// For reading and writing, refused with `EBUSY` while a file system, swap, LVM or another program has it in use.
+    /// For reading and writing; a block device is refused with `EBUSY` while a file system, swap, LVM or another program has
+    /// it in use. Of a regular file the kernel does not know that.
     WriteExclusive,
 }
 

@@ -27,6 +27,7 @@ pub mod getfsmap;
 pub mod inode_flags;
 pub mod io_priority;
 pub mod loop_device;
+pub mod loop_users;
 pub mod mounts;
 pub mod open_files;
 pub mod page_cache;
@@ -35,6 +36,7 @@ pub mod pressure;
 pub mod reflink;
 #[cfg(test)]
 mod shared_mapping;
+pub mod sighting;
 pub mod tcp_info;
 mod tracepoint;
 pub mod umask;

@@ -232,7 +232,12 @@ impl<'a> Run<'a> {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;
-            let DiskReport::Opened { position, lens } = session.report()? else {
+            let DiskReport::Opened {
+                position,
+                lens,
+                changed,
+            } = session.report()?
+            else {
                 return Err(out_of_turn());
             };
             if lens.len() != self.disks.len() {
@@ -245,6 +250,15 @@ impl<'a> Run<'a> {
                 target,
                 connections: self.plan.connections,
             });
+            if changed > 0 {
+                self.repaired += changed;
+                self.say(&Event::Warning {
+                    message: format!(
+                        "the copy was changed since the last run, in {changed} places of 64 KiB: it was read again, and they \
+                         are copied again"
+                    ),
+                });
+            }
             self.converse(session, position, &wire)
         });
         self.counters.bytes_wire = wire;

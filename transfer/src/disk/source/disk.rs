@@ -19,7 +19,7 @@ use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::message::{BLOCK_LEN, DiskFacts, is_zero};
+use crate::disk::message::{AREAS_MAX, BLOCK_LEN, DiskFacts, is_zero};
 use crate::disk::source::read::bytes_of;
 use crate::disk::used_map::survey::TAIL_LEN;
 use crate::disk::used_map::{Effort, Survey, ext, survey};
@@ -79,6 +79,12 @@ impl SourceDisk {
             sector_len: medium.sector_len() as u32,
             // A disk whose first sectors cannot be read has no identity; its bytes are reported by the round.
             identity: identity(&medium).unwrap_or_default(),
+            areas: survey
+                .areas
+                .iter()
+                .map(|area| area.range.start)
+                .take(AREAS_MAX)
+                .collect(),
         };
         let disk = Self {
             medium,

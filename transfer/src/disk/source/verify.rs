@@ -33,7 +33,8 @@ struct Finding {
     roots: Vec<[u8; 32]>,
     compared: u64,
     bytes: u64,
-    differing: Vec<(usize, u64)>,
+    /// Disk by disk.
+    differing: Vec<ChunkSet>,
 }
 
 impl Run<'_> {
@@ -46,10 +47,11 @@ impl Run<'_> {
                 self.readings = self.re_read_source(wire)?;
             }
             let finding = self.follow_target(session)?;
-            if finding.differing.is_empty() {
+            let count: u64 = finding.differing.iter().map(ChunkSet::count).sum();
+            if count == 0 {
                 return self.accept(finding);
             }
-            self.repaired += finding.differing.len() as u64;
+            self.repaired += count;
             if self.frozen.is_some() {
                 self.repair_frozen(&finding.differing, session)?;
             } else {
@@ -64,23 +66,26 @@ impl Run<'_> {
     }
 
     /// Schedules what the target's medium lost.
-    fn repair(&self, differing: &[(usize, u64)]) -> Result<()> {
-        for (disk, chunk) in differing {
-            let disk = &self.disks[*disk];
-            disk.digests
-                .set(*chunk, &[Digest::UNKNOWN])
-                .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
-            disk.look_again([*chunk]);
+    fn repair(&self, differing: &[ChunkSet]) -> Result<()> {
+        for (disk, differing) in self.disks.iter().zip(differing) {
+            for chunk in differing.iter() {
+                disk.digests
+                    .set(chunk, &[Digest::UNKNOWN])
+                    .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+            }
+            disk.look_again(differing.iter());
         }
         Ok(())
     }
 
     /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
-    fn repair_frozen(&self, differing: &[(usize, u64)], session: &Session<'_>) -> Result<()> {
+    fn repair_frozen(&self, differing: &[ChunkSet], session: &Session<'_>) -> Result<()> {
         let mut gone = 0;
-        for (disk, chunk) in differing {
-            let still_there = send_again(*disk as u16, &self.disks[*disk], *chunk, session, &self.governor)?;
-            gone += u64::from(!still_there);
+        for (number, (disk, differing)) in self.disks.iter().zip(differing).enumerate() {
+            for chunk in differing.iter() {
+                let still_there = send_again(number as u16, disk, chunk, session, &self.governor)?;
+                gone += u64::from(!still_there);
+            }
         }
         if gone == 0 {
             return Ok(());
@@ -88,7 +93,7 @@ impl Run<'_> {
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because(format!(
                 "{} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
-                differing.len()
+                differing.iter().map(ChunkSet::count).sum::<u64>()
             ))
             .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"))
     }
@@ -108,7 +113,7 @@ impl Run<'_> {
                 None => Vec::new(),
             })
         };
-        let differing = Mutex::new(Vec::new());
+        let differing = Mutex::new(self.no_chunks());
         let bytes: Vec<AtomicU64> = self.disks.iter().map(|_| AtomicU64::new(0)).collect();
         let courtesy = Courtesy::new(self.plan.gives_way);
         let disks = &self.disks;
@@ -121,7 +126,7 @@ impl Run<'_> {
                     bytes[job.disk].fetch_add(read, Ordering::Relaxed);
                     if digest != known(&disks[job.disk], chunk)? {
                         let mut differing = differing.lock().expect("noting a chunk does not panic");
-                        differing.push((job.disk, chunk));
+                        differing[job.disk].insert(chunk);
                     }
                 }
                 Ok(())
@@ -137,13 +142,14 @@ impl Run<'_> {
             };
             // What was written while it was read is marked by now.
             let still = unchanged_since_frozen(disk).unwrap_or_else(|| ChunkSet::empty(0));
-            let own = differing.iter().filter(|(of, _)| *of == number);
-            let unseen = own.filter(|(_, chunk)| still.contains(*chunk)).count();
+            let unseen = differing[number]
+                .iter()
+                .filter(|chunk| still.contains(*chunk))
+                .count();
             if unseen > 0 {
                 return Err(unseen_writes(disk, unseen));
             }
-            let compared =
-                unchanged.count() - differing.iter().filter(|(of, _)| *of == number).count() as u64;
+            let compared = unchanged.count() - differing[number].count();
             readings.push(Reading {
                 how: "again after the freeze, where nothing was written since".to_owned(),
                 compared,
@@ -154,9 +160,15 @@ impl Run<'_> {
         Ok(readings)
     }
 
+    /// A set for each disk: a bit for each chunk, however many differ.
+    fn no_chunks(&self) -> Vec<ChunkSet> {
+        let empty = |disk: &SourceDisk| ChunkSet::empty(disk.digests.chunk_count());
+        self.disks.iter().map(empty).collect()
+    }
+
     /// Takes what the target says while it re-reads.
     fn follow_target(&self, session: &Session<'_>) -> Result<Finding> {
-        let mut differing = Vec::new();
+        let mut differing = self.no_chunks();
         loop {
             match session.report()? {
                 DiskReport::VerifyProgress { bytes, bytes_total } => {
@@ -168,7 +180,7 @@ impl Run<'_> {
                     if count > known || first > known - count {
                         return Err(out_of_turn());
                     }
-                    differing.extend((first..first + count).map(|chunk| (disk, chunk)));
+                    differing[disk].insert_range(first..first + count);
                 }
                 DiskReport::Verified {
                     roots,

@@ -23,13 +23,23 @@ pub struct Admitted {
     pub is_blank: bool,
 }
 
+/// What is known of a disk before it is opened for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// What it holds is our own earlier work.
+    Ours,
+    /// The journal speaks of a copy, and this is not it.
+    Replaced,
+    /// Nothing.
+    New,
+}
+
 /// Opens a disk for a copy of `source`.
-///
-/// `is_ours` says that the journal knows this disk: what it holds is our own earlier work.
 ///
 /// # Errors
 /// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set.
-pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<Admitted> {
+pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Result<Admitted> {
+    let is_ours = standing == Standing::Ours;
     let path = &target.copy_path();
     if let Some(image) = target.image() {
         check_tool(image)?;
@@ -41,7 +51,9 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
     }
     let is_new = make_image(path)?;
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
+    medium.claim()?;
     check_sectors(&medium, source)?;
+    medium = medium.with_sector_len(source.sector_len);
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
     let may_grow = is_empty_file || is_ours || target.overwrite;
     if medium.device.is_none() && medium.length() < source.len && may_grow {
@@ -63,7 +75,7 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
             )));
     }
     if !is_ours && !target.overwrite && !is_new && !is_empty_file {
-        refuse_unless_blank(&medium, path)?;
+        refuse_unless_blank(&medium, path, standing)?;
     }
     Ok(Admitted {
         medium,
@@ -131,7 +143,14 @@ fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
     Ok(())
 }
 
-fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
+fn refuse_unless_blank(medium: &DiskMedium, path: &Path, standing: Standing) -> Result<()> {
+    let remedy = match standing {
+        Standing::Replaced => {
+            "it is not the copy that was begun here, as its content shows: make sure that it is the right disk, then allow it \
+             with --overwrite"
+        }
+        _ => "make sure that it is the right one, then allow it with --overwrite",
+    };
     let len = LOOK_LEN.min(medium.length());
     for start in [0, (medium.length() - len) / 4096 * 4096] {
         let mut bytes = AlignedBuffer::zeroed(len.min(medium.length() - start) as usize);
@@ -142,7 +161,7 @@ fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
             return Err(
                 Error::new(Kind::Usage, "write to a disk that already holds something")
                     .on(path)
-                    .remedy("make sure that it is the right one, then allow it with --overwrite"),
+                    .remedy(remedy),
             );
         }
     }
