@@ -28,7 +28,9 @@ use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, copy};
 use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
+use crate::disk::source::reconcile::{
+    Restored, RoundEnd, end_round, look_again_at_wanted, reconcile, restore,
+};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
@@ -258,12 +260,9 @@ impl<'a> Run<'a> {
         position: Position,
         wire: &std::sync::atomic::AtomicU64,
     ) -> Result<()> {
-        if self
-            .baseline
-            .take()
-            .is_none_or(|baseline| baseline.position != position)
-        {
-            reconcile(&self.disks, session)?;
+        let baseline = self.baseline.take();
+        if baseline.is_none_or(|baseline| baseline.position != position) {
+            self.bring_into_step(session, position)?;
         }
         while let Some(next) = self.course.next()? {
             let sent = match next {
@@ -275,6 +274,11 @@ impl<'a> Run<'a> {
                 clean: sent == 0,
                 exhaustive: true,
             });
+        }
+        let ends_with_round = !self.plan.verify && self.source.freeze.is_none();
+        if ends_with_round && self.disks.iter().any(|disk| disk.todo().0 > 0) {
+            // The target turned out to lack it when the rounds were over.
+            self.next_round(session, wire)?;
         }
         if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {
             self.rescan(session, wire)?;
@@ -292,6 +296,34 @@ impl<'a> Run<'a> {
         self.adapted = !changes.is_empty();
         for message in changes {
             self.observer.event(&Event::Warning { message });
+        }
+        Ok(())
+    }
+
+    /// Brings the digests of both sides into step. What the target turns out to lack of a frozen moment is sent again, and where
+    /// the source has moved on, the run is cut over once more; all else is left to what follows.
+    fn bring_into_step(&mut self, session: &Session<'_>, position: Position) -> Result<()> {
+        if self.frozen.is_some() {
+            let restored = restore(&self.disks, session, &self.governor)?;
+            if restored == Restored::default() && position == self.position {
+                return Ok(());
+            }
+            self.verified = None;
+            let Restored { missing, gone } = self.seal_frozen(restored, session)?;
+            if gone == 0 {
+                return Ok(());
+            }
+            self.say(&Event::Warning {
+                message: format!(
+                    "the target has lost {missing} places of 64 KiB of the frozen moment, and the source has changed {gone} of \
+                     them since: it is cut over again"
+                ),
+            });
+            self.frozen = None;
+            self.readings.clear();
+        }
+        if reconcile(&self.disks, session)? > 0 {
+            self.verified = None;
         }
         Ok(())
     }
@@ -397,8 +429,7 @@ impl<'a> Run<'a> {
             }
             self.copy(session, wire)?;
         }
-        Err(Error::new(Kind::Corrupt, "bring source and target into step")
-            .remedy("the target's digests change by themselves: check its journal's disk, then run again"))
+        Err(out_of_step())
     }
 
     fn say(&self, event: &Event) {
@@ -486,6 +517,11 @@ impl<'a> Run<'a> {
             ..Summary::default()
         })
     }
+}
+
+fn out_of_step() -> Error {
+    Error::new(Kind::Corrupt, "bring source and target into step")
+        .remedy("the target's digests change by themselves: check its journal's disk, then run again")
 }
 
 fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFacts)> {

@@ -167,6 +167,13 @@ impl SourceDisk {
         chunks
     }
 
+    /// Chunks that hold something and were not marked since the last round began: the target has them since it ended.
+    pub fn settled(&self) -> ChunkSet {
+        let mut chunks = self.present();
+        chunks.subtract(&self.lock().chunks.fresh);
+        chunks
+    }
+
     /// Number and bytes of the chunks that have to be looked at.
     pub fn todo(&self) -> (u64, u64) {
         let chunks = self.lock().chunks.todo.count();

@@ -12,15 +12,15 @@ use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
 use crate::courtesy::Courtesy;
-use crate::disk::digest::{Digest, root, root_of_all};
+use crate::disk::digest::{Digest, REGION_CHUNKS, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
-use crate::disk::source::Run;
-use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::receipt::Reading;
+use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore};
 use crate::disk::source::session::{Session, out_of_turn};
+use crate::disk::source::{RECONCILE_MAX, Run, out_of_step};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Verified};
 use crate::signature::hex;
@@ -49,14 +49,14 @@ impl Run<'_> {
             if finding.differing.is_empty() {
                 return self.accept(finding);
             }
-            self.repaired += finding.differing.len() as u64;
             if self.frozen.is_some() {
-                self.repair_frozen(&finding.differing, session)?;
+                self.repair_frozen(session)?;
             } else {
+                self.repaired += finding.differing.len() as u64;
                 self.repair(&finding.differing)?;
                 self.copy(session, wire)?;
+                self.end_round(session, wire)?;
             }
-            self.end_round(session, wire)?;
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because("it returns something else than was written, again and again")
@@ -76,21 +76,36 @@ impl Run<'_> {
     }
 
     /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
-    fn repair_frozen(&self, differing: &[(usize, u64)], session: &Session<'_>) -> Result<()> {
-        let mut gone = 0;
-        for (disk, chunk) in differing {
-            let still_there = send_again(*disk as u16, &self.disks[*disk], *chunk, session, &self.governor)?;
-            gone += u64::from(!still_there);
-        }
+    fn repair_frozen(&mut self, session: &Session<'_>) -> Result<()> {
+        let restored = restore(&self.disks, session, &self.governor)?;
+        let Restored { missing, gone } = self.seal_frozen(restored, session)?;
         if gone == 0 {
             return Ok(());
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because(format!(
-                "{} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
-                differing.len()
+                "{missing} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
             ))
             .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"))
+    }
+
+    /// Seals the frozen moment anew after a part of it was sent again. What still differs is restored likewise, for a round
+    /// would send later content. Nothing is sealed when something is gone.
+    pub(super) fn seal_frozen(&mut self, mut restored: Restored, session: &Session<'_>) -> Result<Restored> {
+        for _ in 0..RECONCILE_MAX {
+            if restored.gone > 0 {
+                return Ok(restored);
+            }
+            if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
+                self.position = position;
+                self.repaired += restored.missing;
+                return Ok(restored);
+            }
+            let more = restore(&self.disks, session, &self.governor)?;
+            restored.missing += more.missing;
+            restored.gone += more.gone;
+        }
+        Err(out_of_step())
     }
 
     /// Reads the source again after a cutover.
@@ -201,6 +216,14 @@ impl Run<'_> {
                 "compare source and target: their roots differ",
             ));
         }
+        for disk in &self.disks {
+            // After a cutover, what was written since waits there.
+            let left = if self.frozen.is_some() { 0 } else { disk.todo().0 };
+            let unknown = unknown_among(&disk.settled(), disk)?;
+            if left + unknown > 0 {
+                return Err(not_compared(disk, left.max(unknown)));
+            }
+        }
         self.verified = Some(Verified {
             root: hex(&root_of_all(&ours)),
             compared: finding.compared,
@@ -217,6 +240,25 @@ fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
     let mut chunks = disk.present();
     chunks.subtract(&moved_on);
     Some(chunks)
+}
+
+/// How many of these chunks the target has no content for: it skips them when it compares.
+fn unknown_among(chunks: &ChunkSet, disk: &SourceDisk) -> Result<u64> {
+    let mut unknown = 0;
+    for first in (0..disk.digests.chunk_count()).step_by(REGION_CHUNKS as usize) {
+        let digests = disk.digests.get(first, REGION_CHUNKS);
+        let digests = digests.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        let without = (first..).zip(&digests).filter(|(_, digest)| !digest.is_known());
+        unknown += without.filter(|(chunk, _)| chunks.contains(*chunk)).count() as u64;
+    }
+    Ok(unknown)
+}
+
+fn not_compared(disk: &SourceDisk, count: u64) -> Error {
+    Error::new(Kind::Corrupt, "call the copy verified")
+        .on(&disk.medium.path)
+        .because(format!("{count} chunks of it have not reached the target"))
+        .remedy("run the same command again: what is durable at the target is kept")
 }
 
 fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
