@@ -42,6 +42,11 @@ impl DeviceNumber {
         self.minor & 0xff | self.major << 8 | (self.minor & !0xff) << 12
     }
 
+    /// From a file `dev` of sysfs; `None` when there is no such.
+    pub fn read(path: &Path) -> Option<Self> {
+        parse_number(&read_text(path).ok()?).ok()
+    }
+
     fn sysfs(self) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{self}"))
     }
@@ -145,7 +150,10 @@ impl BlockDevice {
         numbers.push(self.number);
         Ok(mounts()?
             .into_iter()
-            .filter_map(|mount| Some((mount.block_device()?, mount)))
+            .flat_map(|mount| {
+                let devices = mount.block_devices();
+                devices.into_iter().map(move |device| (device, mount.clone()))
+            })
             .filter(|(number, _)| numbers.contains(number))
             .collect())
     }
@@ -170,6 +178,16 @@ impl BlockDevice {
             }
         }
         Ok(names)
+    }
+
+    /// Whether nobody has it in use, in any mount namespace. Looked at again and again it may keep a mount of the very moment
+    /// from succeeding.
+    pub fn is_unused(&self) -> bool {
+        let exclusive = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(&self.path);
+        exclusive.is_ok()
     }
 
     /// The file behind a loop device.

@@ -12,6 +12,7 @@ use sys::chunk_set::ChunkSet;
 
 pub mod btrfs;
 pub mod ext;
+pub mod mounted;
 pub mod survey;
 
 pub use survey::{Area, Effort, Survey, survey};

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sys::aligned::AlignedBuffer;
@@ -16,6 +15,7 @@ use sys::freeze::{FreezePoint, Frozen};
 use sys::mounts::Mount;
 
 use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::used_map::mounted::{by_descriptor, is_btrfs_of, mounts_of, reach};
 use crate::disk::used_map::{UsedMap, btrfs, ext};
 use crate::error::{Error, Result};
 
@@ -140,7 +140,9 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
             partition: number,
             kind: finding.kind.to_owned(),
             method: finding.method,
-            mounted_at: mount_of(&mounts, piece.number).map(|mount| mount.point.clone()),
+            mounted_at: mounts_of(&mounts, piece.number)
+                .first()
+                .map(|mount| mount.point.clone()),
         });
         free.extend(found);
         scratch.extend(finding.scratch);
@@ -169,18 +171,6 @@ fn number_of(node: &Path) -> u32 {
     let name = node.to_string_lossy();
     let digits = name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     name[digits..].parse().unwrap_or(0)
-}
-
-fn mount_of(mounts: &[(DeviceNumber, Mount)], number: DeviceNumber) -> Option<&Mount> {
-    let own = || {
-        mounts
-            .iter()
-            .filter(|(device, _)| *device == number)
-            .map(|(_, mount)| mount)
-    };
-    own()
-        .find(|mount| mount.root == Path::new("/"))
-        .or_else(|| own().next())
 }
 
 fn examine(
@@ -212,30 +202,32 @@ fn examine(
         };
         return Ok(Finding::whole("unknown", why));
     };
-    let mount = mount_of(mounts, piece.number);
-    match (kind, mount) {
+    let own = mounts_of(mounts, piece.number);
+    if own.iter().any(|mount| !kind.is_mounted_as(&mount.kind)) {
+        return Ok(Finding::whole(
+            kind.name(),
+            "the signature does not fit the mount",
+        ));
+    }
+    match (kind, reach(&own)) {
         (Kind::Lvm | Kind::Raid | Kind::Luks, _) => Ok(Finding::whole(
             kind.name(),
             "what is free in it only those know who put it together",
         )),
-        (Kind::Swap, None) => Ok(Finding {
+        (Kind::Swap, _) => Ok(Finding {
             kind: "swap",
             method: "header only".to_owned(),
             free: Vec::new(),
             scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
         }),
-        (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount, effort),
-        (Kind::Btrfs, Some(mount)) => {
-            FreezePoint::open(&mount.point)?.synchronise()?;
-            Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
-                Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
-                None => Finding::whole(
-                    "btrfs",
-                    "its trees cannot be searched or spread over several devices",
-                ),
-            })
-        }
-        (Kind::Ext, None) if is_unused(&piece.path) => {
+        (kind, None) if !own.is_empty() => Ok(Finding::whole(
+            kind.name(),
+            "another file system is mounted over it",
+        )),
+        (Kind::Ext | Kind::Xfs, Some(point)) => mapped_by_kernel(medium, piece, range, kind, point, effort),
+        (Kind::Btrfs, Some(point)) => mapped_by_trees(&head, range, &point),
+        (_, None) if !piece.is_unused() => Ok(Finding::whole(kind.name(), "in use, but not mounted here")),
+        (Kind::Ext, None) => {
             let Some(end) = ext::end(&head) else {
                 return Ok(Finding::whole("ext", "implausible superblock"));
             };
@@ -245,12 +237,22 @@ fn examine(
                 None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
             })
         }
-        (_, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
-        (_, Some(_)) => Ok(Finding::whole(
-            kind.name(),
-            "the signature does not fit the mount",
-        )),
+        (Kind::Xfs | Kind::Btrfs, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
     }
+}
+
+fn mapped_by_trees(head: &[u8], range: &Range<u64>, point: &FreezePoint) -> io::Result<Finding> {
+    if !is_btrfs_of(point, head)? {
+        return Ok(Finding::whole("btrfs", "the superblock does not fit the mount"));
+    }
+    point.synchronise()?;
+    Ok(match btrfs::free_ranges(&by_descriptor(point), head, range)? {
+        Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
+        None => Finding::whole(
+            "btrfs",
+            "its trees cannot be searched or spread over several devices",
+        ),
+    })
 }
 
 fn mapped_by_kernel(
@@ -258,17 +260,11 @@ fn mapped_by_kernel(
     piece: &BlockDevice,
     range: &Range<u64>,
     kind: Kind,
-    mount: &Mount,
+    point: FreezePoint,
     effort: Effort,
 ) -> io::Result<Finding> {
-    if !kind.is_mounted_as(&mount.kind) {
-        return Ok(Finding::whole(
-            kind.name(),
-            "the signature does not fit the mount",
-        ));
-    }
-    FreezePoint::open(&mount.point)?.synchronise()?;
-    if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
+    point.synchronise()?;
+    if let Some(free) = sys::getfsmap::free_ranges(&by_descriptor(&point), piece.number)? {
         let free = free
             .into_iter()
             .map(|gap| range.start + gap.start..range.start + gap.end)
@@ -289,8 +285,7 @@ fn mapped_by_kernel(
         ));
     }
     // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
-    let points = vec![FreezePoint::open(&mount.point)?];
-    match Frozen::freeze(points, std::time::Duration::from_secs(5)) {
+    match Frozen::freeze(vec![point], std::time::Duration::from_secs(5)) {
         Ok(frozen) => drop(frozen.thaw()?),
         // In the frozen round of a cutover it is frozen already.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
@@ -302,16 +297,6 @@ fn mapped_by_kernel(
             None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
         },
     )
-}
-
-/// Whether nobody, in any mount namespace, has the device in use.
-fn is_unused(path: &Path) -> bool {
-    const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
-    std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(O_EXCL)
-        .open(path)
-        .is_ok()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
