@@ -37,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
+use crate::source::cutover::HandedOver;
 use crate::source::{Course, Freeze, Lead, Next, Standing, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
@@ -136,7 +137,8 @@ struct Run<'a> {
     last_progress: std::sync::Mutex<Instant>,
     pace: cutover::Pace,
     resumes: u32,
-    frozen: Option<Duration>,
+    /// The cutover, if the run ended so.
+    frozen: Option<HandedOver>,
     /// For how long reading paused for the sake of others.
     backed_off: BackedOff,
     verified: Option<Verified>,
@@ -491,7 +493,7 @@ impl<'a> Run<'a> {
             )?;
         }
         let proof = receipt::Proof {
-            frozen: self.frozen,
+            frozen: self.frozen.as_ref(),
             verified: self.verified.as_ref(),
             readings: &self.readings,
         };
@@ -509,7 +511,8 @@ impl<'a> Run<'a> {
             seconds: self.began.elapsed().as_secs_f64(),
             rounds: self.round,
             resumes: self.resumes,
-            frozen_ms: self.frozen.map(|frozen| frozen.as_millis() as u64),
+            frozen_ms: self.frozen.as_ref().and_then(HandedOver::frozen_ms),
+            not_frozen: self.frozen.map_or_else(Vec::new, |frozen| frozen.not_frozen),
             backed_off: self.backed_off,
             verified: self.verified,
             sealed: Some(self.position.into()),

@@ -3,7 +3,6 @@
 //! `receipt.json` in the state folder. Roots are over the digests of chunks: of the disk, and of every partition.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 use sys::block_tracker::CHUNK_LEN;
@@ -13,6 +12,7 @@ use crate::disk::source::disk::SourceDisk;
 use crate::error::{Error, Result};
 use crate::progress::Verified;
 use crate::signature::hex;
+use crate::source::cutover::HandedOver;
 
 /// How a source disk was read for the verification.
 #[derive(Clone, Debug, Serialize)]
@@ -41,8 +41,8 @@ impl Reading {
 
 /// What is known of a run.
 pub struct Proof<'a> {
-    /// How long the file systems were frozen.
-    pub frozen: Option<Duration>,
+    /// How the cutover went.
+    pub(crate) frozen: Option<&'a HandedOver>,
     /// What the comparison of the media found.
     pub verified: Option<&'a Verified>,
     /// How each disk was read for it; nothing without a comparison.
@@ -52,6 +52,8 @@ pub struct Proof<'a> {
 #[derive(Serialize)]
 struct Receipt<'a> {
     frozen_ms: Option<u64>,
+    /// What was in use meanwhile and could not be frozen.
+    not_frozen: &'a [String],
     /// The target's side of the comparison.
     verified: Option<&'a Verified>,
     disks: Vec<DiskReceipt>,
@@ -89,7 +91,8 @@ pub fn write(folder: &Path, disks: &[SourceDisk], proof: &Proof<'_>) -> Result<(
     let path = folder.join("receipt.json");
     let build = || {
         let receipt = Receipt {
-            frozen_ms: proof.frozen.map(|frozen| frozen.as_millis() as u64),
+            frozen_ms: proof.frozen.and_then(HandedOver::frozen_ms),
+            not_frozen: proof.frozen.map_or(&[], |frozen| &frozen.not_frozen),
             verified: proof.verified,
             disks: disks
                 .iter()
