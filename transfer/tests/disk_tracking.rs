@@ -179,6 +179,23 @@ fn what_a_tracker_lost_before_a_cutover_is_in_it() {
 }
 
 #[test]
+fn what_a_tracker_lost_after_a_cutover_is_not_called_compared() {
+    let disks = [random_disk(LEN, 512, 16)];
+    // The round, one that reads everything, that before the freeze, the frozen one.
+    let (_, receipt, images) = run("-bpf,-sys_admin", &disks, Some("verified"), (4, 4), |source| {
+        flood(&disks[0], source);
+    });
+    let read = &receipt["disks"][0]["source_read"];
+    assert!(read["how"].as_str().unwrap().contains("not known"), "{read}");
+    assert_eq!(read["bytes"].as_u64(), Some(LEN), "{read}");
+    // Two chunks were written.
+    assert_eq!(read["written_since"].as_u64(), Some(2), "{read}");
+    let now = std::fs::read(&disks[0].backing).unwrap();
+    let differing = now.chunks(65_536).zip(images[0].chunks(65_536));
+    assert_eq!(differing.filter(|(a, b)| a != b).count(), 2);
+}
+
+#[test]
 fn without_any_tracker_every_round_compares_everything() {
     let disks = [random_disk(LEN, 512, 14)];
     let (read, receipt) = three_rounds("-bpf,-sys_admin,-perfmon", &disks, |_| {

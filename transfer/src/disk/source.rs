@@ -126,6 +126,8 @@ struct Run<'a> {
     round: u32,
     /// Whether the last round begun has not been sealed yet.
     round_open: bool,
+    /// Of each disk, whether the last round looked at everything.
+    looked_at_all: Vec<bool>,
     round_began: Instant,
     sent_before_round: u64,
     done_before_round: u64,
@@ -196,6 +198,7 @@ impl<'a> Run<'a> {
             governor: Arc::new(Governor::new(plan.compression)),
             round: 0,
             round_open: false,
+            looked_at_all: Vec::new(),
             round_began: Instant::now(),
             sent_before_round: 0,
             done_before_round: 0,
@@ -342,6 +345,7 @@ impl<'a> Run<'a> {
         for disk in &self.disks {
             disk.begin_rescan()?;
         }
+        self.looked_at_all = vec![true; self.disks.len()];
         self.announce_round(wire);
         self.copy(session, wire)?;
         self.end_round(session, wire).map(drop)
@@ -351,9 +355,12 @@ impl<'a> Run<'a> {
         if self.round_open {
             return Ok(());
         }
+        let mut looked_at_all = vec![true; self.disks.len()];
         if self.round > 0 {
-            for disk in &self.disks {
-                if let Some(doubt) = disk.begin_round()?
+            for (disk, all) in self.disks.iter().zip(&mut looked_at_all) {
+                let doubt = disk.begin_round()?;
+                *all = doubt.is_some();
+                if let Some(doubt) = doubt
                     && disk.is_tracked()
                 {
                     let path = disk.medium.path.display();
@@ -363,6 +370,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        self.looked_at_all = looked_at_all;
         self.announce_round(wire);
         Ok(())
     }

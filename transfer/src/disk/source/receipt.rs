@@ -25,6 +25,8 @@ pub struct Reading {
     pub written_since: u64,
     /// Bytes read for this.
     pub bytes: u64,
+    /// Whether a write that nobody saw would have been found: of all that reads differently it is known that it was written.
+    pub complete: bool,
 }
 
 impl Reading {
@@ -35,6 +37,7 @@ impl Reading {
             compared: chunks,
             written_since: 0,
             bytes: 0,
+            complete: true,
         }
     }
 }

@@ -114,13 +114,15 @@ impl Run<'_> {
             let whole = |disk: &SourceDisk| Reading::whole("in the last round", disk.present().count());
             return Ok(self.disks.iter().map(whole).collect());
         }
-        // Without a tracker the round in the freeze read everything.
-        let unchanged: Vec<Option<ChunkSet>> = self.disks.iter().map(unchanged_since_frozen).collect();
+        let disks = self.disks.iter().zip(&self.looked_at_all);
+        let again: Vec<Again> = disks.map(|(disk, all)| Again::after_freeze(disk, *all)).collect();
         let cursor = Cursor::default();
         let next = || {
-            cursor.next(self.disks.len(), |disk, from| match &unchanged[disk] {
-                Some(chunks) => chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect(),
-                None => Vec::new(),
+            cursor.next(self.disks.len(), |disk, from| match &again[disk] {
+                Again::Nothing => Vec::new(),
+                Again::Unmarked(chunks) | Again::All(chunks) => {
+                    chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect()
+                }
             })
         };
         let differing = Mutex::new(Vec::new());
@@ -145,26 +147,17 @@ impl Run<'_> {
         self.backed_off = self.backed_off + courtesy.backed_off();
         let differing = differing.into_inner().expect("noting a chunk does not panic");
         let mut readings = Vec::new();
-        for (number, (disk, unchanged)) in self.disks.iter().zip(&unchanged).enumerate() {
-            let Some(unchanged) = unchanged else {
-                readings.push(Reading::whole("while frozen", disk.present().count()));
-                continue;
-            };
-            // What was written while it was read is marked by now.
-            let still = unchanged_since_frozen(disk).unwrap_or_else(|| ChunkSet::empty(0));
+        for (number, (disk, again)) in self.disks.iter().zip(again).enumerate() {
             let own = differing.iter().filter(|(of, _)| *of == number);
-            let unseen = own.filter(|(_, chunk)| still.contains(*chunk)).count();
-            if unseen > 0 {
-                return Err(unseen_writes(disk, unseen));
+            let differing: Vec<u64> = own.map(|(_, chunk)| *chunk).collect();
+            let bytes = bytes[number].load(Ordering::Relaxed);
+            let reading = again.reading(disk, &differing, bytes)?;
+            if !reading.complete {
+                self.say(&Event::Warning {
+                    message: format!("{}: read {}", disk.medium.path.display(), reading.how),
+                });
             }
-            let compared =
-                unchanged.count() - differing.iter().filter(|(of, _)| *of == number).count() as u64;
-            readings.push(Reading {
-                how: "again after the freeze, where nothing was written since".to_owned(),
-                compared,
-                written_since: disk.present().count() - compared,
-                bytes: bytes[number].load(Ordering::Relaxed),
-            });
+            readings.push(reading);
         }
         Ok(readings)
     }
@@ -234,7 +227,64 @@ impl Run<'_> {
     }
 }
 
-/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched.
+/// What of a disk is read again after a cutover.
+enum Again {
+    /// Nothing: the frozen round read everything.
+    Nothing,
+    /// What was not marked since the freeze.
+    Unmarked(ChunkSet),
+    /// Everything that was there: what was written since the freeze is not known.
+    All(ChunkSet),
+}
+
+impl Again {
+    fn after_freeze(disk: &SourceDisk, frozen_round_read_all: bool) -> Self {
+        match unchanged_since_frozen(disk) {
+            Some(chunks) => Self::Unmarked(chunks),
+            None if frozen_round_read_all => Self::Nothing,
+            None => Self::All(disk.settled()),
+        }
+    }
+
+    /// What it showed: these chunks read differently than when they were frozen.
+    fn reading(self, disk: &SourceDisk, differing: &[u64], bytes: u64) -> Result<Reading> {
+        let present = disk.present().count();
+        let chunks = match &self {
+            Self::Nothing => return Ok(Reading::whole("while frozen", present)),
+            Self::Unmarked(chunks) | Self::All(chunks) => chunks.count(),
+        };
+        let compared = chunks - differing.len() as u64;
+        let mut reading = Reading {
+            how: "again after the freeze, where nothing was written since".to_owned(),
+            compared,
+            written_since: present - compared,
+            bytes,
+            complete: true,
+        };
+        // What was written while it was read is marked by now.
+        let still = match self {
+            Self::Unmarked(_) => unchanged_since_frozen(disk),
+            _ => None,
+        };
+        if let Some(still) = still {
+            let unseen = differing.iter().filter(|chunk| still.contains(**chunk)).count();
+            if unseen > 0 {
+                return Err(unseen_writes(disk, unseen));
+            }
+        } else {
+            let why = match disk.is_tracked() {
+                true => "the tracker lost records".to_owned(),
+                false => disk.tracking(),
+            };
+            reading.how = format!("again after the freeze; what was written since is not known: {why}");
+            reading.complete = false;
+        }
+        Ok(reading)
+    }
+}
+
+/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched, or not
+/// all the time.
 fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
     let moved_on = disk.moved_on()?;
     let mut chunks = disk.present();
