@@ -14,6 +14,7 @@ pub mod btrfs;
 pub mod ext;
 pub mod mounted;
 pub mod survey;
+pub mod swap;
 
 pub use survey::{Area, Effort, Survey, survey};
 

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use sys::aligned::AlignedBuffer;
 use sys::block_device::{BlockDevice, DeviceNumber};
 use sys::freeze::{FreezePoint, Frozen};
-use sys::mounts::Mount;
+use sys::mounts::{Mount, swaps};
 
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::used_map::mounted::{by_descriptor, is_btrfs_of, mounts_of, reach};
-use crate::disk::used_map::{UsedMap, btrfs, ext};
+use crate::disk::used_map::{UsedMap, btrfs, ext, swap};
 use crate::error::{Error, Result};
 
 /// Bytes looked at from the start of an area: the btrfs superblock ends at 68 KiB.
@@ -26,6 +26,12 @@ pub const TAIL_LEN: u64 = 64 * 1024;
 
 /// Begins a superblock of Linux RAID.
 const RAID_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
+
+/// Begins the checksum that ends the first label of a ZFS device, 40 bytes before 128 KiB: `zio_eck_t` of OpenZFS.
+const ZFS_MAGIC: u64 = 0x0210_da7a_b10c_7a11;
+const ZFS_MAGIC_OFFSET: usize = HEAD_LEN - 40;
+/// Begins the identifiers in the superblocks of bcache and bcachefs.
+const BCACHE_MAGIC: [u8; 4] = [0xc6, 0x85, 0x73, 0xf6];
 
 /// One area of a disk and how its used space was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,32 +110,30 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
     if partitions.is_empty() {
         pieces.push((0, device.clone()));
     }
-    let mut end = 0;
-    for partition in partitions {
-        if partition.start < end {
-            // An extended partition encloses its logical ones, which follow and have areas of their own.
-            continue;
-        }
-        if partition.len <= 1024 {
-            continue;
-        }
-        end = partition.start + partition.len;
-        pieces.push((number_of(&partition.path), partition));
-    }
+    // The kernel makes an extended partition that short; the logical ones have areas of their own.
+    let partitions = partitions.into_iter().filter(|partition| partition.len > 1024);
+    pieces.extend(partitions.map(|partition| (number_of(&partition.path), partition)));
+    let ranges: Vec<Range<u64>> = pieces
+        .iter()
+        .map(|(_, piece)| piece.start - device.start..piece.start - device.start + piece.len)
+        .collect();
     let mounts = device.mounts().map_err(failed)?;
     let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, piece) in pieces {
-        let range = piece.start - device.start..piece.start - device.start + piece.len;
-        let finding = examine(medium, &piece, &range, &mounts, effort).map_err(failed)?;
+    for ((number, piece), range) in pieces.into_iter().zip(ranges.clone()) {
+        let finding = if is_shared(&range, &ranges) {
+            Finding::whole("unknown", "it overlaps another partition")
+        } else {
+            examine(medium, &piece, &range, &mounts, effort).map_err(failed)?
+        };
         let tail = range.end.saturating_sub(TAIL_LEN).max(range.start);
-        let clip = |gap: Range<u64>| gap.start.max(range.start)..gap.end.min(tail);
-        let found: Vec<_> = finding
-            .free
-            .into_iter()
-            .map(clip)
-            .filter(|gap| gap.start < gap.end)
-            .collect();
-        let area_map = UsedMap::new(range.end, found.clone(), finding.scratch.clone());
+        let clip = |gaps: Vec<Range<u64>>| {
+            let clipped = gaps
+                .into_iter()
+                .map(|gap| gap.start.max(range.start)..gap.end.min(tail));
+            clipped.filter(|gap| gap.start < gap.end).collect::<Vec<_>>()
+        };
+        let (found, left_out) = (clip(finding.free), clip(finding.scratch));
+        let area_map = UsedMap::new(range.end, found.clone(), left_out.clone());
         areas.push(Area {
             used: area_map
                 .used_in(range.clone())
@@ -145,7 +149,7 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
                 .map(|mount| mount.point.clone()),
         });
         free.extend(found);
-        scratch.extend(finding.scratch);
+        scratch.extend(left_out);
     }
     Ok(Survey {
         map: UsedMap::new(medium.length(), free, scratch),
@@ -165,6 +169,14 @@ fn whole(medium: &DiskMedium, why: &str) -> Survey {
             used: medium.length(),
         }],
     }
+}
+
+/// Whether an area has bytes in common with another one: what is free in one may be used in the other.
+fn is_shared(range: &Range<u64>, all: &[Range<u64>]) -> bool {
+    let common = all
+        .iter()
+        .filter(|other| other.start < range.end && range.start < other.end);
+    common.count() > 1
 }
 
 fn number_of(node: &Path) -> u32 {
@@ -210,16 +222,11 @@ fn examine(
         ));
     }
     match (kind, reach(&own)) {
-        (Kind::Lvm | Kind::Raid | Kind::Luks, _) => Ok(Finding::whole(
+        (Kind::Lvm | Kind::Raid | Kind::Luks | Kind::Zfs | Kind::Bcache, _) => Ok(Finding::whole(
             kind.name(),
             "what is free in it only those know who put it together",
         )),
-        (Kind::Swap, _) => Ok(Finding {
-            kind: "swap",
-            method: "header only".to_owned(),
-            free: Vec::new(),
-            scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
-        }),
+        (Kind::Swap, _) => Ok(swap_area(piece, &head, range)),
         (kind, None) if !own.is_empty() => Ok(Finding::whole(
             kind.name(),
             "another file system is mounted over it",
@@ -238,6 +245,26 @@ fn examine(
             })
         }
         (Kind::Xfs | Kind::Btrfs, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
+    }
+}
+
+fn swap_area(piece: &BlockDevice, head: &[u8], range: &Range<u64>) -> Finding {
+    if !swaps().contains(&piece.number) {
+        if !piece.is_unused() {
+            return Finding::whole("swap", "in use, but not for swapping");
+        }
+        if !swap::is_sound(head, piece.len) {
+            return Finding::whole(
+                "swap",
+                "its header is not that of a swap area, only the signature",
+            );
+        }
+    }
+    Finding {
+        kind: "swap",
+        method: "header only".to_owned(),
+        free: Vec::new(),
+        scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
     }
 }
 
@@ -308,6 +335,8 @@ enum Kind {
     Lvm,
     Raid,
     Luks,
+    Zfs,
+    Bcache,
 }
 
 impl Kind {
@@ -320,6 +349,8 @@ impl Kind {
             Self::Lvm => "lvm",
             Self::Raid => "raid",
             Self::Luks => "luks",
+            Self::Zfs => "zfs",
+            Self::Bcache => "bcache",
         }
     }
 
@@ -343,11 +374,7 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
     if at(65_536 + 64, b"_BHRfS_M") {
         found.push(Kind::Btrfs);
     }
-    // The signature ends the first page, whatever the page size was.
-    if [4096, 8192, 16_384, 65_536]
-        .iter()
-        .any(|page| at(page - 10, b"SWAPSPACE2"))
-    {
+    if swap::page_len(head).is_some() {
         found.push(Kind::Swap);
     }
     // These leave the place of a superblock alone: that of an earlier file system may still be there.
@@ -361,5 +388,27 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
     if at(0, b"LUKS\xba\xbe") {
         found.push(Kind::Luks);
     }
+    // The first 8 KiB it leaves alone; by its maker's byte order.
+    if [ZFS_MAGIC.to_le_bytes(), ZFS_MAGIC.to_be_bytes()]
+        .iter()
+        .any(|magic| at(ZFS_MAGIC_OFFSET, magic))
+    {
+        found.push(Kind::Zfs);
+    }
+    if at(4096 + 24, &BCACHE_MAGIC) {
+        found.push(Kind::Bcache);
+    }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_that_overlap_are_told_from_neighbours() {
+        let areas = [0..10, 10..20, 19..30, 40..50, 42..44];
+        let shared: Vec<bool> = areas.iter().map(|area| is_shared(area, &areas)).collect();
+        assert_eq!(shared, [false, true, true, true, true]);
+    }
 }
