@@ -60,7 +60,8 @@ pub(crate) fn of_disks(disks: &[&BlockDevice]) -> io::Result<ToFreeze> {
             pieces.push((*disk).clone());
         }
         for piece in pieces {
-            if !known.contains(&piece.number) && piece.holders()?.is_empty() && !piece.is_unused() {
+            if !known.contains(&piece.number) && piece.holders()?.is_empty() && piece.is_used() == Some(true)
+            {
                 out_of_reach.push(format!(
                     "{} is in use, but no file system mounted on it was found",
                     piece.path.display()

@@ -233,7 +233,9 @@ fn examine(
         )),
         (Kind::Ext | Kind::Xfs, Some(point)) => mapped_by_kernel(medium, piece, range, kind, point, effort),
         (Kind::Btrfs, Some(point)) => mapped_by_trees(&head, range, &point),
-        (_, None) if !piece.is_unused() => Ok(Finding::whole(kind.name(), "in use, but not mounted here")),
+        (_, None) if piece.is_used() != Some(false) => {
+            Ok(Finding::whole(kind.name(), "in use, but not mounted here"))
+        }
         (Kind::Ext, None) => {
             let Some(end) = ext::end(&head) else {
                 return Ok(Finding::whole("ext", "implausible superblock"));
@@ -250,7 +252,7 @@ fn examine(
 
 fn swap_area(piece: &BlockDevice, head: &[u8], range: &Range<u64>) -> Finding {
     if !swaps().contains(&piece.number) {
-        if !piece.is_unused() {
+        if piece.is_used() != Some(false) {
             return Finding::whole("swap", "in use, but not for swapping");
         }
         if !swap::is_sound(head, piece.len) {
