@@ -42,6 +42,11 @@ impl DeviceNumber {
         self.minor & 0xff | self.major << 8 | (self.minor & !0xff) << 12
     }
 
+    /// From a file `dev` of sysfs; `None` when there is no such.
+    pub fn read(path: &Path) -> Option<Self> {
+        parse_number(&read_text(path).ok()?).ok()
+    }
+
     pub(crate) fn sysfs(self) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{self}"))
     }
@@ -145,7 +150,10 @@ impl BlockDevice {
         numbers.push(self.number);
         Ok(mounts()?
             .into_iter()
-            .filter_map(|mount| Some((mount.block_device()?, mount)))
+            .flat_map(|mount| {
+                let devices = mount.block_devices();
+                devices.into_iter().map(move |device| (device, mount.clone()))
+            })
             .filter(|(number, _)| numbers.contains(number))
             .collect())
     }
@@ -170,6 +178,18 @@ impl BlockDevice {
             }
         }
         Ok(names)
+    }
+
+    /// Whether somebody has it in use, in whatever mount namespace; `None` when that cannot be told. To look is to claim it for
+    /// a moment: a mount of the very moment fails.
+    pub fn is_used(&self) -> Option<bool> {
+        let mut exclusive = OpenOptions::new();
+        exclusive.read(true).custom_flags(libc::O_EXCL);
+        match exclusive.open(&self.path) {
+            Ok(_) => Some(false),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Some(true),
+            Err(_) => None,
+        }
     }
 
     /// The file behind a loop device.
@@ -327,6 +347,18 @@ mod tests {
         assert_eq!(number.kernel(), (259 << 20) | 0x12345);
         assert_eq!(number.encoded(), 0x45 | (259 << 8) | (0x123 << 20));
         assert_eq!(DeviceNumber::from_raw(libc::makedev(259, 0x12345)), number);
+    }
+
+    #[test]
+    fn whether_a_device_is_used_is_told_as_far_as_it_is_known() {
+        let disk = crate::loop_device::LoopDevice::new("g2c-block-used", 1 << 20, 512).unwrap();
+        let mut device = BlockDevice::look(&disk.path).unwrap().unwrap();
+        assert_eq!(device.is_used(), Some(false));
+        let user = DirectFile::open(&disk.path, Access::WriteExclusive).unwrap();
+        assert_eq!(device.is_used(), Some(true));
+        drop(user);
+        device.path = PathBuf::from("/dev/g2c-block-nowhere");
+        assert_eq!(device.is_used(), None);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use sys::chunk_set::ChunkSet;
 
 pub mod btrfs;
 pub mod ext;
+pub mod mounted;
 pub mod survey;
+pub mod swap;
 
 pub use survey::{Area, Effort, Survey, survey};
 

@@ -49,6 +49,8 @@ struct State {
     unreadable: BTreeMap<u64, Vec<Range<u64>>>,
     /// Whether the disk was read since the last look at the tracker.
     was_read: bool,
+    /// Whether the tracker lost records since everything was looked at. A look between two rounds may be the one that learns it.
+    has_lost: bool,
 }
 
 /// Sets of chunks.
@@ -104,6 +106,7 @@ impl SourceDisk {
                 chunk_limit: chunk_count,
                 unreadable: BTreeMap::new(),
                 was_read: false,
+                has_lost: false,
             }),
         };
         Ok(disk)
@@ -170,6 +173,13 @@ impl SourceDisk {
         let mut chunks = state.survey.map.chunks();
         chunks.union_with(&state.chunks.whole);
         chunks.truncate(state.chunk_limit);
+        chunks
+    }
+
+    /// Chunks that hold something and were not marked since the last round began: the target has them since it ended.
+    pub fn settled(&self) -> ChunkSet {
+        let mut chunks = self.present();
+        chunks.subtract(&self.lock().chunks.fresh);
         chunks
     }
 
@@ -283,7 +293,11 @@ impl SourceDisk {
     /// The map cannot be taken.
     pub fn begin_rescan(&self) -> Result<()> {
         // Before the map is taken: what is written from now on is marked.
-        drop(self.lock().take_marks());
+        {
+            let mut state = self.lock();
+            drop(state.take_marks());
+            state.has_lost = false;
+        }
         let survey = survey(&self.medium, Effort::Copy)?;
         let mut state = self.lock();
         if state.tracker.is_none() {
@@ -305,7 +319,7 @@ impl SourceDisk {
     }
 
     /// Chunks written since the last round looked at everything that was marked. `None` when nobody watched, or something
-    /// was lost.
+    /// was lost since.
     pub fn moved_on(&self) -> Option<ChunkSet> {
         let mut state = self.lock();
         match state.take_marks() {
@@ -357,7 +371,8 @@ impl State {
             self.tracker = None;
             return Some(self.tracking.clone());
         }
-        if harvest.lost {
+        self.has_lost |= harvest.lost;
+        if self.has_lost {
             return Some("records of the tracker were lost".to_owned());
         }
         let mut dirty = harvest.dirty;

@@ -12,15 +12,15 @@ use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
 use crate::courtesy::Courtesy;
-use crate::disk::digest::{Digest, root, root_of_all};
+use crate::disk::digest::{Digest, REGION_CHUNKS, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
-use crate::disk::source::Run;
-use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::{bytes_of, read_parts};
 use crate::disk::source::receipt::Reading;
+use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore};
 use crate::disk::source::session::{Session, out_of_turn};
+use crate::disk::source::{RECONCILE_MAX, Run, out_of_step};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Verified};
 use crate::signature::hex;
@@ -51,14 +51,14 @@ impl Run<'_> {
             if count == 0 {
                 return self.accept(finding);
             }
-            self.repaired += count;
             if self.frozen.is_some() {
-                self.repair_frozen(&finding.differing, session)?;
+                self.repair_frozen(session)?;
             } else {
+                self.repaired += count;
                 self.repair(&finding.differing)?;
                 self.copy(session, wire)?;
+                self.end_round(session, wire)?;
             }
-            self.end_round(session, wire)?;
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because("it returns something else than was written, again and again")
@@ -79,23 +79,36 @@ impl Run<'_> {
     }
 
     /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
-    fn repair_frozen(&self, differing: &[ChunkSet], session: &Session<'_>) -> Result<()> {
-        let mut gone = 0;
-        for (number, (disk, differing)) in self.disks.iter().zip(differing).enumerate() {
-            for chunk in differing.iter() {
-                let still_there = send_again(number as u16, disk, chunk, session, &self.governor)?;
-                gone += u64::from(!still_there);
-            }
-        }
+    fn repair_frozen(&mut self, session: &Session<'_>) -> Result<()> {
+        let restored = restore(&self.disks, session, &self.governor)?;
+        let Restored { missing, gone } = self.seal_frozen(restored, session)?;
         if gone == 0 {
             return Ok(());
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because(format!(
-                "{} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
-                differing.iter().map(ChunkSet::count).sum::<u64>()
+                "{missing} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
             ))
             .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"))
+    }
+
+    /// Seals the frozen moment anew after a part of it was sent again. What still differs is restored likewise, for a round
+    /// would send later content. Nothing is sealed when something is gone.
+    pub(super) fn seal_frozen(&mut self, mut restored: Restored, session: &Session<'_>) -> Result<Restored> {
+        for _ in 0..RECONCILE_MAX {
+            if restored.gone > 0 {
+                return Ok(restored);
+            }
+            if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
+                self.position = position;
+                self.repaired += restored.missing;
+                return Ok(restored);
+            }
+            let more = restore(&self.disks, session, &self.governor)?;
+            restored.missing += more.missing;
+            restored.gone += more.gone;
+        }
+        Err(out_of_step())
     }
 
     /// Reads the source again after a cutover.
@@ -104,13 +117,15 @@ impl Run<'_> {
             let whole = |disk: &SourceDisk| Reading::whole("in the last round", disk.present().count());
             return Ok(self.disks.iter().map(whole).collect());
         }
-        // Without a tracker the round in the freeze read everything.
-        let unchanged: Vec<Option<ChunkSet>> = self.disks.iter().map(unchanged_since_frozen).collect();
+        let disks = self.disks.iter().zip(&self.looked_at_all);
+        let again: Vec<Again> = disks.map(|(disk, all)| Again::after_freeze(disk, *all)).collect();
         let cursor = Cursor::default();
         let next = || {
-            cursor.next(self.disks.len(), |disk, from| match &unchanged[disk] {
-                Some(chunks) => chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect(),
-                None => Vec::new(),
+            cursor.next(self.disks.len(), |disk, from| match &again[disk] {
+                Again::Nothing => Vec::new(),
+                Again::Unmarked(chunks) | Again::All(chunks) => {
+                    chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect()
+                }
             })
         };
         let differing = Mutex::new(self.no_chunks());
@@ -135,27 +150,15 @@ impl Run<'_> {
         self.backed_off = self.backed_off + courtesy.backed_off();
         let differing = differing.into_inner().expect("noting a chunk does not panic");
         let mut readings = Vec::new();
-        for (number, (disk, unchanged)) in self.disks.iter().zip(&unchanged).enumerate() {
-            let Some(unchanged) = unchanged else {
-                readings.push(Reading::whole("while frozen", disk.present().count()));
-                continue;
-            };
-            // What was written while it was read is marked by now.
-            let still = unchanged_since_frozen(disk).unwrap_or_else(|| ChunkSet::empty(0));
-            let unseen = differing[number]
-                .iter()
-                .filter(|chunk| still.contains(*chunk))
-                .count();
-            if unseen > 0 {
-                return Err(unseen_writes(disk, unseen));
+        for (number, (disk, again)) in self.disks.iter().zip(again).enumerate() {
+            let bytes = bytes[number].load(Ordering::Relaxed);
+            let reading = again.reading(disk, &differing[number], bytes)?;
+            if !reading.complete {
+                self.say(&Event::Warning {
+                    message: format!("{}: read {}", disk.medium.path.display(), reading.how),
+                });
             }
-            let compared = unchanged.count() - differing[number].count();
-            readings.push(Reading {
-                how: "again after the freeze, where nothing was written since".to_owned(),
-                compared,
-                written_since: disk.present().count() - compared,
-                bytes: bytes[number].load(Ordering::Relaxed),
-            });
+            readings.push(reading);
         }
         Ok(readings)
     }
@@ -213,6 +216,14 @@ impl Run<'_> {
                 "compare source and target: their roots differ",
             ));
         }
+        for disk in &self.disks {
+            // After a cutover, what was written since waits there.
+            let left = if self.frozen.is_some() { 0 } else { disk.todo().0 };
+            let unknown = unknown_among(&disk.settled(), disk)?;
+            if left + unknown > 0 {
+                return Err(not_compared(disk, left.max(unknown)));
+            }
+        }
         self.verified = Some(Verified {
             root: hex(&root_of_all(&ours)),
             compared: finding.compared,
@@ -223,12 +234,88 @@ impl Run<'_> {
     }
 }
 
-/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched.
+/// What of a disk is read again after a cutover.
+enum Again {
+    /// Nothing: the frozen round read everything.
+    Nothing,
+    /// What was not marked since the freeze.
+    Unmarked(ChunkSet),
+    /// Everything that was there: what was written since the freeze is not known.
+    All(ChunkSet),
+}
+
+impl Again {
+    fn after_freeze(disk: &SourceDisk, frozen_round_read_all: bool) -> Self {
+        match unchanged_since_frozen(disk) {
+            Some(chunks) => Self::Unmarked(chunks),
+            None if frozen_round_read_all => Self::Nothing,
+            None => Self::All(disk.settled()),
+        }
+    }
+
+    /// What it showed: these chunks read differently than when they were frozen.
+    fn reading(self, disk: &SourceDisk, differing: &ChunkSet, bytes: u64) -> Result<Reading> {
+        let present = disk.present().count();
+        let chunks = match &self {
+            Self::Nothing => return Ok(Reading::whole("while frozen", present)),
+            Self::Unmarked(chunks) | Self::All(chunks) => chunks.count(),
+        };
+        let compared = chunks - differing.count();
+        let mut reading = Reading {
+            how: "again after the freeze, where nothing was written since".to_owned(),
+            compared,
+            written_since: present - compared,
+            bytes,
+            complete: true,
+        };
+        // What was written while it was read is marked by now.
+        let still = match self {
+            Self::Unmarked(_) => unchanged_since_frozen(disk),
+            _ => None,
+        };
+        if let Some(still) = still {
+            let unseen = differing.iter().filter(|chunk| still.contains(*chunk)).count();
+            if unseen > 0 {
+                return Err(unseen_writes(disk, unseen));
+            }
+        } else {
+            let why = match disk.is_tracked() {
+                true => "the tracker lost records".to_owned(),
+                false => disk.tracking(),
+            };
+            reading.how = format!("again after the freeze; what was written since is not known: {why}");
+            reading.complete = false;
+        }
+        Ok(reading)
+    }
+}
+
+/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched, or not
+/// all the time.
 fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
     let moved_on = disk.moved_on()?;
     let mut chunks = disk.present();
     chunks.subtract(&moved_on);
     Some(chunks)
+}
+
+/// How many of these chunks the target has no content for: it skips them when it compares.
+fn unknown_among(chunks: &ChunkSet, disk: &SourceDisk) -> Result<u64> {
+    let mut unknown = 0;
+    for first in (0..disk.digests.chunk_count()).step_by(REGION_CHUNKS as usize) {
+        let digests = disk.digests.get(first, REGION_CHUNKS);
+        let digests = digests.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        let without = (first..).zip(&digests).filter(|(_, digest)| !digest.is_known());
+        unknown += without.filter(|(chunk, _)| chunks.contains(*chunk)).count() as u64;
+    }
+    Ok(unknown)
+}
+
+fn not_compared(disk: &SourceDisk, count: u64) -> Error {
+    Error::new(Kind::Corrupt, "call the copy verified")
+        .on(&disk.medium.path)
+        .because(format!("{count} chunks of it have not reached the target"))
+        .remedy("run the same command again: what is durable at the target is kept")
 }
 
 fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
