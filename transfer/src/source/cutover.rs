@@ -106,6 +106,7 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Durat
         ));
         return Ok(None);
     }
+    warn_of_exposure(engine)?;
     engine.hold()?;
     let result = freeze_and_copy(engine, points, freeze.max);
     let released = engine.release();
@@ -122,6 +123,19 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Durat
     }
     // What was sent again was read after the thaw.
     Ok(is_whole.then_some(thawed.frozen_for))
+}
+
+/// Beforehand, for nothing is said while all is frozen.
+fn warn_of_exposure(engine: &dyn Engine) -> Result<()> {
+    let exposure = sys::watchdog::exposure()
+        .map_err(|error| Error::new(Kind::Medium, "prepare the freeze").because(error))?;
+    if let Some(exposure) = exposure {
+        engine.warn(format!(
+            "the process that ends the freeze if this one dies could be killed together with it: {exposure}. Should that \
+             happen while file systems are frozen, fsfreeze --unfreeze ends it"
+        ));
+    }
+    Ok(())
 }
 
 /// Everything between freeze and thaw. Nothing in here may write to a disk.
