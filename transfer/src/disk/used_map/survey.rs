@@ -16,6 +16,7 @@ use sys::freeze::{FreezePoint, Frozen};
 use sys::mounts::Mount;
 
 use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::used_map::gaps::Gaps;
 use crate::disk::used_map::{UsedMap, btrfs, ext};
 use crate::error::{Error, Result};
 
@@ -117,7 +118,7 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
         pieces.push((number_of(&partition.path), partition));
     }
     let mounts = device.mounts().map_err(failed)?;
-    let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut free, mut scratch, mut areas) = (Gaps::default(), Vec::new(), Vec::new());
     for (number, piece) in pieces {
         let range = piece.start - device.start..piece.start - device.start + piece.len;
         let finding = examine(medium, &piece, &range, &mounts, effort).map_err(failed)?;
@@ -146,7 +147,7 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
         scratch.extend(finding.scratch);
     }
     Ok(Survey {
-        map: UsedMap::new(medium.length(), free, scratch),
+        map: UsedMap::new(medium.length(), free.longest(), scratch),
         areas,
     })
 }
@@ -268,15 +269,13 @@ fn mapped_by_kernel(
         ));
     }
     FreezePoint::open(&mount.point)?.synchronise()?;
-    if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
-        let free = free
-            .into_iter()
-            .map(|gap| range.start + gap.start..range.start + gap.end)
-            .collect();
+    let mut gaps = Gaps::default();
+    let absolute = |gap: Range<u64>| range.start + gap.start..range.start + gap.end;
+    if sys::getfsmap::each_free(&mount.point, piece.number, |gap| gaps.push(absolute(gap)))? {
         return Ok(Finding::free(
             kind.name(),
             "GETFSMAP of the mounted file system",
-            free,
+            gaps.longest(),
         ));
     }
     if kind != Kind::Ext {
