@@ -143,6 +143,7 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Hande
         ));
         return Ok(None);
     }
+    warn_of_exposure(engine)?;
     engine.hold()?;
     let result = freeze_and_copy(engine, points, freeze.max);
     let released = engine.release();
@@ -159,6 +160,19 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Hande
     }
     // What was sent again was read after the thaw.
     Ok(is_whole.then(|| HandedOver::new(thawed, out_of_reach)))
+}
+
+/// Beforehand, for nothing is said while all is frozen.
+fn warn_of_exposure(engine: &dyn Engine) -> Result<()> {
+    let exposure = sys::watchdog::exposure()
+        .map_err(|error| Error::new(Kind::Medium, "prepare the freeze").because(error))?;
+    if let Some(exposure) = exposure {
+        engine.warn(format!(
+            "the process that ends the freeze if this one dies could be killed together with it: {exposure}. Should that \
+             happen while file systems are frozen, fsfreeze --unfreeze ends it"
+        ));
+    }
+    Ok(())
 }
 
 /// Everything between freeze and thaw. Nothing in here may write to a disk.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use sys::aligned::AlignedBuffer;
 
 use crate::disk::medium::Medium;
+use crate::disk::used_map::gaps::Gaps;
 
 const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: u16 = 0xef53;
@@ -50,44 +51,38 @@ pub fn free_ranges(medium: &dyn Medium, start: u64, len: u64) -> io::Result<Opti
     let Some(groups) = superblock.read_groups(medium, start)? else {
         return Ok(None);
     };
-    let mut free = Vec::new();
-    for (number, group) in groups.iter().enumerate() {
-        superblock.free_in_group(medium, start, number as u64, group, &mut free)?;
-    }
-    let metadata: Vec<Range<u64>> = groups
+    let mut metadata: Vec<Range<u64>> = groups
         .iter()
         .flat_map(|group| superblock.metadata_of(group))
         .collect();
-    Ok(Some(subtract(free, metadata, |block| {
-        start + block * superblock.block_len
-    })))
-}
-
-/// Free block ranges without the metadata ranges, in bytes.
-fn subtract(
-    free: Vec<Range<u64>>,
-    mut metadata: Vec<Range<u64>>,
-    byte: impl Fn(u64) -> u64,
-) -> Vec<Range<u64>> {
-    metadata.sort_by_key(|range| range.start);
-    let mut parts = Vec::new();
-    for range in free {
-        let mut at = range.start;
-        let first = metadata.partition_point(|taken| taken.end <= range.start);
-        for taken in metadata[first..]
-            .iter()
-            .take_while(|taken| taken.start < range.end)
-        {
-            if taken.start > at {
-                parts.push(byte(at)..byte(taken.start));
-            }
-            at = at.max(taken.end);
-        }
-        if at < range.end {
-            parts.push(byte(at)..byte(range.end));
+    metadata.sort_unstable_by_key(|range| range.start);
+    let mut gaps = Gaps::default();
+    let mut free = Vec::new();
+    for (number, group) in groups.iter().enumerate() {
+        superblock.free_in_group(medium, start, number as u64, group, &mut free)?;
+        for range in free.drain(..) {
+            subtract(range, &metadata, |part| {
+                let [from, to] = [part.start, part.end].map(|block| start + block * superblock.block_len);
+                gaps.push(from..to);
+            });
         }
     }
-    parts
+    Ok(Some(gaps.longest()))
+}
+
+/// Calls `visit` with the parts of `range` that are outside of all `taken` ranges, which are in ascending order.
+fn subtract(range: Range<u64>, taken: &[Range<u64>], mut visit: impl FnMut(Range<u64>)) {
+    let mut at = range.start;
+    let first = taken.partition_point(|taken| taken.end <= range.start);
+    for taken in taken[first..].iter().take_while(|taken| taken.start < range.end) {
+        if taken.start > at {
+            visit(at..taken.start);
+        }
+        at = at.max(taken.end);
+    }
+    if at < range.end {
+        visit(at..range.end);
+    }
 }
 
 struct Superblock {
@@ -219,7 +214,7 @@ impl Superblock {
         ]
     }
 
-    /// Appends the free blocks of one group.
+    /// The free blocks of one group, appended.
     fn free_in_group(
         &self,
         medium: &dyn Medium,
@@ -294,3 +289,6 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use sys::freeze::{FreezePoint, Frozen};
 use sys::mounts::{Mount, swaps};
 
 use crate::disk::medium::{DiskMedium, Medium};
+use crate::disk::used_map::gaps::Gaps;
 use crate::disk::used_map::mounted::{by_descriptor, is_btrfs_of, mounts_of, reach};
 use crate::disk::used_map::{UsedMap, btrfs, ext, swap};
 use crate::error::{Error, Result};
@@ -118,7 +119,7 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
         .map(|(_, piece)| piece.start - device.start..piece.start - device.start + piece.len)
         .collect();
     let mounts = device.mounts().map_err(failed)?;
-    let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut free, mut scratch, mut areas) = (Gaps::default(), Vec::new(), Vec::new());
     for ((number, piece), range) in pieces.into_iter().zip(ranges.clone()) {
         let finding = if is_shared(&range, &ranges) {
             Finding::whole("unknown", "it overlaps another partition")
@@ -152,7 +153,7 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
         scratch.extend(left_out);
     }
     Ok(Survey {
-        map: UsedMap::new(medium.length(), free, scratch),
+        map: UsedMap::new(medium.length(), free.longest(), scratch),
         areas,
     })
 }
@@ -293,15 +294,15 @@ fn mapped_by_kernel(
     effort: Effort,
 ) -> io::Result<Finding> {
     point.synchronise()?;
-    if let Some(free) = sys::getfsmap::free_ranges(&by_descriptor(&point), piece.number)? {
-        let free = free
-            .into_iter()
-            .map(|gap| range.start + gap.start..range.start + gap.end)
-            .collect();
+    let mut gaps = Gaps::default();
+    let absolute = |gap: Range<u64>| range.start + gap.start..range.start + gap.end;
+    if sys::getfsmap::each_free(&by_descriptor(&point), piece.number, |gap| {
+        gaps.push(absolute(gap));
+    })? {
         return Ok(Finding::free(
             kind.name(),
             "GETFSMAP of the mounted file system",
-            free,
+            gaps.longest(),
         ));
     }
     if kind != Kind::Ext {
