@@ -12,6 +12,8 @@ mod bed;
 mod courtesy;
 #[path = "tree/freeze.rs"]
 mod freeze;
+#[path = "tree/hard_links.rs"]
+mod hard_links;
 #[path = "tree/long_files.rs"]
 mod long_files;
 #[path = "tree/reflinks.rs"]

@@ -261,7 +261,7 @@ impl<'a> Applier<'a> {
         Ok(last.unwrap_or_default()..=u64::MAX)
     }
 
-    fn link(&mut self, leader: &EntryPath, entry: Entry) -> Result<Outcome> {
+    fn link(&mut self, leader: &EntryPath, mut entry: Entry) -> Result<Outcome> {
         if self.unmade.contains(leader) {
             return Ok(refused(entry, "hard link", "its first name could not be written"));
         }
@@ -274,6 +274,8 @@ impl<'a> Applier<'a> {
             }
         };
         let refusals = self.copy(leader, &entry)?;
+        // Tried and named again in every round, as what is refused of an entry.
+        entry.stamp.clean = false;
         let mut outcome = done(entry.clone(), refusals);
         if outcome.records.is_empty() {
             // What was there made room for it.
