@@ -22,6 +22,8 @@ mod reflinks;
 mod refusals;
 #[path = "tree/renames.rs"]
 mod renames;
+#[path = "tree/verification.rs"]
+mod verification;
 use bed::{Bed, noise};
 
 #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node};
 use crate::tree::operation::{Chunk, Existing, Loaded, Operation};
 use crate::tree::replica::{Cursor, GROUP_LEN, Record, Snapshot};
-use crate::tree::verify::Verified;
+use crate::tree::verify::{Verified, metadata_difference};
 use crate::tree::write::{LinkOutcome, LongFile, Prepared, Refusal, RenameOutcome, Shared, TreeWriter};
 
 /// Long files open at a time; a source works on as many as it has connections, and ends them soon after.
@@ -50,18 +50,20 @@ impl LongFiles {
     }
 }
 
-/// Entries that a session could not make. What is at their paths is not what the source has there, so nothing is linked to
-/// it.
+/// What a session could not make as the source has it. What is at the path of an entry that could not be made is something
+/// else, so nothing is linked to it.
 #[derive(Default)]
-pub struct Unmade {
+pub struct Shortfall {
     paths: Mutex<HashSet<EntryPath>>,
     /// Whether there have been any: most sessions have none.
     any: AtomicBool,
     /// Whether the target lacked something of which only changes came.
     is_outdated: AtomicBool,
+    /// Whether something of an entry was refused: its other names share what was accepted.
+    has_refused: AtomicBool,
 }
 
-impl Unmade {
+impl Shortfall {
     /// Whether everything was there of which only changes came.
     ///
     /// # Errors
@@ -108,17 +110,22 @@ pub struct Applier<'a> {
     writer: TreeWriter,
     journal: Cursor,
     long_files: &'a LongFiles,
-    unmade: &'a Unmade,
+    shortfall: &'a Shortfall,
 }
 
 impl<'a> Applier<'a> {
     /// A hand with a cache of directories of its own; `sealed` is what the journal held when the round began.
-    pub fn new(writer: TreeWriter, sealed: &Snapshot, long_files: &'a LongFiles, unmade: &'a Unmade) -> Self {
+    pub fn new(
+        writer: TreeWriter,
+        sealed: &Snapshot,
+        long_files: &'a LongFiles,
+        shortfall: &'a Shortfall,
+    ) -> Self {
         Self {
             writer,
             journal: sealed.cursor(),
             long_files,
-            unmade,
+            shortfall,
         }
     }
 
@@ -171,10 +178,7 @@ impl<'a> Applier<'a> {
                 let refusals = self.writer.put_directory(&path)?;
                 Ok(outcome(&path, Vec::new(), refusals))
             }
-            Operation::FinishDirectory(entry) => {
-                let refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
-                Ok(done(entry, refusals))
-            }
+            Operation::FinishDirectory(entry) => self.finish_directory(entry),
             Operation::File {
                 entry,
                 extents,
@@ -182,16 +186,16 @@ impl<'a> Applier<'a> {
                 ..
             } => {
                 let refusals = self.writer.put_file(&entry, &extents, data, existing)?;
-                Ok(self.leader_done(entry, refusals))
+                self.leader_done(entry, refusals)
             }
             Operation::Special(entry) => {
                 let refusals = self.writer.put_special(&entry)?;
-                Ok(self.leader_done(entry, refusals))
+                self.leader_done(entry, refusals)
             }
             Operation::Metadata(entry) => {
                 let refusals = self.writer.apply_metadata(&entry)?;
                 let path = entry.path.clone();
-                let mut outcome = self.leader_done(entry, refusals);
+                let mut outcome = self.leader_done(entry, refusals)?;
                 if outcome.records.is_empty() {
                     // It is not there, whatever the journal says: the next round sends its content.
                     outcome.records = vec![Record::Intent {
@@ -234,6 +238,15 @@ impl<'a> Applier<'a> {
         }
     }
 
+    fn finish_directory(&mut self, entry: Entry) -> Result<Outcome> {
+        let mut refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
+        if refusals.iter().any(Refusal::is_of_entry) && self.writer.put_directory(&entry.path)?.is_empty() {
+            // It was gone, with nothing in it that would have made it again.
+            refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
+        }
+        self.done(entry, refusals)
+    }
+
     /// Compare-and-swap: changed chunks fit only to the content that the source took them from. Returns the lengths that the
     /// file may have, if it is what the journal says.
     fn expect_base(&mut self, entry: &Entry, base: Digest) -> Result<RangeInclusive<u64>> {
@@ -262,11 +275,11 @@ impl<'a> Applier<'a> {
     }
 
     fn link(&mut self, leader: &EntryPath, mut entry: Entry) -> Result<Outcome> {
-        if self.unmade.contains(leader) {
+        if self.shortfall.contains(leader) {
             return Ok(refused(entry, "hard link", "its first name could not be written"));
         }
         let why = match self.writer.link(leader, &entry.path)? {
-            LinkOutcome::Linked => return Ok(done(entry, Vec::new())),
+            LinkOutcome::Linked => return self.linked(entry),
             LinkOutcome::TooManyLinks => "the file system allows no more names for one file".to_owned(),
             LinkOutcome::NotPossible(error) => error.to_string(),
             LinkOutcome::LeaderMissing => {
@@ -276,7 +289,7 @@ impl<'a> Applier<'a> {
         let refusals = self.copy(leader, &entry)?;
         // Tried and named again in every round, as what is refused of an entry.
         entry.stamp.clean = false;
-        let mut outcome = done(entry.clone(), refusals);
+        let mut outcome = self.done(entry.clone(), refusals)?;
         if outcome.records.is_empty() {
             // What was there made room for it.
             outcome.records = vec![Record::Remove {
@@ -287,6 +300,18 @@ impl<'a> Applier<'a> {
             .refusals
             .push((entry.path, "hard link, copied instead".to_owned(), why));
         Ok(outcome)
+    }
+
+    /// A further name of an inode that may not have taken all of its metadata.
+    fn linked(&mut self, mut entry: Entry) -> Result<Outcome> {
+        if self.shortfall.has_refused.load(Ordering::Acquire)
+            && let Some(held) = self.writer.metadata_held(&entry.path)?
+            && metadata_difference(&held, &entry.meta).is_some()
+        {
+            entry.stamp.clean = false;
+            entry.meta = held;
+        }
+        self.done(entry, Vec::new())
     }
 
     /// Makes an entry of its own where a link is not possible.
@@ -352,7 +377,7 @@ impl<'a> Applier<'a> {
             Prepared::Missing => (None, self.outdated(path), Vec::new()),
         };
         if file.is_none() {
-            self.unmade.add(path);
+            self.shortfall.add(path);
         }
         let outcome = outcome(path, records, refusals);
         let rewritten = existing == Existing::Rewrite && file.is_some();
@@ -374,7 +399,7 @@ impl<'a> Applier<'a> {
             path = path.display(),
             "the target does not hold what its journal lists: the file is sent again"
         );
-        self.unmade.is_outdated.store(true, Ordering::Release);
+        self.shortfall.is_outdated.store(true, Ordering::Release);
         vec![Record::Intent {
             path: path.clone(),
             chunks: Vec::new(),
@@ -433,17 +458,34 @@ impl<'a> Applier<'a> {
             return Ok(Outcome::default());
         };
         let refusals = file.finish(&entry)?;
-        Ok(self.leader_done(entry, refusals))
+        self.leader_done(entry, refusals)
     }
 
-    /// The same as [`done`] for what links may follow.
-    fn leader_done(&self, entry: Entry, refusals: Vec<Refusal>) -> Outcome {
+    /// The same as [`Self::done`] for what links may follow.
+    fn leader_done(&mut self, entry: Entry, refusals: Vec<Refusal>) -> Result<Outcome> {
         if refusals.iter().any(Refusal::is_of_entry) {
-            self.unmade.add(&entry.path);
+            self.shortfall.add(&entry.path);
         } else {
-            self.unmade.made(&entry.path);
+            self.shortfall.made(&entry.path);
         }
-        done(entry, refusals)
+        self.done(entry, refusals)
+    }
+
+    /// What was refused is tried and named again in every round: a second run must not look complete. Verification compares
+    /// with what was accepted instead.
+    fn done(&mut self, mut entry: Entry, refusals: Vec<Refusal>) -> Result<Outcome> {
+        let path = entry.path.clone();
+        if refusals.iter().any(Refusal::is_of_entry) {
+            return Ok(outcome(&path, Vec::new(), refusals));
+        }
+        if !refusals.is_empty() {
+            entry.stamp.clean = false;
+            self.shortfall.has_refused.store(true, Ordering::Release);
+            if let Some(held) = self.writer.metadata_held(&path)? {
+                entry.meta = held;
+            }
+        }
+        Ok(outcome(&path, vec![Record::Entry(entry)], refusals))
     }
 }
 
@@ -481,19 +523,6 @@ impl Pieces<'_> {
         }
         Ok(())
     }
-}
-
-fn done(mut entry: Entry, refusals: Vec<Refusal>) -> Outcome {
-    let missing = refusals.iter().any(Refusal::is_of_entry);
-    let path = entry.path.clone();
-    // What was refused is tried and named again in every round: a second run must not look complete.
-    entry.stamp.clean &= refusals.is_empty();
-    let records = if missing {
-        Vec::new()
-    } else {
-        vec![Record::Entry(entry)]
-    };
-    outcome(&path, records, refusals)
 }
 
 fn refused(entry: Entry, what: &str, why: &str) -> Outcome {
