@@ -10,6 +10,8 @@ use transfer::source::{Rounds, SourceVolume};
 mod bed;
 #[path = "tree/courtesy.rs"]
 mod courtesy;
+#[path = "tree/deep.rs"]
+mod deep;
 #[path = "tree/freeze.rs"]
 mod freeze;
 #[path = "tree/hard_links.rs"]
