@@ -112,10 +112,12 @@ pub enum Report {
         /// Bytes to re-read.
         bytes_total: u64,
     },
-    /// An entry whose medium differs from the replica; the replica now says that its content is unknown.
+    /// An entry whose medium differs from the replica; both sides now count that part of it as unknown.
     Differs {
         /// The entry.
         path: EntryPath,
+        /// Which part of it.
+        part: Part,
         /// What differs.
         what: String,
     },
@@ -156,6 +158,15 @@ pub enum Report {
         /// Bytes that could not.
         apart: u64,
     },
+}
+
+/// What of an entry differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// What is in it, or that it is there at all: it is sent again.
+    Content,
+    /// Only its metadata: they are applied again.
+    Metadata,
 }
 
 /// Why a target gives up.
@@ -264,6 +275,15 @@ mod tests {
         assert_eq!(
             bytes(encode(KIND_REPORT, &skipped).unwrap()),
             "0403612f62056f776e6572026e6f"
+        );
+        let differs = Report::Differs {
+            path: EntryPath::parse(*b"a/b").unwrap(),
+            part: Part::Metadata,
+            what: "mode".into(),
+        };
+        assert_eq!(
+            bytes(encode(KIND_REPORT, &differs).unwrap()),
+            "0703612f6201046d6f6465"
         );
     }
 

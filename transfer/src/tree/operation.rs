@@ -82,8 +82,9 @@ pub enum Operation {
         entry: Entry,
         /// What becomes of the old one.
         existing: Existing,
-        /// Digest of the content that the target must hold now, when only changed chunks will follow; else unknown.
-        base: Digest,
+        /// `None` when every chunk will follow; else only those will that differ from what the target holds now: the
+        /// content with this digest, or, if that is unknown, the chunks that the replica knows.
+        base: Option<Digest>,
         /// Chunks, first and count, that a change of length tears: both sides count them as unknown until they are sent.
         torn: Option<(u64, u64)>,
     },

@@ -20,12 +20,12 @@ use crate::protocol::{self, Failure, KIND_ORDER, KIND_REPLICA, KIND_REPORT, KIND
 use crate::receipt::Holdings;
 use crate::sequence::Sequence;
 use crate::signature::hex;
-use crate::tree::apply::{Applier, LongFiles};
+use crate::tree::apply::{Applier, LongFiles, Shortfall};
 use crate::tree::entry::EntryPath;
 use crate::tree::journal::{Applied, Entering, Journal};
 use crate::tree::operation;
 use crate::tree::replica::Record;
-use crate::tree::verify::{self, Verified};
+use crate::tree::verify::{self, Difference, Verified};
 use crate::tree::write::{Shared, TreeWriter};
 
 /// Frames that wait to become durable, records only; those of many small entries count as several.
@@ -80,6 +80,7 @@ impl TreeTarget {
             breakers,
             sequence: Sequence::default(),
             long_files: LongFiles::default(),
+            shortfall: Shortfall::default(),
             failure: Mutex::new(None),
             over: StopFlag::default(),
             round: AtomicU64::new(0),
@@ -193,6 +194,7 @@ struct Session<'a> {
     breakers: Vec<Breaker>,
     sequence: Sequence,
     long_files: LongFiles,
+    shortfall: Shortfall,
     failure: Mutex<Option<Error>>,
     over: StopFlag,
     /// Rounds sealed in this session: appliers then look at the new contents of the journal.
@@ -205,7 +207,8 @@ impl Session<'_> {
     /// Receives and applies the frames of one connection.
     fn receive(&self, mut reader: FrameReader, entering: &Sender<Entering>) -> Result<()> {
         let (snapshot, _) = self.target.journal.sealed()?;
-        let mut applier = Applier::new(self.target.writer.clone(), &snapshot, &self.long_files);
+        let writer = self.target.writer.clone();
+        let mut applier = Applier::new(writer, &snapshot, &self.long_files, &self.shortfall);
         let mut round = self.round.load(Ordering::Acquire);
         while let Some(frame) = reader.receive()? {
             let now = self.round.load(Ordering::Acquire);
@@ -301,6 +304,7 @@ impl Session<'_> {
                 Order::EndRound { frames } => {
                     self.sequence.wait_below(frames)?;
                     self.flush(entering)?;
+                    self.shortfall.check()?;
                     self.say_shared()?;
                     let version = self.target.journal.seal()?;
                     self.target.holdings.seal(version.into())?;
@@ -355,12 +359,11 @@ impl Session<'_> {
             }
         })?;
         let differences = findings.differences.len() as u64;
-        for (path, what) in findings.differences {
-            self.target.journal.append(&[Record::Intent {
-                path: path.clone(),
-                chunks: Vec::new(),
-            }])?;
-            self.say(&Report::Differs { path, what })?;
+        let mut replica = snapshot.cursor();
+        for (path, Difference { part, what }) in findings.differences {
+            let record = verify::record_of(path.clone(), part, &mut replica)?;
+            self.target.journal.append(&[record])?;
+            self.say(&Report::Differs { path, part, what })?;
         }
         let version = if differences > 0 {
             self.target.journal.seal()?

@@ -357,7 +357,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             file: number,
             entry,
             existing,
-            base: base_digest,
+            base: (!base.is_empty()).then_some(base_digest),
             torn,
         });
         self.send()?;

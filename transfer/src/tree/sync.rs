@@ -22,7 +22,6 @@ use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::mounts::TreeMounts;
-use crate::tree::replica::Record;
 use crate::tree::round::{self, Ground, Numbers, Pace, Session, Tally};
 use crate::tree::track::Tracker;
 use crate::tree::verify;
@@ -373,9 +372,10 @@ impl Run<'_> {
         summary.bytes_wire += get(&counters.bytes_wire) + control;
     }
 
-    /// Has the target re-read its medium. Returns what differs; the baseline then knows those contents as unknown.
+    /// Has the target re-read its medium. Returns what differs; the baseline then counts that as unknown.
     fn verify(&mut self, conversation: &Conversation) -> Result<Vec<Skipped>> {
         conversation.order(&Order::Verify)?;
+        let mut known = self.baseline.with(|replica| Ok(replica.snapshot().cursor()))?;
         let mut differing = Vec::new();
         loop {
             match conversation.report()? {
@@ -384,19 +384,15 @@ impl Run<'_> {
                         .observer
                         .event(&Event::Verifying { bytes, bytes_total });
                 }
-                Report::Differs { path, what } => {
-                    self.baseline.with(|replica| {
-                        replica.append(&[Record::Intent {
-                            path: path.clone(),
-                            chunks: Vec::new(),
-                        }])
-                    })?;
+                Report::Differs { path, part, what } => {
                     let why = "the target's medium holds something else".to_owned();
                     differing.push(Skipped {
                         path: path.display(),
                         what,
                         why,
                     });
+                    let record = verify::record_of(path, part, &mut known)?;
+                    self.baseline.with(|replica| replica.append(&[record]))?;
                 }
                 Report::Verified {
                     root,

@@ -14,6 +14,7 @@
 
 mod create;
 mod fresh;
+mod held;
 mod link;
 mod long_file;
 mod metadata;
@@ -26,6 +27,7 @@ mod share;
 
 pub use link::LinkOutcome;
 pub use long_file::{LongFile, Prepared};
+pub use metadata::LABEL;
 pub use refusal::{Refusal, Refused};
 pub use rename::RenameOutcome;
 pub use share::Shared;

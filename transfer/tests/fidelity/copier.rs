@@ -183,6 +183,7 @@ impl Copier {
         {
             Prepared::Ready(long) => long,
             Prepared::Refused(refusal) => return vec![refusal],
+            Prepared::Missing => unreachable!("the whole content follows"),
         };
         let mut at = 0;
         for (start, end) in ranges {

@@ -67,6 +67,14 @@ impl Refusal {
         }
     }
 
+    /// Its first name does not hold what it should.
+    pub(in crate::tree) fn another_content() -> Self {
+        Self {
+            what: Refused::Entry,
+            error: std::io::Error::other("its first name holds something else"),
+        }
+    }
+
     pub(super) fn new(what: Refused, errno: Errno) -> Self {
         Self {
             what,
