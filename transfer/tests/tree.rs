@@ -14,6 +14,8 @@ mod courtesy;
 mod freeze;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
+#[path = "tree/refusals.rs"]
+mod refusals;
 #[path = "tree/renames.rs"]
 mod renames;
 use bed::{Bed, noise};

@@ -108,20 +108,16 @@ impl Baseline {
     }
 
     /// Seals the round that the target has just sealed as `theirs`. Where the target could not take something, the two
-    /// differ, and the target's is fetched.
+    /// differ: then nothing is sealed, and what the target has instead is fetched.
     ///
     /// # Errors
     /// The disk is full or fails, or the session broke.
     pub fn seal(&mut self, theirs: Version, conversation: &Conversation) -> Result<()> {
-        let before = self.with(|replica| Ok(replica.version()))?;
-        let ours = self.with(|replica| {
-            replica.seal()?;
-            Ok(replica.version())
-        })?;
-        if ours == theirs {
+        let (ours, is_sealed) = self.with(|replica| Ok((replica.version(), replica.seal_as(theirs)?)))?;
+        if is_sealed {
             Ok(())
         } else {
-            self.fetch(before, conversation)
+            self.fetch(ours, conversation)
         }
     }
 }

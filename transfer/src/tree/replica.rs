@@ -322,17 +322,27 @@ impl Replica {
     /// The disk refuses, or the replica is damaged; it must be opened again, and is then as before or as after.
     pub fn seal(&mut self) -> Result<()> {
         self.guarded(|this| {
-            this.log.checkpoint()?;
-            let mut folded = Folded {
-                runs: this.runs.clone(),
-                state: this.manifest.state,
-                next_number: this.manifest.next_number,
+            let folded = this.fold_all()?;
+            this.commit_merged(folded)
+        })
+    }
+
+    /// Ends the generation if that makes it `version`; else nothing is sealed, so that what is on disk is still a state
+    /// that the peer's history knows. Whether it was sealed.
+    ///
+    /// # Errors
+    /// As for [`Self::seal`].
+    pub fn seal_as(&mut self, version: Version) -> Result<bool> {
+        self.guarded(|this| {
+            let folded = this.fold_all()?;
+            let ours = Version {
+                generation: this.manifest.generation + 1,
+                digest: folded.state,
             };
-            if !this.log.is_empty() {
-                folded = this.fold()?;
-                folded.merge_if_due(&this.folder)?;
+            if ours != version {
+                return Ok(false);
             }
-            this.commit(folded)
+            this.commit_merged(folded).map(|()| true)
         })
     }
 
@@ -367,13 +377,19 @@ impl Replica {
         Ok(result)
     }
 
+    /// What the generation under way makes of the sealed contents.
+    fn fold_all(&mut self) -> Result<Folded> {
+        self.log.checkpoint()?;
+        if self.log.is_empty() {
+            Ok(Folded::onto(self))
+        } else {
+            self.fold()
+        }
+    }
+
     /// Makes runs of the log's records: one per sweep of renames, one for the rest.
     fn fold(&self) -> Result<Folded> {
-        let mut folded = Folded {
-            runs: self.runs.clone(),
-            state: self.manifest.state,
-            next_number: self.manifest.next_number,
-        };
+        let mut folded = Folded::onto(self);
         let generation = self.manifest.generation + 1;
         if self.log.may_hold_renames() {
             self.fold_renames(&mut folded, generation)?;
@@ -403,6 +419,13 @@ impl Replica {
         } else {
             folded.rename(&self.folder, generation, sweep)
         }
+    }
+
+    fn commit_merged(&mut self, mut folded: Folded) -> Result<()> {
+        if !self.log.is_empty() {
+            folded.merge_if_due(&self.folder)?;
+        }
+        self.commit(folded)
     }
 
     /// Makes `folded` the sealed contents and begins the next generation. In this order: the runs are durable already;
@@ -448,6 +471,15 @@ struct Folded {
 }
 
 impl Folded {
+    /// The sealed contents of `replica` as they are.
+    fn onto(replica: &Replica) -> Self {
+        Self {
+            runs: replica.runs.clone(),
+            state: replica.manifest.state,
+            next_number: replica.manifest.next_number,
+        }
+    }
+
     fn take_number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number - 1
