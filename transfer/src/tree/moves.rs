@@ -161,7 +161,7 @@ impl Deferred {
 }
 
 /// One rename.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Move {
     /// Path in the baseline.
     pub from: EntryPath,
