@@ -10,6 +10,8 @@ use transfer::source::{Rounds, SourceVolume};
 mod bed;
 #[path = "tree/courtesy.rs"]
 mod courtesy;
+#[path = "tree/excludes.rs"]
+mod excludes;
 #[path = "tree/freeze.rs"]
 mod freeze;
 #[path = "tree/reflinks.rs"]
