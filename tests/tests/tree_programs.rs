@@ -224,6 +224,89 @@ fn agents_killed_in_the_midst_of_renames_lose_nothing() {
     );
 }
 
+/// A run that is under way, with 96 MiB to send at 1 MB/s.
+fn under_way(bed: &Bed, address: &str) -> Agent {
+    use std::io::{BufRead, BufReader};
+    interruptible(bed);
+    let mut command = bed.command(address);
+    command.args(["--bandwidth-limit", "1000"]);
+    let piped = std::process::Stdio::piped;
+    let mut agent = Agent(command.stdout(piped()).spawn().unwrap());
+    let mut stdout = BufReader::new(agent.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"round_started\"") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    // What it says later must not block it.
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    agent
+}
+
+/// A run of its own state folder.
+fn another_agent(bed: &Bed, address: &str, source: &Path) -> Command {
+    let mut command = Command::new(go2cloud_tests::control::program("go2cloud"));
+    command.args(["sync", "--json", "--to", address, "--secret-file"]);
+    command.arg(bed.path("key")).arg("--state");
+    command.arg(bed.path("another state")).arg(source);
+    command
+}
+
+#[test]
+fn a_second_source_at_a_busy_receiver_is_refused_with_a_remedy() {
+    let bed = Bed::new();
+    let receiver = bed.receiver();
+    let mut first = under_way(&bed, &receiver.address);
+    let other = bed.path("another source");
+    std::fs::create_dir(&other).unwrap();
+    noise(&other.join("file"), 1, 1000);
+    let mut command = another_agent(&bed, &receiver.address, &other);
+    let run = bed::finished(command.args(["--retry", "1"]).output().unwrap());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stderr.contains("another source") && run.stderr.contains("receiver of its own"),
+        "{}",
+        run.stderr
+    );
+    let waited = run.events.iter().any(|event| event["event"] == "retrying");
+    assert!(!waited, "{run:?}");
+    assert!(first.0.try_wait().unwrap().is_none(), "the first one goes on");
+    assert!(!bed.target.join("file").exists());
+    drop(first);
+    bed.sync(&receiver.address, &["--checksum"]).assert_done();
+    assert_equal(&bed);
+}
+
+#[test]
+fn a_source_waits_for_the_end_of_its_own_dead_session() {
+    use std::io::{BufRead, BufReader};
+    let bed = Bed::new();
+    let receiver = bed.receiver();
+    // It says nothing any more, and its connections are not cut.
+    let first = under_way(&bed, &receiver.address);
+    let pid = rustix::process::Pid::from_child(&first.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut command = another_agent(&bed, &receiver.address, &bed.source);
+    let mut second = Agent(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let stdout = BufReader::new(second.0.stdout.take().unwrap());
+    let mut first = Some(first);
+    let mut events = Vec::new();
+    for line in stdout.lines() {
+        let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if event["event"] == "retrying" {
+            assert!(
+                event["error"].to_string().contains("session of this source"),
+                "{event}"
+            );
+            drop(first.take());
+        }
+        events.push(event);
+    }
+    assert!(second.0.wait().unwrap().success(), "{events:?}");
+    assert!(first.is_none(), "it waited: {events:?}");
+    assert_equal(&bed);
+}
+
 #[test]
 fn a_wrong_secret_is_refused_with_a_remedy() {
     let bed = Bed::new();

@@ -67,6 +67,11 @@ pub enum Order {
         /// What.
         request: Request,
     },
+    /// Of a tree, before its first frame: what these rules exclude is not removed.
+    Exclude {
+        /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them.
+        rules: Vec<String>,
+    },
 }
 
 /// Target to source, on the report connection.
@@ -158,6 +163,8 @@ pub enum Report {
         /// Bytes that could not.
         apart: u64,
     },
+    /// From here on the rules hold.
+    Excluding,
 }
 
 /// What of an entry differs.
@@ -256,6 +263,12 @@ mod tests {
             bytes(encode(KIND_ORDER, &Order::Ask { request }).unwrap()),
             "0502"
         );
+        let rules = vec!["/a".into()];
+        assert_eq!(
+            bytes(encode(KIND_ORDER, &Order::Exclude { rules }).unwrap()),
+            "0601022f61"
+        );
+        assert_eq!(bytes(encode(KIND_REPORT, &Report::Excluding).unwrap()), "0d");
         let answer = Answer::Done { text: "ok".into() };
         assert_eq!(
             bytes(encode(KIND_REPORT, &Report::Answered { answer }).unwrap()),

@@ -10,7 +10,7 @@ use crate::boot_check::{Checker, Question, Reply};
 pub use crate::disk::target::DiskTarget;
 use crate::disk::target::past::Past;
 use crate::error::{Kind, Result};
-use crate::link::auth::{Id, VolumeKind};
+use crate::link::auth::{Hello, Id, VolumeKind};
 use crate::link::errand::{self, Answer, Errand};
 use crate::link::tls::{Breaker, TlsStream};
 use crate::link::{Accepted, Acceptor};
@@ -134,11 +134,19 @@ impl Target {
 /// The session under way.
 struct Active<'scope> {
     instance: Id,
+    migration: Id,
     breakers: Vec<Breaker>,
     thread: ScopedJoinHandle<'scope, ()>,
 }
 
 impl Active<'_> {
+    /// Whether another source than the one that has come now is copied. What has no name, a disk or a question to the
+    /// machine, may be of the same.
+    fn is_of_another(&self, hello: &Hello) -> bool {
+        const NONE: Id = [0; 16];
+        self.migration != hello.migration && self.migration != NONE && hello.migration != NONE
+    }
+
     /// Whether it ends by itself within [`LEAVING_MAX`].
     fn leaves(&self) -> bool {
         let end = Instant::now() + LEAVING_MAX;
@@ -207,8 +215,8 @@ impl Receiver {
         self.key.public_key()
     }
 
-    /// Serves one session after the other until asked to stop. A second source meanwhile is told that it is busy here;
-    /// a new session of the same agent replaces its old one.
+    /// Serves one session after the other until asked to stop. Another source meanwhile is refused, another process of the
+    /// same one is told to try again; a new session of the same process replaces its old one.
     ///
     /// # Errors
     /// TLS cannot be set up. Failures of sessions are told to the source and the observer; the receiver stays up.
@@ -263,11 +271,20 @@ impl Receiver {
         if let Some(active) = active {
             let is_same = active.instance == accepted.hello.instance;
             if !is_same && !active.leaves() {
-                refuse(
-                    accepted,
-                    Failure::Busy,
-                    "another source is connected to this receiver; wait for it to end",
-                );
+                let (why, message) = if active.is_of_another(&accepted.hello) {
+                    (
+                        Failure::OtherMigration,
+                        "another source is connected to this receiver, and a target holds one source only: give this one \
+                         a receiver of its own, with its own directory and journal",
+                    )
+                } else {
+                    (
+                        Failure::Busy,
+                        "an earlier session of this source is still open here: it ends 30 seconds after the last word of \
+                         the process that began it, or with that process if it still runs",
+                    )
+                };
+                refuse(accepted, why, message);
                 return Some(active);
             }
             active.breakers.iter().for_each(Breaker::break_off);
@@ -279,10 +296,13 @@ impl Receiver {
             .map(Breaker::try_clone)
             .collect::<Result<Vec<_>>>();
         let breakers = breakers.unwrap_or_default();
-        let instance = accepted.hello.instance;
+        let Hello {
+            instance, migration, ..
+        } = accepted.hello;
         let thread = scope.spawn(move || self.serve(accepted, observer, stop));
         Some(Active {
             instance,
+            migration,
             breakers,
             thread,
         })

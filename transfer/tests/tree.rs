@@ -12,6 +12,8 @@ mod bed;
 mod courtesy;
 #[path = "tree/deep.rs"]
 mod deep;
+#[path = "tree/excludes.rs"]
+mod excludes;
 #[path = "tree/freeze.rs"]
 mod freeze;
 #[path = "tree/hard_links.rs"]
@@ -84,6 +86,43 @@ fn a_lost_state_folder_is_rebuilt_from_the_target() {
     let again = bed.sync().unwrap();
     assert_eq!(again.bytes_data, 0, "{again:?}");
     bed.assert_equal();
+}
+
+#[test]
+fn a_state_folder_of_an_earlier_time_is_brought_up_to_date() {
+    let bed = Bed::new();
+    for index in 0..400 {
+        bed.write(&format!("d{}/f{index}", index % 7), &noise(200, index));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(bed.sync().unwrap().ok);
+    let copy = |from: &Path, to: &Path| {
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status();
+        assert!(status.unwrap().success());
+    };
+    let (state, earlier) = (bed.path("state"), bed.path("earlier"));
+    copy(&state, &earlier);
+    // After few rounds the target still knows what the source had; after many it has merged that into something else.
+    for rounds in [1, 5] {
+        for round in 0..rounds {
+            bed.write(&format!("d1/new{rounds}-{round}"), &noise(200, round));
+            std::fs::rename(bed.path("source/d0"), bed.path("source/moving")).unwrap();
+            std::fs::rename(bed.path("source/d2"), bed.path("source/d0")).unwrap();
+            std::fs::rename(bed.path("source/moving"), bed.path("source/d2")).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(bed.sync_with(|plan| plan.verify = false).unwrap().ok);
+        }
+        std::fs::remove_dir_all(&state).unwrap();
+        copy(&earlier, &state);
+        std::fs::remove_dir_all(bed.path(&format!("source/d{}", rounds % 2 + 3))).unwrap();
+        bed.write("d1/last", &noise(300, rounds));
+        let summary = bed.sync().unwrap();
+        assert!(summary.ok && summary.bytes_data == 300, "{summary:?}");
+        bed.assert_equal();
+    }
 }
 
 #[test]

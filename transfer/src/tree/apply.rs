@@ -211,7 +211,7 @@ impl<'a> Applier<'a> {
                 let records = if refusals.is_empty() {
                     vec![Record::Remove { path: path.clone() }]
                 } else {
-                    Vec::new()
+                    self.what_stays(&path)?
                 };
                 Ok(outcome(&path, records, refusals))
             }
@@ -236,6 +236,17 @@ impl<'a> Applier<'a> {
             Operation::LongChunks { file, first, chunks } => self.long_chunks(file, first, &chunks, data),
             Operation::LongEnd { file, entry } => self.long_end(file, entry),
         }
+    }
+
+    /// What the journal has of an entry that could not be removed. Of a directory only itself, so that it is tried again:
+    /// what is left in it is the target's own.
+    fn what_stays(&mut self, path: &EntryPath) -> Result<Vec<Record>> {
+        let known = self.journal.get(path)?;
+        let Some(mut entry) = known.filter(|known| matches!(known.node, Node::Directory)) else {
+            return Ok(Vec::new());
+        };
+        entry.stamp.clean = false;
+        Ok(vec![Record::Remove { path: path.clone() }, Record::Entry(entry)])
     }
 
     fn finish_directory(&mut self, entry: Entry) -> Result<Outcome> {

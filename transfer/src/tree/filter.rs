@@ -17,6 +17,9 @@ use pattern::{Pattern, Text};
 
 /// Longest rule in bytes. A pattern longer than PATH_MAX cannot be meant.
 const RULE_LEN_MAX: usize = 4096;
+/// Bytes of all lines, each with its end: they travel to the target in one message. A rule for each of 100,000 paths fits.
+const RULES_LEN_MAX: usize = 6 * 1024 * 1024;
+const _: () = assert!(RULES_LEN_MAX + 1024 * 1024 < crate::limits::FRAME_RAW_LEN_MAX);
 
 /// An ordered list of exclude and include rules.
 #[derive(Clone, Debug, Default)]
@@ -62,11 +65,20 @@ impl Filter {
     /// return ends a line like a newline.
     ///
     /// # Errors
-    /// A prefix without a pattern, a NUL byte, or a rule longer than 4096 bytes. The message counts lines from 1 over
+    /// A prefix without a pattern, a NUL byte, a rule longer than 4096 bytes, or more than 6 MiB of rules. The message counts lines from 1 over
     /// all that it was given.
     pub fn parse<L: AsRef<[u8]>>(lines: impl IntoIterator<Item = L>) -> Result<Self> {
         let mut filter = Self::default();
+        let mut len = 0usize;
         for (index, line) in lines.into_iter().enumerate() {
+            // Three bytes for the length that a message has before each.
+            len = len.saturating_add(line.as_ref().len() + 3);
+            if len > RULES_LEN_MAX {
+                return Err(
+                    Error::new(Kind::Usage, "use the exclude rules: they exceed 6 MiB")
+                        .remedy("exclude directories instead of each entry in them"),
+                );
+            }
             for text in line.as_ref().split(|byte| matches!(byte, b'\n' | b'\r')) {
                 filter.add(text).map_err(|(problem, remedy)| {
                     Error::new(
@@ -114,6 +126,13 @@ impl Filter {
         }
         self.rules.push(Rule::new(verdict, pattern));
         Ok(())
+    }
+
+    /// A rule that excludes everything.
+    pub fn of_everything() -> Self {
+        Self {
+            rules: vec![Rule::new(Verdict::Exclude, b"*")],
+        }
     }
 
     /// Whether there is no rule, so that nothing is excluded.

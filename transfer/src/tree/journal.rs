@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::Id;
 use crate::tree::entry::EntryPath;
+use crate::tree::filter::Filter;
 use crate::tree::foreseen::List;
 use crate::tree::replica::{Export, Record, Replica, Snapshot, Version};
 use crate::tree::write::TreeWriter;
@@ -74,7 +75,12 @@ impl Journal {
         let recovered = if renames.is_there() {
             let unsealed = Replica::unsealed(&self.folder)?;
             match unsealed.filter(|unsealed| unsealed.migration == migration) {
-                Some(unsealed) => renames.recover(&unsealed, &mut writer.clone())?,
+                Some(unsealed) => {
+                    // The rules that held are not known: whatever is in the way of a rename stays.
+                    let mut writer = writer.without_rules();
+                    writer.exclude(Filter::of_everything());
+                    renames.recover(&unsealed, &mut writer)?
+                }
                 None => None,
             }
         } else {

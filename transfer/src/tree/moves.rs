@@ -25,7 +25,7 @@ use crate::tree::replica::Cursor;
 use crate::tree::scan::{Scan, kind_of, stamp};
 use crate::tree::spool::Spool;
 
-pub use order::{is_aside, order};
+pub use order::{is_aside, is_spared, order};
 
 /// Departures that are looked for among arrivals: their hashes take 16 bytes each, 16 MiB in all.
 const DEPARTURES_MAX: usize = 1 << 20;
@@ -161,7 +161,7 @@ impl Deferred {
 }
 
 /// One rename.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Move {
     /// Path in the baseline.
     pub from: EntryPath,
@@ -202,7 +202,7 @@ pub fn find(scan: &Scan<'_>, deferred: &Deferred) -> Result<Vec<Move>> {
 }
 
 /// Moves directories aside that would be overwritten: only when the renamed ones are walked, another name of theirs may be
-/// found.
+/// found. The target leaves those in their place that hold what is excluded there.
 fn spare_directories(scan: &Scan<'_>, deferred: &Deferred, moves: &mut Vec<Move>) -> Result<()> {
     let leaving: HashSet<&EntryPath> = moves.iter().map(|one| &one.from).collect();
     let mut cursor = scan.snapshot.cursor();
@@ -212,7 +212,7 @@ fn spare_directories(scan: &Scan<'_>, deferred: &Deferred, moves: &mut Vec<Move>
         let Some(known) = known.filter(|known| matches!(known.node, Node::Directory)) else {
             continue;
         };
-        let aside = order::aside(to);
+        let aside = order::spared(to);
         deferred.departure(
             &Entry {
                 path: aside.clone(),

@@ -22,6 +22,7 @@ use crate::sequence::Sequence;
 use crate::signature::hex;
 use crate::tree::apply::{Applier, LongFiles, Shortfall};
 use crate::tree::entry::EntryPath;
+use crate::tree::filter::Filter;
 use crate::tree::journal::{Applied, Entering, Journal};
 use crate::tree::operation;
 use crate::tree::replica::Record;
@@ -76,6 +77,7 @@ impl TreeTarget {
         } = accepted;
         let session = Session {
             target: self,
+            writer: self.writer.without_rules(),
             report: Mutex::new(report),
             breakers,
             sequence: Sequence::default(),
@@ -190,6 +192,8 @@ fn enter(entering: &Sender<Entering>, records: Vec<Record>, together: usize, byt
 /// A session while it lasts.
 struct Session<'a> {
     target: &'a TreeTarget,
+    /// With the rules of this source.
+    writer: TreeWriter,
     report: Mutex<FrameWriter>,
     breakers: Vec<Breaker>,
     sequence: Sequence,
@@ -207,8 +211,7 @@ impl Session<'_> {
     /// Receives and applies the frames of one connection.
     fn receive(&self, mut reader: FrameReader, entering: &Sender<Entering>) -> Result<()> {
         let (snapshot, _) = self.target.journal.sealed()?;
-        let writer = self.target.writer.clone();
-        let mut applier = Applier::new(writer, &snapshot, &self.long_files, &self.shortfall);
+        let mut applier = Applier::new(self.writer.clone(), &snapshot, &self.long_files, &self.shortfall);
         let mut round = self.round.load(Ordering::Acquire);
         while let Some(frame) = reader.receive()? {
             let now = self.round.load(Ordering::Acquire);
@@ -312,6 +315,12 @@ impl Session<'_> {
                     self.say(&Report::RoundDone { version })?;
                 }
                 Order::Verify => self.verify()?,
+                Order::Exclude { rules } => {
+                    if !self.writer.exclude(Filter::parse(&rules)?) {
+                        return Err(Error::new(Kind::Corrupt, "take exclude rules twice"));
+                    }
+                    self.say(&Report::Excluding)?;
+                }
                 Order::Ask { .. } => {
                     return Err(Error::new(
                         Kind::Corrupt,

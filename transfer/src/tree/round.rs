@@ -155,6 +155,8 @@ struct Found {
     deferred: Deferred,
     /// Renamed directories that were walked under their new names.
     walked: Mutex<HashSet<EntryPath>>,
+    /// Renames that the target was asked for. One that is found again is one that it cannot make.
+    tried: Mutex<HashSet<Move>>,
 }
 
 /// What the walk of a pass is over.
@@ -201,6 +203,7 @@ pub fn run(
         entered: Mutex::default(),
         deferred: Deferred::new(ground.state)?,
         walked: Mutex::default(),
+        tried: Mutex::default(),
     };
     let mut walk = Walk::Everything;
     for pass in 1.. {
@@ -216,6 +219,11 @@ pub fn run(
         let ordered = moves::order(&moves);
         round.stage(session, baseline, |phases| phases.rename(&found, &ordered))?;
         seal(session, baseline)?;
+        found
+            .tried
+            .lock()
+            .expect("not poisoned")
+            .extend(moves.iter().cloned());
         let moves = moves.into_iter().filter(|one| !moves::is_aside(&one.to));
         let directories = moves
             .inspect(|_| counters::add(&tally.counters.renamed, 1))
@@ -389,7 +397,10 @@ impl Phases<'_> {
         }
         self.end_phase()?;
         if defers && self.round.ground.pace.is_lively() {
-            let moves = moves::find(&scan, &found.deferred)?;
+            let mut moves = moves::find(&scan, &found.deferred)?;
+            let tried = found.tried.lock().expect("not poisoned");
+            moves.retain(|one| !tried.contains(one));
+            drop(tried);
             if !moves.is_empty() {
                 return Ok(moves);
             }

@@ -202,6 +202,7 @@ impl Run<'_> {
             report => return Err(unexpected(report)),
         };
         self.baseline.reconcile(version, conversation)?;
+        self.tell_rules(conversation)?;
         let (target, connections) = (conversation.target.to_string(), writers.len());
         self.ground
             .observer
@@ -250,6 +251,19 @@ impl Run<'_> {
         let differing = self.verify(conversation)?;
         self.skipped.extend(differing);
         Ok(())
+    }
+
+    /// Tells the target what it must not remove.
+    fn tell_rules(&self, conversation: &Conversation) -> Result<()> {
+        if self.ground.filter.is_empty() {
+            return Ok(());
+        }
+        let rules = self.source.excludes.clone();
+        conversation.order(&Order::Exclude { rules })?;
+        match conversation.report()? {
+            Report::Excluding => Ok(()),
+            report => Err(unexpected(report)),
+        }
     }
 
     /// Whether the next round can rely on the tracker.

@@ -36,7 +36,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -44,6 +44,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
+use crate::tree::filter::Filter;
 use parents::{Generation, Parents};
 use seal::Place;
 
@@ -62,11 +63,13 @@ enum Missing {
     Leave,
 }
 
-/// Writes one tree. Clones share the tree; each has its own cache of open directories: one for each thread.
+/// Writes one tree. Clones share the tree and the rules; each has its own cache of open directories: one for each thread.
 #[derive(Clone)]
 pub struct TreeWriter {
     tree: Arc<Tree>,
     parents: Parents,
+    /// What they exclude is never removed.
+    rules: Arc<OnceLock<Filter>>,
 }
 
 /// What all writers of one tree share.
@@ -103,7 +106,22 @@ impl TreeWriter {
         Ok(Self {
             tree: Arc::new(tree),
             parents: Parents::default(),
+            rules: Arc::default(),
         })
+    }
+
+    /// A writer of the same tree with rules of its own, which [`Self::exclude`] sets for it and its clones.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        Self {
+            rules: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// From here on nothing that `rules` exclude is removed. Whether these are the first rules; others count for nothing.
+    pub fn exclude(&self, rules: Filter) -> bool {
+        self.rules.set(rules).is_ok()
     }
 
     /// Makes everything written so far durable, on every file system that the tree consists of.

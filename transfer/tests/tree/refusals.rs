@@ -73,6 +73,7 @@ fn a_rename_across_file_systems_of_the_target_among_many_entries_is_made_by_copy
             let summary = bed.sync().unwrap();
             assert!(summary.ok, "{summary:?}");
             assert!(summary.bytes_data < 10_000, "{summary:?}");
+            assert_eq!(summary.renamed, 1, "tried once: {summary:?}");
             bed.assert_equal();
         }
     }));

@@ -11,6 +11,8 @@ use crate::tree::entry::{Digest, EntryPath};
 
 /// Begin of temporary names.
 const ASIDE: &[u8] = b".go2cloud-moving-";
+/// Begin of the names of directories that make room for others, and go at the end.
+const SPARED: &[u8] = b".go2cloud-spared-";
 
 /// The renames in an order in which each can be made, as old and new path; some in two steps.
 pub fn order(moves: &[Move]) -> Vec<(EntryPath, EntryPath)> {
@@ -37,24 +39,43 @@ pub fn order(moves: &[Move]) -> Vec<(EntryPath, EntryPath)> {
         .collect();
     // The deepest leave first, so that no directory takes along what goes elsewhere.
     circular.sort_by_key(|one| std::cmp::Reverse(depth(&one.from)));
-    ordered.extend(circular.iter().map(|one| (one.from.clone(), aside(&one.from))));
+    ordered.extend(circular.iter().map(|one| (one.from.clone(), between(one))));
     // The highest come first, so that the others find their directories.
     circular.sort_by_key(|one| depth(&one.to));
-    let back = circular.iter().map(|one| (aside(&one.from), one.to.clone()));
+    let back = circular.iter().map(|one| (between(one), one.to.clone()));
     ordered.extend(back.filter(|(aside, to)| aside != to));
     ordered
 }
 
-/// A temporary name that a path always has, so that a rename that was cut off is found half-way.
-pub(super) fn aside(path: &EntryPath) -> EntryPath {
-    let digest = Digest::of(path.as_bytes());
-    let tag: String = digest.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    EntryPath::parse([ASIDE, tag.as_bytes()].concat()).expect("a plain name")
+/// Where a rename goes first that others wait for in a circle. One that makes room gets where it goes at once.
+fn between(one: &Move) -> EntryPath {
+    if is_spared(&one.to) {
+        one.to.clone()
+    } else {
+        temporary(ASIDE, &one.from)
+    }
 }
 
-/// Whether this is such a name.
+/// Where a directory goes that others take the place of.
+pub(super) fn spared(path: &EntryPath) -> EntryPath {
+    temporary(SPARED, path)
+}
+
+/// A name that a path always has, so that a rename that was cut off is found half-way.
+fn temporary(begin: &[u8], path: &EntryPath) -> EntryPath {
+    let digest = Digest::of(path.as_bytes());
+    let tag: String = digest.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    EntryPath::parse([begin, tag.as_bytes()].concat()).expect("a plain name")
+}
+
+/// Whether this is a temporary name.
 pub fn is_aside(path: &EntryPath) -> bool {
-    path.as_bytes().starts_with(ASIDE)
+    path.as_bytes().starts_with(ASIDE) || is_spared(path)
+}
+
+/// Whether this is the name of what only makes room.
+pub fn is_spared(path: &EntryPath) -> bool {
+    path.as_bytes().starts_with(SPARED)
 }
 
 fn depth(path: &EntryPath) -> usize {

@@ -235,9 +235,15 @@ impl Walker<'_> {
         self.cursor.as_mut().map_or(Ok(None), |cursor| cursor.get(path))
     }
 
+    /// Whether the baseline has the very directory that is at the path: the target made the rename.
     fn knows_directory(&mut self, path: &EntryPath) -> Result<bool> {
         let known = self.known(path)?;
-        Ok(known.is_some_and(|known| matches!(known.node, Node::Directory)))
+        let Some(known) = known.filter(|known| matches!(known.node, Node::Directory)) else {
+            return Ok(false);
+        };
+        let opened = self.scan.root.open_beneath(path);
+        let present = opened.and_then(|directory| directory.stat());
+        Ok(present.is_ok_and(|stat| is_inode_of(&known, known.stamp.file_system, &stat)))
     }
 
     /// Removes what the baseline has below a directory at places that the rules leave out: it was not excluded under its old

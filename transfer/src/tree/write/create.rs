@@ -62,7 +62,10 @@ impl TreeWriter {
             })?;
             match made {
                 Ok(()) => return Ok(Vec::new()),
-                Err(Errno::EXIST) => self.clear_the_place(path)?,
+                Err(Errno::EXIST) => match self.clear_the_place(path)? {
+                    Ok(()) => {}
+                    Err(errno) => return Ok(refused_entry(errno)),
+                },
                 Err(errno) => return Ok(refused_entry(errno)),
             }
         }
@@ -317,16 +320,22 @@ impl TreeWriter {
     ) -> Result<rustix::io::Result<T>> {
         for _ in 0..ATTEMPTS_MAX {
             match self.in_parent_beside(path, Missing::Make, operation, other, &mut make)? {
-                Err(Errno::EXIST) => self.clear_the_place(path)?,
+                Err(Errno::EXIST) => match self.clear_the_place(path)? {
+                    Ok(()) => {}
+                    Err(errno) => return Ok(Err(errno)),
+                },
                 answer => return Ok(answer),
             }
         }
         Ok(Err(Errno::EXIST))
     }
 
-    /// Removes whatever is at `path`; what cannot be removed shows in the next attempt to make an entry there.
-    fn clear_the_place(&mut self, path: &EntryPath) -> Result<()> {
-        self.remove(path).map(drop)
+    /// Removes whatever is at `path`. The inner result says why it stays.
+    fn clear_the_place(&mut self, path: &EntryPath) -> Result<rustix::io::Result<()>> {
+        Ok(match self.remove(path)?.first() {
+            None => Ok(()),
+            Some(refusal) => Err(Errno::from_io_error(&refusal.error).unwrap_or(Errno::NOTEMPTY)),
+        })
     }
 }
 

@@ -132,7 +132,11 @@ fn step(tree: &Tree, directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> 
     for _ in 0..ATTEMPTS_MAX {
         match rustix::fs::openat(directory, name, HOLD, Mode::empty()) {
             Err(Errno::NOENT) => {}
-            Err(Errno::NOTDIR | Errno::LOOP) => tree.remove_in(directory, name)?,
+            Err(Errno::NOTDIR | Errno::LOOP) => match tree.unlink(directory, name, AtFlags::empty()) {
+                // Somebody made the directory meanwhile.
+                Ok(()) | Err(Errno::ISDIR) => {}
+                Err(error) => return Err(error),
+            },
             answer => return answer,
         }
         let make = || rustix::fs::mkdirat(directory, name, Mode::RWXU);

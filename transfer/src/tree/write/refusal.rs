@@ -75,6 +75,14 @@ impl Refusal {
         }
     }
 
+    /// A directory cannot go because of what is the target's own in it.
+    pub(super) fn holds_excluded(what: Refused) -> Self {
+        Self {
+            what,
+            error: std::io::Error::other("not empty: it holds what is excluded"),
+        }
+    }
+
     pub(super) fn new(what: Refused, errno: Errno) -> Self {
         Self {
             what,

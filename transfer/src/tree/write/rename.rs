@@ -11,6 +11,7 @@ use super::seal::Place;
 use super::{ATTEMPTS_MAX, Missing, TreeWriter};
 use crate::error::Result;
 use crate::tree::entry::EntryPath;
+use crate::tree::moves::is_spared;
 
 /// What became of a rename.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub enum RenameOutcome {
     AlreadyDone,
     /// Nothing is at either path: the caller sends the whole entry.
     Missing,
-    /// The target cannot: other file systems, other project quota, or a directory into itself. The caller sends the entry
-    /// anew and removes the old one.
+    /// The target cannot: other file systems, other project quota, a directory into itself, or onto one that holds what is
+    /// excluded. The caller sends the entry anew and removes the old one.
     NotPossible(std::io::Error),
 }
 
@@ -37,6 +38,9 @@ impl TreeWriter {
         };
         if to.is_below(from) || from.is_below(to) {
             return Ok(RenameOutcome::NotPossible(Errno::INVAL.into()));
+        }
+        if is_spared(to) && self.holds_excluded(from) {
+            return Ok(RenameOutcome::NotPossible(Errno::NOTEMPTY.into()));
         }
         let old = match self.parents.find(&self.tree, old_parent) {
             Ok(directory) => directory,
@@ -63,6 +67,9 @@ impl TreeWriter {
                 Ok(()) => {
                     self.tree.generation.move_on();
                     return Ok(RenameOutcome::Renamed);
+                }
+                Err(Errno::EXIST) if self.holds_excluded(to) => {
+                    return Ok(RenameOutcome::NotPossible(Errno::NOTEMPTY.into()));
                 }
                 Err(Errno::EXIST) => drop(self.remove(to)?),
                 Err(Errno::NOENT) => return self.look_at(to),
