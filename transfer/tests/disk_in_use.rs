@@ -8,6 +8,7 @@ mod bed;
 #[path = "disk/workload.rs"]
 mod workload;
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -68,6 +69,26 @@ fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
     assert!(again().unwrap_err().describe().contains("losetup -d"));
     drop(mounted);
     again().unwrap();
+}
+
+/// What is written through a loop device may come to the image when it is detached: while the receiver waits for that.
+#[test]
+fn an_image_that_is_detached_just_now_is_looked_at_afterwards() {
+    let disk = random_disk(12 * MIB, 512, 4);
+    let bed = Bed::new();
+    let image = bed.path("target.img");
+    bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    let attached = Attached::new(&[], &image);
+    let device = std::fs::File::options().write(true).open(&attached.0).unwrap();
+    device.write_all_at(&[7; 4096], 5 * MIB).unwrap();
+    let summary = std::thread::scope(|scope| {
+        let again = scope.spawn(|| bed.sync(&[&image], bed.plan(&[&disk.path])));
+        std::thread::sleep(Duration::from_millis(500));
+        drop((device, attached));
+        again.join().unwrap().unwrap()
+    });
+    assert_eq!(summary.sent, 1, "{summary:?}");
+    assert_equal(&disk, &image);
 }
 
 /// Holds a run after its first round.

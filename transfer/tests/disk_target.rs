@@ -414,6 +414,25 @@ fn a_copy_that_was_changed_between_two_runs_is_read_again() {
     }
 }
 
+/// Where little is copied, trying it out changes most of it.
+#[test]
+fn a_small_copy_is_known_by_its_name_and_medium() {
+    let disk = LoopDevice::new("g2c-block-little", 24 * MIB, 512).unwrap();
+    make_file_system("ext4", &disk.path);
+    let bed = Bed::new();
+    let image = bed.path("target.img");
+    bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    try_out(&image, "loop,noatime");
+    assert_catches_up(&bed, &disk, &image);
+    // The same file, but somebody else's content.
+    let foreign = ext_disk(24 * MIB, 2, 6);
+    let content = std::fs::read(&foreign.backing).unwrap();
+    std::fs::write(&image, &content).unwrap();
+    let error = bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap_err();
+    assert!(error.describe().contains("--overwrite"), "{error:?}");
+    assert!(std::fs::read(&image).unwrap() == content, "nothing was written");
+}
+
 #[test]
 fn a_device_that_was_mounted_between_two_runs_is_read_again() {
     let disk = ext_disk(48 * MIB, 1, 8);

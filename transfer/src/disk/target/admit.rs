@@ -21,25 +21,32 @@ pub struct Admitted {
     pub medium: DiskMedium,
     /// Whether it reads as zeros everywhere: an image file that was made just now.
     pub is_blank: bool,
+    /// What it is.
+    pub standing: Standing,
 }
 
-/// What is known of a disk before it is opened for writing.
+/// What is known of a disk that is to be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// What it holds is our own earlier work.
     Ours,
+    /// It was, but somebody else wrote to it since.
+    Changed,
     /// The journal speaks of a copy, and this is not it.
     Replaced,
     /// Nothing.
     New,
 }
 
-/// Opens a disk for a copy of `source`.
+/// Opens a disk for a copy of `source`. Once nobody else can write to it, `look` says what it is.
 ///
 /// # Errors
-/// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set.
-pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Result<Admitted> {
-    let is_ours = standing == Standing::Ours;
+/// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set; those of `look`.
+pub fn admit(
+    target: &DiskTarget,
+    source: &DiskFacts,
+    look: impl FnOnce(&DiskMedium) -> Result<Standing>,
+) -> Result<Admitted> {
     let path = &target.copy_path();
     if let Some(image) = target.image() {
         check_tool(image)?;
@@ -54,6 +61,8 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Res
     medium.claim()?;
     check_sectors(&medium, source)?;
     medium = medium.with_sector_len(source.sector_len);
+    let standing = if is_new { Standing::New } else { look(&medium)? };
+    let is_ours = matches!(standing, Standing::Ours | Standing::Changed);
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
     let may_grow = is_empty_file || is_ours || target.overwrite;
     if medium.device.is_none() && medium.length() < source.len && may_grow {
@@ -80,6 +89,7 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, standing: Standing) -> Res
     Ok(Admitted {
         medium,
         is_blank: is_new || is_empty_file,
+        standing,
     })
 }
 

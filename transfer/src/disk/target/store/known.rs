@@ -10,15 +10,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use sys::aligned::AlignedBuffer;
-use sys::block_device::Access;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::digest::{Digest, REGION_CHUNKS};
 use crate::disk::digest_file::DigestFile;
 use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::message::DiskFacts;
 use crate::disk::source::read::bytes_of;
+use crate::disk::target::admit::Standing;
 use crate::disk::target::journal::{DiskRecord, Seen};
 use crate::error::{Error, Result};
 
@@ -28,31 +27,20 @@ const LOOKS_MAX: usize = 128;
 const CANDIDATES_MIN: usize = 4;
 /// Different contents that have to be as they should be, where there are so many.
 const MATCHES_MIN: usize = 4;
+/// Chunks at the beginning of a disk or a file system that say what is there: the superblock of btrfs is in the second.
+const HEAD_CHUNKS: u64 = 2;
 
-/// What a disk turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    /// Not the copy that the journal speaks of, as far as it can tell.
-    Stranger,
-    /// Our copy, but somebody else wrote to it.
-    Changed,
-    /// Our copy as we left it, outside of the open regions.
-    Unchanged,
-}
-
-/// Looks whether the disk at `path` is the copy that the journal has as `record`. What is in the `open` regions may have
-/// been written over by ourselves: it speaks for the disk or not at all.
+/// Looks whether a disk is the copy that the journal has as `record`. What is in the `open` regions may have been written
+/// over by ourselves: it speaks for the disk or not at all.
 ///
 /// # Errors
-/// The disk or its digests cannot be opened.
+/// Its digests cannot be opened.
 pub(super) fn recognise(
-    path: &Path,
-    source: &DiskFacts,
+    medium: &DiskMedium,
     record: &DiskRecord,
     digests: &Path,
     open: &BTreeSet<u64>,
-) -> Result<Known> {
-    let medium = DiskMedium::open(path, Access::Read)?.with_sector_len(source.sector_len);
+) -> Result<Standing> {
     let failed = |error| Error::io("read the digests", digests, error);
     let digests = DigestFile::open(digests, record.source_len.div_ceil(CHUNK_LEN)).map_err(failed)?;
     let looks = looks(&digests, record).map_err(failed)?;
@@ -62,17 +50,23 @@ pub(super) fn recognise(
         .filter(|digest| is_telling(*digest))
         .collect();
     if telling.is_empty() {
-        return Ok(Known::Stranger);
+        return Ok(Standing::Replaced);
     }
-    if record.seen.is_some() && record.seen == Seen::at(path) {
-        return Ok(Known::Unchanged);
+    let now = Seen::at(&medium.path);
+    if record.seen.is_some() && record.seen == now {
+        return Ok(Standing::Ours);
     }
-    if has_another_name(&medium, record, &looks) {
-        return Ok(Known::Stranger);
+    // The same, but its times or counters moved on.
+    let is_same_medium = record
+        .seen
+        .is_some_and(|seen| now.is_some_and(|now| now.medium == seen.medium));
+    let name = name(medium, record, &looks);
+    if name == Name::Other {
+        return Ok(Standing::Replaced);
     }
     let (mut found, mut missed, mut is_changed) = (HashSet::new(), HashSet::new(), false);
     for (chunk, digest) in &looks {
-        let is_here = holds(&medium, record, *chunk, *digest);
+        let is_here = holds(medium, record, *chunk, *digest);
         let is_open = open.contains(&(chunk / REGION_CHUNKS));
         is_changed |= !is_here && !is_open;
         if is_here && is_telling(*digest) {
@@ -81,19 +75,16 @@ pub(super) fn recognise(
             missed.insert(*digest);
         }
     }
-    let enough = MATCHES_MIN.min(telling.len() / 2 + 1);
-    if found.len() < enough || found.len() <= missed.len() {
-        return Ok(Known::Stranger);
-    }
-    // The same medium, but its times or counters moved on.
-    let now = Seen::at(path);
-    let is_written = record
-        .seen
-        .is_some_and(|seen| now.is_some_and(|now| now.medium == seen.medium));
-    Ok(if is_changed || is_written {
-        Known::Changed
+    // Where little is copied, trying it out changes most of it: there one content and the name on the same medium are enough.
+    let is_ours = if is_same_medium && name == Name::Same {
+        !found.is_empty()
     } else {
-        Known::Unchanged
+        found.len() >= MATCHES_MIN.min(telling.len() / 2 + 1) && found.len() > missed.len()
+    };
+    Ok(match (is_ours, is_changed || is_same_medium) {
+        (false, _) => Standing::Replaced,
+        (true, true) => Standing::Changed,
+        (true, false) => Standing::Ours,
     })
 }
 
@@ -102,17 +93,26 @@ fn is_telling(digest: Digest) -> bool {
     digest.is_known() && digest != Digest::of_zeros()
 }
 
-/// Whether what has been copied of the disk's beginning calls itself otherwise than the source did.
-fn has_another_name(medium: &DiskMedium, record: &DiskRecord, looks: &BTreeMap<u64, Digest>) -> bool {
-    let nobody = [0; 16];
-    let is_copied =
-        (0..HEAD_CHUNKS.min(record.source_len.div_ceil(CHUNK_LEN))).all(|chunk| looks.contains_key(&chunk));
-    let name = identity(medium).unwrap_or(nobody);
-    is_copied && name != record.identity && name != nobody && record.identity != nobody
+/// What a disk calls itself, compared with what the source's did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Same,
+    Other,
+    /// It has none, the source's had none, or its beginning has not been copied yet.
+    Unclear,
 }
 
-/// Chunks at the beginning of a disk or an area that say what is there: the superblock of btrfs is in the second.
-const HEAD_CHUNKS: u64 = 2;
+fn name(medium: &DiskMedium, record: &DiskRecord, looks: &BTreeMap<u64, Digest>) -> Name {
+    let nobody = [0; 16];
+    let head = 0..HEAD_CHUNKS.min(record.source_len.div_ceil(CHUNK_LEN));
+    let is_copied = head.into_iter().all(|chunk| looks.contains_key(&chunk));
+    match identity(medium).unwrap_or(nobody) {
+        name if name == nobody || record.identity == nobody => Name::Unclear,
+        name if name == record.identity => Name::Same,
+        _ if is_copied => Name::Other,
+        _ => Name::Unclear,
+    }
+}
 
 fn holds(medium: &DiskMedium, record: &DiskRecord, chunk: u64, digest: Digest) -> bool {
     let bytes = bytes_of(&(chunk..chunk + 1), record.source_len);

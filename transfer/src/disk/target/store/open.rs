@@ -8,12 +8,12 @@ use std::sync::atomic::AtomicBool;
 use sys::block_tracker::CHUNK_LEN;
 
 use super::founded::Founded;
-use super::known::{Known, recognise};
+use super::known::recognise;
 use super::landmarks::Landmarks;
 use super::{DiskStore, Ledger, StoredDisk, read_digests};
 use crate::disk::digest::{Digest, REGION_CHUNKS};
 use crate::disk::digest_file::DigestFile;
-use crate::disk::medium::Medium;
+use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::DiskFacts;
 use crate::disk::target::DiskTarget;
 use crate::disk::target::admit::{Standing, admit};
@@ -74,20 +74,23 @@ impl Opening {
         let path = std::path::absolute(&path).unwrap_or(path);
         let digests_path = self.journal.digests_path(number);
         let failed = |error| Error::io("open the digests", &digests_path, error);
-        let (standing, is_changed) = self.look(number, &path, target, source, &digests_path)?;
-        let admitted = admit(target, source, standing)?;
+        let admitted = admit(target, source, |medium| {
+            self.look(number, medium, target, source, &digests_path)
+        })?;
+        let is_changed = admitted.standing == Standing::Changed;
         // Onto a smaller disk goes what fits; that it suffices is admitted.
         let source_len = source.len.min(admitted.medium.length());
         let digests = DigestFile::open(&digests_path, source_len.div_ceil(CHUNK_LEN)).map_err(failed)?;
+        let is_ours = is_changed || admitted.standing == Standing::Ours;
         let same = self
             .known
             .get(number)
-            .filter(|disk| standing == Standing::Ours && disk.source_len == source_len && !admitted.is_blank);
+            .filter(|disk| is_ours && disk.source_len == source_len && !admitted.is_blank);
         let blank = same.map_or(admitted.is_blank, |disk| disk.blank && !is_changed);
         let known = same.map_or(&[][..], |disk| &disk.landmarks);
         let landmarks = Landmarks::new(&source.areas, known);
-        let is_ours = same.is_some();
-        if !is_ours {
+        let is_same = same.is_some();
+        if !is_same {
             move_on(&mut self.record.position)?;
             digests.clear().map_err(failed)?;
             let open = &mut self.record.open_regions;
@@ -111,34 +114,31 @@ impl Opening {
             disk_len: source.len,
             image: target.image().map(Path::to_owned),
             blank: AtomicBool::new(blank),
-            founded: Founded::new(is_ours),
+            founded: Founded::new(is_same),
             landmarks,
         })
     }
 
-    /// What the journal knows of a disk, by its content, and whether somebody else wrote to it.
+    /// What the journal knows of a disk, by its content.
     fn look(
         &self,
         number: usize,
-        path: &Path,
+        medium: &DiskMedium,
         target: &DiskTarget,
         source: &DiskFacts,
         digests: &Path,
-    ) -> Result<(Standing, bool)> {
-        let Some(known) = self.known.get(number).filter(|_| path.exists()) else {
-            return Ok((Standing::New, false));
+    ) -> Result<Standing> {
+        let Some(known) = self.known.get(number) else {
+            return Ok(Standing::New);
         };
-        let found = recognise(path, source, known, digests, &regions_of(&self.record, number))?;
-        if found == Known::Stranger {
-            return Ok((Standing::Replaced, false));
+        let standing = recognise(medium, known, digests, &regions_of(&self.record, number))?;
+        if standing == Standing::Replaced || !is_other_source(known, source) {
+            return Ok(standing);
         }
-        if is_other_source(known, source) {
-            if target.overwrite {
-                return Ok((Standing::Replaced, false));
-            }
-            return Err(other_source(path));
+        if target.overwrite {
+            return Ok(Standing::Replaced);
         }
-        Ok((Standing::Ours, found == Known::Changed))
+        Err(other_source(&medium.path))
     }
 
     /// Believes nothing any more of what is known of a disk.
