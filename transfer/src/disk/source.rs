@@ -12,6 +12,7 @@ pub mod read;
 pub mod receipt;
 pub mod reconcile;
 pub mod session;
+pub mod unreadable;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -498,14 +499,14 @@ fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFac
 fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
     disk.unreadable()
         .into_iter()
-        .map(|range| Skipped {
+        .map(|(range, in_place)| Skipped {
             path: format!(
                 "{} bytes {}-{}",
                 disk.medium.path.display(),
                 range.start,
                 range.end - 1
             ),
-            what: "content; zeros are in its place".to_owned(),
+            what: format!("content; {in_place} in its place"),
             why: "the disk returns a read error".to_owned(),
         })
         .collect()

@@ -4,7 +4,6 @@
 //! is looked at in the round after its mark and once more in the round after that, so that a completion which the
 //! tracker missed (a program interrupted by a program) cannot hide a write that was still on its way when it was read.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +19,10 @@ use crate::disk::gpt;
 use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::{BLOCK_LEN, DiskFacts, is_zero};
-use crate::disk::source::read::bytes_of;
+use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::unreadable::{InPlace, Unreadable};
 use crate::disk::used_map::survey::TAIL_LEN;
-use crate::disk::used_map::{Effort, Survey, ext, survey};
+use crate::disk::used_map::{Effort, Survey, ext, overlap, survey};
 use crate::error::{Error, Kind, Result};
 
 /// A disk being copied.
@@ -46,7 +46,7 @@ struct State {
     chunks: Chunks,
     /// Chunks from this one on are not copied.
     chunk_limit: u64,
-    unreadable: BTreeMap<u64, Vec<Range<u64>>>,
+    unreadable: Unreadable,
     /// Whether the disk was read since the last look at the tracker.
     was_read: bool,
 }
@@ -96,7 +96,7 @@ impl SourceDisk {
                 },
                 survey,
                 chunk_limit: chunk_count,
-                unreadable: BTreeMap::new(),
+                unreadable: Unreadable::default(),
                 was_read: false,
             }),
         };
@@ -215,36 +215,64 @@ impl SourceDisk {
         parts
     }
 
-    /// Chunks were looked at; `bad` are the ranges of them that cannot be read.
-    pub fn done(&self, chunks: &[u64], bad: &[Range<u64>]) {
+    /// Fills `buffer` with what counts of a run of chunks. Returns the bytes read and what cannot be read, zeros in the buffer.
+    ///
+    /// # Errors
+    /// The disk fails as a whole.
+    pub fn read(&self, buffer: &mut [u8], chunks: &Range<u64>) -> Result<(u64, Vec<Range<u64>>)> {
+        let start = bytes_of(chunks, self.len()).start;
+        read_parts(&self.medium, buffer, start, &self.parts(chunks)).map_err(|error| {
+            Error::new(Kind::Medium, "read the disk")
+                .on(&self.medium.path)
+                .because(error)
+                .remedy(
+                    "this is no bad sector: see the kernel's log (dmesg) whether the disk is still there, then run again; what \
+                     was copied before is kept",
+                )
+        })
+    }
+
+    /// Whether zeros for what cannot be read of `chunk`, which the target holds something of, would replace what could be
+    /// read once: not if there are zeros already.
+    pub fn would_lose(&self, chunk: u64, bad: &[Range<u64>]) -> bool {
+        let own = overlap(bad, &bytes_of(&(chunk..chunk + 1), self.len()));
+        !own.is_empty() && !self.lock().unreadable.are_zeros(chunk, &own)
+    }
+
+    /// Chunks were looked at; `bad` are the ranges of them that cannot be read. Of the chunks `kept` the target still holds what
+    /// was copied earlier.
+    ///
+    /// # Errors
+    /// So much cannot be read that the disk counts as broken.
+    pub fn done(&self, chunks: &[u64], bad: &[Range<u64>], kept: &[u64]) -> Result<()> {
         let mut state = self.lock();
         state.was_read = true;
         for &chunk in chunks {
             state.chunks.todo.remove(chunk);
             let bytes = bytes_of(&(chunk..chunk + 1), self.len());
-            let own: Vec<Range<u64>> = bad
-                .iter()
-                .filter(|range| range.start < bytes.end && bytes.start < range.end)
-                .map(|range| range.start.max(bytes.start)..range.end.min(bytes.end))
-                .collect();
-            if own.is_empty() {
-                state.unreadable.remove(&chunk);
+            let in_place = if kept.contains(&chunk) {
+                InPlace::Earlier
             } else {
-                state.unreadable.insert(chunk, own);
-            }
+                InPlace::Zeros
+            };
+            state.unreadable.set(chunk, in_place, overlap(bad, &bytes));
         }
+        state.unreadable.check(&self.medium.path)
     }
 
-    /// The ranges that could not be read, merged.
-    pub fn unreadable(&self) -> Vec<Range<u64>> {
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in self.lock().unreadable.values().flatten() {
-            match merged.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => merged.push(range.clone()),
-            }
-        }
-        merged
+    /// The ranges that could not be read, merged, and what the target holds there.
+    pub fn unreadable(&self) -> Vec<(Range<u64>, InPlace)> {
+        self.lock()
+            .unreadable
+            .ranges(|chunk| bytes_of(&(chunk..chunk + 1), self.len()))
+    }
+
+    /// Chunks of which the target holds what could be read once.
+    pub fn kept(&self) -> ChunkSet {
+        let state = self.lock();
+        let mut kept = ChunkSet::empty(state.chunks.whole.len());
+        state.unreadable.kept().for_each(|chunk| kept.insert(chunk));
+        kept
     }
 
     /// Begins a round after the first: what the tracker marked, or everything if there is any doubt. Returns why the
@@ -255,7 +283,7 @@ impl SourceDisk {
     pub fn begin_round(&self) -> Result<Option<String>> {
         let mut state = self.lock();
         state.chunks.todo.shrink();
-        let unreadable: Vec<u64> = state.unreadable.keys().copied().collect();
+        let unreadable: Vec<u64> = state.unreadable.chunks().collect();
         let doubt = state.take_marks();
         let empty = ChunkSet::empty(state.chunks.fresh.len());
         let fresh = std::mem::replace(&mut state.chunks.fresh, empty);
