@@ -240,7 +240,8 @@ fn examine(
             let Some(end) = ext::end(&head) else {
                 return Ok(Finding::whole("ext", "implausible superblock"));
             };
-            let free = ext::free_ranges(medium, range.start, end.min(range.end - range.start))?;
+            let len = end.min(range.end - range.start);
+            let free = ext::free_ranges(medium, range.start, len, ext::Bitmaps::OfUnmounted)?;
             Ok(match free {
                 Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
                 None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
@@ -287,7 +288,13 @@ fn mapped_by_kernel(
             "this kernel has no GETFSMAP; a copy will freeze it for some milliseconds and read its block bitmaps",
         ));
     }
-    // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
+    mapped_by_bitmaps(medium, range, mount)
+}
+
+/// Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true of that moment. They
+/// are read after the thaw: what was allocated since is written since, and marked.
+fn mapped_by_bitmaps(medium: &DiskMedium, range: &Range<u64>, mount: &Mount) -> io::Result<Finding> {
+    let kind = Kind::Ext.name();
     let points = vec![FreezePoint::open(&mount.point)?];
     match Frozen::freeze(points, std::time::Duration::from_secs(5)) {
         Ok(frozen) => drop(frozen.thaw()?),
@@ -295,10 +302,11 @@ fn mapped_by_kernel(
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
         Err(error) => return Err(error),
     }
+    let len = range.end - range.start;
     Ok(
-        match ext::free_ranges(medium, range.start, range.end - range.start)? {
-            Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
-            None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
+        match ext::free_ranges(medium, range.start, len, ext::Bitmaps::WrittenBack)? {
+            Some(free) => Finding::free(kind, "block bitmaps after a short freeze", free),
+            None => Finding::whole(kind, "no GETFSMAP, and of an unusual layout"),
         },
     )
 }
@@ -377,3 +385,6 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
