@@ -28,7 +28,7 @@ use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, copy};
-use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::disk::{Marks, SourceDisk};
 use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Effort, Survey, survey};
@@ -319,8 +319,13 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         if self.round > 0 {
+            let marks = if self.quiet.load(Ordering::Acquire) {
+                Marks::Take
+            } else {
+                Marks::Sift
+            };
             for disk in &self.disks {
-                if let Some(doubt) = disk.begin_round()?
+                if let Some(doubt) = disk.begin_round(marks)?
                     && disk.is_tracked()
                 {
                     let path = disk.medium.path.display();

@@ -3,6 +3,9 @@
 //! A chunk that was marked is *whole* from then on: all of it counts, whatever the map said when it was taken. A chunk
 //! is looked at in the round after its mark and once more in the round after that, so that a completion which the
 //! tracker missed (a program interrupted by a program) cannot hide a write that was still on its way when it was read.
+//!
+//! A discard marks, too. When there are many marks a new map, taken after them, tells which of these chunks are wholly free: they
+//! do not count until they are marked again, for what is allocated after the map is written after it.
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,6 +27,18 @@ use crate::disk::source::unreadable::{InPlace, Unreadable};
 use crate::disk::used_map::survey::TAIL_LEN;
 use crate::disk::used_map::{Effort, Survey, ext, overlap, survey};
 use crate::error::{Error, Kind, Result};
+
+/// Marked chunks from which on a new map pays: reading 64 MiB takes longer than asking the file systems what is free.
+const SIFT_CHUNKS_MIN: u64 = 1024;
+
+/// What a round does with many marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// Asks the file systems which of the chunks are free by now.
+    Sift,
+    /// Takes them as they are: while all is frozen, asking could take too long.
+    Take,
+}
 
 /// A disk being copied.
 pub struct SourceDisk {
@@ -59,6 +74,8 @@ struct Chunks {
     fresh: ChunkSet,
     /// Marked before the current round began, and looked at in it: once more in the next one.
     carried: ChunkSet,
+    /// Marked, and found wholly free after that.
+    free: ChunkSet,
 }
 
 impl SourceDisk {
@@ -93,6 +110,7 @@ impl SourceDisk {
                     whole: ChunkSet::empty(chunk_count),
                     fresh: ChunkSet::empty(chunk_count),
                     carried: ChunkSet::empty(chunk_count),
+                    free: ChunkSet::empty(chunk_count),
                 },
                 survey,
                 chunk_limit: chunk_count,
@@ -163,6 +181,7 @@ impl SourceDisk {
         let state = self.lock();
         let mut chunks = state.survey.map.chunks();
         chunks.union_with(&state.chunks.whole);
+        chunks.subtract(&state.chunks.free);
         chunks.truncate(state.chunk_limit);
         chunks
     }
@@ -280,7 +299,7 @@ impl SourceDisk {
     ///
     /// # Errors
     /// A new map cannot be taken.
-    pub fn begin_round(&self) -> Result<Option<String>> {
+    pub fn begin_round(&self, marks: Marks) -> Result<Option<String>> {
         let mut state = self.lock();
         state.chunks.todo.shrink();
         let unreadable: Vec<u64> = state.unreadable.chunks().collect();
@@ -292,11 +311,37 @@ impl SourceDisk {
         unreadable
             .iter()
             .for_each(|chunk| state.chunks.todo.insert(*chunk));
+        let many = state.chunks.todo.count() >= SIFT_CHUNKS_MIN;
+        drop(state);
         if doubt.is_some() {
-            drop(state);
             self.begin_rescan()?;
+        } else if many && marks == Marks::Sift {
+            self.sift()?;
         }
         Ok(doubt)
+    }
+
+    /// Forgets what has to be looked at and is wholly free. All of it was marked before the map is taken here.
+    fn sift(&self) -> Result<()> {
+        let used = survey(&self.medium, Effort::Look)?.map.chunks();
+        let mut state = self.lock();
+        let mut free = state.chunks.todo.clone();
+        free.subtract(&used);
+        for chunk in free.iter() {
+            state.unreadable.set(chunk, InPlace::Zeros, Vec::new());
+        }
+        let Chunks {
+            todo,
+            whole,
+            carried,
+            free: all,
+            ..
+        } = &mut state.chunks;
+        for set in [todo, whole, carried] {
+            set.subtract(&free);
+        }
+        all.union_with(&free);
+        Ok(())
     }
 
     /// Begins a round that looks at everything by a new map.
@@ -312,6 +357,7 @@ impl SourceDisk {
             let chunk_count = state.chunks.whole.len();
             state.chunks.whole = ChunkSet::empty(chunk_count);
         }
+        state.chunks.free = ChunkSet::empty(state.chunks.whole.len());
         state.chunks.todo = survey.map.chunks();
         let whole = state.chunks.whole.clone();
         state.chunks.todo.union_with(&whole);
@@ -362,8 +408,9 @@ impl State {
             whole,
             fresh,
             carried,
+            free,
         } = &mut self.chunks;
-        for set in [todo, whole, fresh, carried] {
+        for set in [todo, whole, fresh, carried, free] {
             set.truncate(self.chunk_limit);
         }
     }
@@ -385,6 +432,7 @@ impl State {
         let mut dirty = harvest.dirty;
         dirty.subtract(&self.survey.map.scratch_chunks());
         dirty.truncate(self.chunk_limit);
+        self.chunks.free.subtract(&dirty);
         self.chunks.whole.union_with(&dirty);
         self.chunks.fresh.union_with(&dirty);
         self.chunks.todo.union_with(&dirty);
