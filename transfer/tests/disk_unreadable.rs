@@ -8,7 +8,9 @@ mod bed;
 #[path = "disk/workload.rs"]
 mod workload;
 
-use bed::{Bed, MIB, assert_equal, random_disk};
+use std::time::Duration;
+
+use bed::{Bed, MIB, assert_equal, random_disk, with_freeze};
 use sys::loop_device::LoopDevice;
 use transfer::error::Kind;
 
@@ -45,8 +47,11 @@ fn what_was_copied_while_it_could_be_read_is_kept_and_told() {
     assert!(bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap().ok);
     // In the midst of a chunk: what can be read of it does not make up for the rest.
     let failed = Failed::from(&disk, 22 * MIB + 8192);
-    let summary = bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
-    assert!(!summary.ok);
+    let mut plan = bed.plan(&[&disk.path]);
+    plan.verify = true;
+    let plan = with_freeze(plan, Duration::from_secs(20));
+    let summary = bed.sync(&[&image], plan).unwrap();
+    assert!(!summary.ok && summary.verified.is_some(), "{summary:?}");
     let [skipped] = &summary.skipped[..] else {
         panic!("one range: {:?}", summary.skipped)
     };

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_device::Access;
-use sys::block_tracker::{BlockTracker, CHUNK_LEN};
+use sys::block_tracker::{BlockTracker, CHUNK_LEN, LeftOut};
 use sys::chunk_set::ChunkSet;
 
 use crate::disk::digest_file::DigestFile;
@@ -166,9 +166,11 @@ impl SourceDisk {
         self.lock().tracker.is_some()
     }
 
-    /// How changes are tracked, or why they are not.
+    /// How changes are tracked, or why they are not; and what the tracker may have missed.
     pub fn tracking(&self) -> String {
-        self.lock().tracking.clone()
+        let state = self.lock();
+        let left_out = state.tracker.as_ref().and_then(BlockTracker::left_out);
+        format!("{}{}", state.tracking, remark_on(left_out))
     }
 
     /// What the disk holds, as last surveyed.
@@ -473,6 +475,17 @@ fn bare_len(medium: &DiskMedium, survey: &Survey) -> u64 {
     }
 }
 
+/// A program left out at one end of a request is made up for at the other one.
+fn remark_on(left_out: Option<LeftOut>) -> String {
+    match left_out {
+        Some(LeftOut { before, after }) if before > 0 && after > 0 => format!(
+            "; left out by the kernel {before} times before and {after} times after requests: should both have been the same \
+             one, a write was missed, which --checksum finds"
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Attaches a tracker; the text says how the disk is tracked, or why it is not.
 pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
     let Some(device) = &medium.device else {
@@ -492,5 +505,17 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
             (Some(tracker), described)
         }
         Err(error) => (None, format!("not tracked: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_left_out_at_both_ends_is_worth_a_remark() {
+        let of = |before, after| remark_on(Some(LeftOut { before, after }));
+        assert!(remark_on(None).is_empty() && of(7, 0).is_empty() && of(0, 7).is_empty());
+        assert!(of(3, 7).contains("3 times before and 7 times after"));
     }
 }
