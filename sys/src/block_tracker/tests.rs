@@ -180,3 +180,22 @@ fn free_space_is_told_for_ext4_and_xfs() {
         }
     }
 }
+
+#[test]
+fn the_kernel_tells_how_often_it_left_a_program_out() {
+    let device = LoopDevice::new("g2c-block-left-out", 8 * MIB, 512).unwrap();
+    let facts = BlockDevice::look(&device.path).unwrap().unwrap();
+    let tracker = BlockTracker::attach_by(&facts, Method::Bpf).unwrap();
+    let Backend::Bpf(segments) = &tracker.backend else {
+        unreachable!("attached by BPF")
+    };
+    let programs = &segments[0].programs;
+    assert_eq!(programs.len(), EVENTS.len());
+    let first = format!("/proc/self/fdinfo/{}", programs[0].as_raw_fd());
+    let tells = std::fs::read_to_string(first)
+        .unwrap()
+        .contains("recursion_misses");
+    assert_eq!(tracker.left_out().is_some(), tells);
+    let perf = BlockTracker::attach_by(&facts, Method::Perf).unwrap();
+    assert_eq!(perf.left_out(), None);
+}

@@ -12,6 +12,7 @@ pub mod read;
 pub mod receipt;
 pub mod reconcile;
 pub mod session;
+pub mod unreadable;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, copy};
-use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::disk::{Marks, SourceDisk};
 use crate::disk::source::reconcile::{
     Restored, RoundEnd, end_round, look_again_at_wanted, reconcile, restore,
 };
@@ -371,8 +372,13 @@ impl<'a> Run<'a> {
         }
         let mut looked_at_all = vec![true; self.disks.len()];
         if self.round > 0 {
+            let marks = if self.quiet.load(Ordering::Acquire) {
+                Marks::Take
+            } else {
+                Marks::Sift
+            };
             for (disk, all) in self.disks.iter().zip(&mut looked_at_all) {
-                let doubt = disk.begin_round()?;
+                let doubt = disk.begin_round(marks)?;
                 *all = doubt.is_some();
                 if let Some(doubt) = doubt
                     && disk.is_tracked()
@@ -559,14 +565,14 @@ fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFac
 fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
     disk.unreadable()
         .into_iter()
-        .map(|range| Skipped {
+        .map(|(range, in_place)| Skipped {
             path: format!(
                 "{} bytes {}-{}",
                 disk.medium.path.display(),
                 range.start,
                 range.end - 1
             ),
-            what: "content; zeros are in its place".to_owned(),
+            what: format!("content; {in_place} in its place"),
             why: "the disk returns a read error".to_owned(),
         })
         .collect()

@@ -110,7 +110,8 @@ impl UsedMap {
     }
 }
 
-fn overlap(ranges: &[Range<u64>], window: &Range<u64>) -> Vec<Range<u64>> {
+/// The parts of ascending `ranges` that lie in `window`.
+pub(crate) fn overlap(ranges: &[Range<u64>], window: &Range<u64>) -> Vec<Range<u64>> {
     let first = ranges.partition_point(|range| range.end <= window.start);
     ranges[first..]
         .iter()

@@ -16,7 +16,7 @@ use crate::disk::digest::{Digest, REGION_CHUNKS, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
-use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::read::bytes_of;
 use crate::disk::source::receipt::Reading;
 use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore};
 use crate::disk::source::session::{Session, out_of_turn};
@@ -137,7 +137,7 @@ impl Run<'_> {
             let (differing, bytes) = (&differing, &bytes);
             Ok(move |job: Job| {
                 for chunk in job.chunks {
-                    let (digest, read) = read_again(&disks[job.disk], chunk, &mut buffer);
+                    let (digest, read) = read_again(&disks[job.disk], chunk, &mut buffer)?;
                     bytes[job.disk].fetch_add(read, Ordering::Relaxed);
                     if digest != known(&disks[job.disk], chunk)? {
                         let mut differing = differing.lock().expect("noting a chunk does not panic");
@@ -290,12 +290,13 @@ impl Again {
     }
 }
 
-/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched, or not
-/// all the time.
+/// Chunks that hold something, can be read and were not written since the file systems were frozen; `None` when nobody
+/// watched, or not all the time.
 fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
     let moved_on = disk.moved_on()?;
     let mut chunks = disk.present();
     chunks.subtract(&moved_on);
+    chunks.subtract(&disk.kept());
     Some(chunks)
 }
 
@@ -325,12 +326,17 @@ fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
 }
 
 /// Digest of a chunk as it is on the medium now, and how much of it was read.
-fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> (Digest, u64) {
+fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> Result<(Digest, u64)> {
     let chunks = chunk..chunk + 1;
     let range = bytes_of(&chunks, disk.len());
     let content = &mut buffer[..(range.end - range.start) as usize];
-    let (bytes, _) = read_parts(&disk.medium, content, range.start, &disk.parts(&chunks));
-    (Digest::of(content), bytes)
+    let (bytes, bad) = disk.read(content, &chunks)?;
+    let digest = Digest::of(content);
+    if !bad.is_empty() && digest != known(disk, chunk)? {
+        // It could be read before, and that is what the target holds.
+        disk.done(&[chunk], &bad, &[chunk])?;
+    }
+    Ok((digest, bytes))
 }
 
 fn unseen_writes(disk: &SourceDisk, count: usize) -> Error {

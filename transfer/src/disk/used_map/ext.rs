@@ -1,4 +1,5 @@
-//! Free space of an ext2, ext3 or ext4 file system that nobody has mounted, from its block bitmaps.
+//! Free space of an ext2, ext3 or ext4 file system from its block bitmaps: one that nobody has mounted, or one that has just
+//! written them back.
 //!
 //! Layout facts from the kernel's documentation of ext4 (Documentation/filesystems/ext4). Whatever is unusual (journal
 //! to be replayed, errors, meta block groups, journal devices) answers `None`: then the whole file system is copied.
@@ -35,17 +36,31 @@ pub fn end(head: &[u8]) -> Option<u64> {
     superblock.blocks.checked_mul(superblock.block_len)
 }
 
+/// Why the bitmaps on the medium are true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bitmaps {
+    /// Nobody has it mounted, and the superblock says that it was unmounted cleanly.
+    OfUnmounted,
+    /// It is mounted, and a freeze wrote everything back; the superblock says again by now that it is in use.
+    WrittenBack,
+}
+
 /// Free byte ranges of the file system at `start` of `medium`, absolute on the medium; `None` when they cannot be told.
 ///
 /// # Errors
 /// The medium cannot be read.
-pub fn free_ranges(medium: &dyn Medium, start: u64, len: u64) -> io::Result<Option<Vec<Range<u64>>>> {
+pub fn free_ranges(
+    medium: &dyn Medium,
+    start: u64,
+    len: u64,
+    bitmaps: Bitmaps,
+) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut head = AlignedBuffer::zeroed(4096);
     medium.read(&mut head, start)?;
     let Some(superblock) = Superblock::parse(&head) else {
         return Ok(None);
     };
-    if !superblock.is_plain() || superblock.blocks.saturating_mul(superblock.block_len) > len {
+    if !superblock.is_plain(bitmaps) || superblock.blocks.saturating_mul(superblock.block_len) > len {
         return Ok(None);
     }
     let Some(groups) = superblock.read_groups(medium, start)? else {
@@ -154,9 +169,12 @@ impl Superblock {
         plausible.then_some(superblock)
     }
 
-    fn is_plain(&self) -> bool {
-        let unusual = INCOMPAT_RECOVER | INCOMPAT_JOURNAL_DEVICE | INCOMPAT_META_BG;
-        self.incompat & unusual == 0 && self.state & (STATE_CLEAN | STATE_ERRORS) == STATE_CLEAN
+    fn is_plain(&self, bitmaps: Bitmaps) -> bool {
+        let has = |features| self.incompat & features != 0;
+        let is_in_use = has(INCOMPAT_RECOVER) || self.state & STATE_CLEAN == 0;
+        !has(INCOMPAT_JOURNAL_DEVICE | INCOMPAT_META_BG)
+            && self.state & STATE_ERRORS == 0
+            && (bitmaps == Bitmaps::WrittenBack || !is_in_use)
     }
 
     fn group_count(&self) -> u64 {

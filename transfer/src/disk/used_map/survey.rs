@@ -241,7 +241,8 @@ fn examine(
             let Some(end) = ext::end(&head) else {
                 return Ok(Finding::whole("ext", "implausible superblock"));
             };
-            let free = ext::free_ranges(medium, range.start, end.min(range.end - range.start))?;
+            let len = end.min(range.end - range.start);
+            let free = ext::free_ranges(medium, range.start, len, ext::Bitmaps::OfUnmounted)?;
             Ok(match free {
                 Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
                 None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
@@ -314,17 +315,24 @@ fn mapped_by_kernel(
             "this kernel has no GETFSMAP; a copy will freeze it for some milliseconds and read its block bitmaps",
         ));
     }
-    // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
+    mapped_by_bitmaps(medium, range, point)
+}
+
+/// Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true of that moment. They
+/// are read after the thaw: what was allocated since is written since, and marked.
+fn mapped_by_bitmaps(medium: &DiskMedium, range: &Range<u64>, point: FreezePoint) -> io::Result<Finding> {
+    let kind = Kind::Ext.name();
     match Frozen::freeze(vec![point], std::time::Duration::from_secs(5)) {
         Ok(frozen) => drop(frozen.thaw()?),
         // In the frozen round of a cutover it is frozen already.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
         Err(error) => return Err(error),
     }
+    let len = range.end - range.start;
     Ok(
-        match ext::free_ranges(medium, range.start, range.end - range.start)? {
-            Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
-            None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
+        match ext::free_ranges(medium, range.start, len, ext::Bitmaps::WrittenBack)? {
+            Some(free) => Finding::free(kind, "block bitmaps after a short freeze", free),
+            None => Finding::whole(kind, "no GETFSMAP, and of an unusual layout"),
         },
     )
 }
@@ -405,13 +413,4 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn areas_that_overlap_are_told_from_neighbours() {
-        let areas = [0..10, 10..20, 19..30, 40..50, 42..44];
-        let shared: Vec<bool> = areas.iter().map(|area| is_shared(area, &areas)).collect();
-        assert_eq!(shared, [false, true, true, true, true]);
-    }
-}
+mod tests;
