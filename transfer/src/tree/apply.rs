@@ -325,7 +325,6 @@ impl<'a> Applier<'a> {
         let file = match prepared {
             Prepared::Ready(file) => file,
             Prepared::Refused(refusal) => return Ok(vec![refusal]),
-            Prepared::Missing => return Err(broken("a copy of nothing")),
         };
         if !self.writer.copy_content(leader, &file, content.len)? {
             self.writer.remove(&entry.path)?;
@@ -369,12 +368,12 @@ impl<'a> Applier<'a> {
         let (path, writer) = (&entry.path, &mut self.writer);
         let prepared = match &held {
             Some(held) => writer.change_long_file(path, held, content.len)?,
-            None => writer.begin_long_file(path, &entry.meta, content.len, existing)?,
+            None => Some(writer.begin_long_file(path, &entry.meta, content.len, existing)?),
         };
         let (file, records, refusals) = match prepared {
-            Prepared::Ready(file) => (Some(file), Vec::new(), Vec::new()),
-            Prepared::Refused(refusal) => (None, Vec::new(), vec![refusal]),
-            Prepared::Missing => (None, self.outdated(path), Vec::new()),
+            Some(Prepared::Ready(file)) => (Some(file), Vec::new(), Vec::new()),
+            Some(Prepared::Refused(refusal)) => (None, Vec::new(), vec![refusal]),
+            None => (None, self.outdated(path), Vec::new()),
         };
         if file.is_none() {
             self.shortfall.add(path);
