@@ -189,13 +189,15 @@ pub enum Failure {
     Protocol,
     /// The receiver was told to stop.
     Stopped,
+    /// It does not hold what its journal said; the next session sends that.
+    Outdated,
 }
 
 impl Failure {
     /// What a source makes of it.
     pub fn kind(self) -> Kind {
         match self {
-            Self::Busy | Self::Stopped => Kind::Retry,
+            Self::Busy | Self::Stopped | Self::Outdated => Kind::Retry,
             Self::OtherMigration => Kind::Refused,
             Self::Medium => Kind::Medium,
             Self::Protocol => Kind::Corrupt,

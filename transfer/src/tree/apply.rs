@@ -54,7 +54,8 @@ impl LongFiles {
 /// else, so nothing is linked to it.
 #[derive(Default)]
 pub struct Shortfall {
-    paths: Mutex<HashSet<EntryPath>>,
+    /// Marks of their paths: some 16 bytes each, for a target that refuses one entry may refuse many.
+    marks: Mutex<HashSet<u64>>,
     /// Whether there have been any: most sessions have none.
     any: AtomicBool,
     /// Whether the target lacked something of which only changes came.
@@ -79,19 +80,25 @@ impl Shortfall {
     }
 
     fn add(&self, path: &EntryPath) {
-        self.paths.lock().expect("not poisoned").insert(path.clone());
+        self.marks.lock().expect("not poisoned").insert(mark(path));
         self.any.store(true, Ordering::Release);
     }
 
     fn made(&self, path: &EntryPath) {
         if self.any.load(Ordering::Acquire) {
-            self.paths.lock().expect("not poisoned").remove(path);
+            self.marks.lock().expect("not poisoned").remove(&mark(path));
         }
     }
 
     fn contains(&self, path: &EntryPath) -> bool {
-        self.paths.lock().expect("not poisoned").contains(path)
+        self.any.load(Ordering::Acquire) && self.marks.lock().expect("not poisoned").contains(&mark(path))
     }
+}
+
+/// Tells paths apart: where two have the same by chance, a link is named as refused.
+fn mark(path: &EntryPath) -> u64 {
+    let digest = blake3::hash(path.as_bytes());
+    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("32 bytes hold 8"))
 }
 
 /// What applying an operation led to.
@@ -336,7 +343,6 @@ impl<'a> Applier<'a> {
         let file = match prepared {
             Prepared::Ready(file) => file,
             Prepared::Refused(refusal) => return Ok(vec![refusal]),
-            Prepared::Missing => return Err(broken("a copy of nothing")),
         };
         if !self.writer.copy_content(leader, &file, content.len)? {
             self.writer.remove(&entry.path)?;
@@ -380,12 +386,12 @@ impl<'a> Applier<'a> {
         let (path, writer) = (&entry.path, &mut self.writer);
         let prepared = match &held {
             Some(held) => writer.change_long_file(path, held, content.len)?,
-            None => writer.begin_long_file(path, &entry.meta, content.len, existing)?,
+            None => Some(writer.begin_long_file(path, &entry.meta, content.len, existing)?),
         };
         let (file, records, refusals) = match prepared {
-            Prepared::Ready(file) => (Some(file), Vec::new(), Vec::new()),
-            Prepared::Refused(refusal) => (None, Vec::new(), vec![refusal]),
-            Prepared::Missing => (None, self.outdated(path), Vec::new()),
+            Some(Prepared::Ready(file)) => (Some(file), Vec::new(), Vec::new()),
+            Some(Prepared::Refused(refusal)) => (None, Vec::new(), vec![refusal]),
+            None => (None, self.outdated(path), Vec::new()),
         };
         if file.is_none() {
             self.shortfall.add(path);

@@ -307,7 +307,11 @@ impl Session<'_> {
                 Order::EndRound { frames } => {
                     self.sequence.wait_below(frames)?;
                     self.flush(entering)?;
-                    self.shortfall.check()?;
+                    if let Err(error) = self.shortfall.check() {
+                        let (why, message) = (Failure::Outdated, error.describe());
+                        self.say(&Report::Failed { why, message })?;
+                        return Err(error);
+                    }
                     self.say_shared()?;
                     let version = self.target.journal.seal()?;
                     self.target.holdings.seal(version.into())?;

@@ -396,8 +396,7 @@ impl<'a, 'b> Sender<'a, 'b> {
         };
         let (chunk_log2, mut digests) = (known.chunk_log2, known.digests);
         let count = before.size.div_ceil(1 << chunk_log2);
-        if count > limits::CHUNK_COUNT_SOFT_MAX * 4 || held.is_some_and(|held| held.chunk_log2 != chunk_log2)
-        {
+        if count > limits::CHUNK_COUNT_DELTA_MAX || held.is_some_and(|held| held.chunk_log2 != chunk_log2) {
             return Ok(fresh);
         }
         if held.is_some_and(|held| held.len == before.size) {

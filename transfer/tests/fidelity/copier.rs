@@ -183,7 +183,6 @@ impl Copier {
         {
             Prepared::Ready(long) => long,
             Prepared::Refused(refusal) => return vec![refusal],
-            Prepared::Missing => unreachable!("the whole content follows"),
         };
         let mut at = 0;
         for (start, end) in ranges {

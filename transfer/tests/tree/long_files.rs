@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use go2cloud_tests::medium::{Format, Medium};
-use transfer::progress::Summary;
+use transfer::progress::{Event, Observer, Silent, Summary};
 use transfer::source::Retry;
 
 use crate::bed::{Bed, noise};
@@ -22,8 +22,12 @@ fn settle() {
 
 /// One run without verification, which would find and repair what must not happen.
 fn run(bed: &Bed) -> Summary {
+    run_observed(bed, &Silent)
+}
+
+fn run_observed(bed: &Bed, observer: &dyn Observer) -> Summary {
     settle();
-    let summary = bed.sync_with(|plan| {
+    let summary = bed.sync_observed(observer, |plan| {
         plan.verify = false;
         plan.retry = Retry::Times(2);
     });
@@ -141,6 +145,18 @@ fn with_long_file_behind_others() -> Bed {
     bed
 }
 
+/// Remembers why a session ended.
+#[derive(Default)]
+struct Reasons(std::sync::Mutex<Vec<String>>);
+
+impl Observer for Reasons {
+    fn event(&self, event: &Event) {
+        if let Event::Retrying { error, .. } = event {
+            self.0.lock().unwrap().push(error.clone());
+        }
+    }
+}
+
 #[test]
 fn a_long_file_that_is_gone_at_the_target_is_sent_whole() {
     let bed = with_long_file_behind_others();
@@ -150,9 +166,15 @@ fn a_long_file_that_is_gone_at_the_target_is_sent_whole() {
         std::fs::remove_file(bed.target.join(name)).unwrap();
         change(&bed.path("source").join(name), 2_000_000);
     }
-    let summary = run(&bed);
+    let reasons = Reasons::default();
+    let summary = run_observed(&bed, &reasons);
     assert!(summary.ok, "{summary:?}");
-    assert_eq!(summary.resumes, 1, "both are found at once: {summary:?}");
+    let reasons = reasons.0.into_inner().unwrap();
+    let is_told = reasons.iter().all(|reason| reason.contains("its journal says"));
+    assert!(
+        is_told && reasons.len() == 1,
+        "both are found at once: {reasons:?}"
+    );
     for name in ["long", "long, too"] {
         assert_same(&bed, name);
     }

@@ -53,8 +53,6 @@ pub enum Prepared {
     Ready(LongFile),
     /// The target's file system cannot hold it.
     Refused(Refusal),
-    /// What was to be changed is not there, or cannot be written to: only as a whole can it be made.
-    Missing,
 }
 
 impl TreeWriter {
@@ -78,8 +76,8 @@ impl TreeWriter {
     }
 
     /// Opens a long file of which only changed pieces follow, and gives it its length, in bytes; its content stays as far as
-    /// that goes, whatever becomes of its flags. `held` says which lengths it may have: with another one it is not the
-    /// file that is to be changed.
+    /// that goes, whatever becomes of its flags. `None` when the file that is to be changed is not there, has none of the
+    /// lengths `held`, or cannot be written to: then it can only be made as a whole.
     ///
     /// # Errors
     /// The medium failed.
@@ -88,11 +86,11 @@ impl TreeWriter {
         path: &EntryPath,
         held: &RangeInclusive<u64>,
         len: u64,
-    ) -> Result<Prepared> {
+    ) -> Result<Option<Prepared>> {
         let fd = match self.open_existing(path)? {
             Ok(Some(fd)) => fd,
-            Ok(None) => return Ok(Prepared::Missing),
-            Err(errno) => return Ok(Prepared::Refused(Refusal::new(Refused::Entry, errno))),
+            Ok(None) => return Ok(None),
+            Err(errno) => return Ok(Some(Prepared::Refused(Refusal::new(Refused::Entry, errno)))),
         };
         let prepared = Stat::of_fd(fd.as_fd()).and_then(|stat| {
             let is_held = held.contains(&stat.size);
@@ -102,8 +100,8 @@ impl TreeWriter {
             Ok(is_held)
         });
         match prepared {
-            Ok(true) => self.with_length(path, fd, Origin::Existing, len),
-            Ok(false) => Ok(Prepared::Missing),
+            Ok(true) => self.with_length(path, fd, Origin::Existing, len).map(Some),
+            Ok(false) => Ok(None),
             Err(errno) => Err(self.failed("open a file for writing", path, errno)),
         }
     }
