@@ -21,7 +21,7 @@ use crate::protocol::KIND_TREE;
 use crate::source::counters::{self, Counters};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::{self, FileKind, Stat};
-use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Time};
+use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Stamp, Time};
 use crate::tree::long::{self, LongFile};
 use crate::tree::operation::{Batch, Existing, Extent, Operation};
 use crate::tree::replica::{Cursor, Record, Snapshot};
@@ -334,7 +334,11 @@ impl<'a, 'b> Sender<'a, 'b> {
         };
         let entry = Entry {
             path: file.path.clone(),
-            stamp,
+            // Nothing is proven before the end.
+            stamp: Stamp {
+                clean: false,
+                ..stamp
+            },
             meta,
             node: Node::File(content),
         };
@@ -558,20 +562,14 @@ impl<'a, 'b> Sender<'a, 'b> {
                     to: to.clone(),
                 });
             }
-            Operation::LongBegin {
-                entry,
-                torn: Some(torn),
-                ..
-            } => {
-                self.records.push(Record::Intent {
+            Operation::LongBegin { entry, torn, .. } => {
+                self.records.extend(torn.map(|torn| Record::Intent {
                     path: entry.path.clone(),
-                    chunks: vec![*torn],
-                });
+                    chunks: vec![torn],
+                }));
+                self.records.push(Record::Entry(entry.clone()));
             }
-            Operation::Directory { .. }
-            | Operation::LongBegin { .. }
-            | Operation::LongChunks { .. }
-            | Operation::Share { .. } => {}
+            Operation::Directory { .. } | Operation::LongChunks { .. } | Operation::Share { .. } => {}
         }
         self.batch.push(operation);
     }
