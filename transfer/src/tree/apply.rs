@@ -120,6 +120,7 @@ impl<'a> Applier<'a> {
             Operation::FinishDirectory(entry) if self.knows_other_inode(entry)? => {
                 intent(&entry.path, Vec::new())
             }
+            Operation::Unknown { paths } => paths.iter().flat_map(|path| intent(path, Vec::new())).collect(),
             Operation::LongChunks { file, first, chunks } => {
                 let open = self.long_files.get(*file)?;
                 if open.rewritten {
@@ -224,6 +225,8 @@ impl<'a> Applier<'a> {
             }
             Operation::LongChunks { file, first, chunks } => self.long_chunks(file, first, &chunks, data),
             Operation::LongEnd { file, entry } => self.long_end(file, entry),
+            // Its intents are in the journal.
+            Operation::Unknown { .. } => Ok(Outcome::default()),
         }
     }
 
