@@ -67,6 +67,11 @@ pub enum Order {
         /// What.
         request: Request,
     },
+    /// See to it that the replica lists what is in the tree; the first order of a session for a tree.
+    Survey {
+        /// The lines of exclude files: what they leave out is not looked at, now and in verifications.
+        excludes: Vec<String>,
+    },
 }
 
 /// Target to source, on the report connection.
@@ -155,6 +160,11 @@ pub enum Report {
         together: u64,
         /// Bytes that could not.
         apart: u64,
+    },
+    /// The replica lists what is in the tree.
+    Surveyed {
+        /// What the target durably holds.
+        version: Version,
     },
 }
 

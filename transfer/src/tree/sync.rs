@@ -198,11 +198,7 @@ impl Run<'_> {
 
     /// The story of a session.
     fn converse(&mut self, conversation: &Conversation, writers: &mut [FrameWriter]) -> Result<()> {
-        let version = match conversation.report()? {
-            Report::Opened { version } => version,
-            report => return Err(unexpected(report)),
-        };
-        self.baseline.reconcile(version, conversation)?;
+        self.agree(conversation)?;
         let (target, connections) = (conversation.target.to_string(), writers.len());
         self.ground
             .observer
@@ -250,6 +246,24 @@ impl Run<'_> {
         }
         let differing = self.verify(conversation)?;
         self.skipped.extend(differing);
+        Ok(())
+    }
+
+    /// Makes the target's journal list what is in its tree, and the baseline what is in the journal.
+    fn agree(&mut self, conversation: &Conversation) -> Result<()> {
+        let Report::Opened { .. } = conversation.report()? else {
+            return Err(unexpected("something else than that the session is open"));
+        };
+        let excludes = self.source.excludes.clone();
+        conversation.order(&Order::Survey { excludes })?;
+        let version = match conversation.report()? {
+            Report::Surveyed { version } => version,
+            report => return Err(unexpected(report)),
+        };
+        if !self.baseline.reconcile(version, conversation)? {
+            // The target may lack what no event names.
+            self.walked = false;
+        }
         Ok(())
     }
 
