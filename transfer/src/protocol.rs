@@ -67,10 +67,11 @@ pub enum Order {
         /// What.
         request: Request,
     },
-    /// Of a tree, before its first frame: what these rules exclude is not removed.
-    Exclude {
-        /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them.
-        rules: Vec<String>,
+    /// See to it that the replica lists what is in the tree; the first order of a session for a tree.
+    Survey {
+        /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them: what they exclude is not removed, and
+        /// not looked at, now and in verifications.
+        excludes: Vec<String>,
     },
 }
 
@@ -163,8 +164,11 @@ pub enum Report {
         /// Bytes that could not.
         apart: u64,
     },
-    /// From here on the rules hold.
-    Excluding,
+    /// The replica lists what is in the tree.
+    Surveyed {
+        /// What the target durably holds.
+        version: Version,
+    },
 }
 
 /// What of an entry differs.
@@ -265,12 +269,11 @@ mod tests {
             bytes(encode(KIND_ORDER, &Order::Ask { request }).unwrap()),
             "0502"
         );
-        let rules = vec!["/a".into()];
+        let excludes = vec!["/a".into()];
         assert_eq!(
-            bytes(encode(KIND_ORDER, &Order::Exclude { rules }).unwrap()),
+            bytes(encode(KIND_ORDER, &Order::Survey { excludes }).unwrap()),
             "0601022f61"
         );
-        assert_eq!(bytes(encode(KIND_REPORT, &Report::Excluding).unwrap()), "0d");
         let answer = Answer::Done { text: "ok".into() };
         assert_eq!(
             bytes(encode(KIND_REPORT, &Report::Answered { answer }).unwrap()),

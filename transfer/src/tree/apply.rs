@@ -141,12 +141,13 @@ impl<'a> Applier<'a> {
         self.journal = sealed.cursor();
     }
 
-    /// What must be in the journal before `operation` is applied: contents that the journal knows and that it
-    /// overwrites.
+    /// What must be in the journal before `operation` is applied: that what it knows at a path, and what the operation
+    /// overwrites or replaces there, is unknown from now on. A removal needs none: after a crash names are compared
+    /// ([`super::survey`]).
     ///
     /// # Errors
-    /// The source broke the protocol.
-    pub fn intents(&self, operation: &Operation) -> Result<Vec<Record>> {
+    /// The source broke the protocol, or the journal is damaged.
+    pub fn intents(&mut self, operation: &Operation) -> Result<Vec<Record>> {
         let intent = |path: &EntryPath, chunks| {
             vec![Record::Intent {
                 path: path.clone(),
@@ -162,6 +163,21 @@ impl<'a> Applier<'a> {
                 torn: Some(torn),
                 ..
             } => intent(&entry.path, vec![*torn]),
+            Operation::LongBegin { entry, existing, .. } if self.replaces(entry, *existing)? => {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Special(entry) | Operation::Link { entry, .. }
+                if self.journal.get(&entry.path)?.is_some() =>
+            {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Directory { path } if self.knows_other_than_directory(path)? => {
+                intent(path, Vec::new())
+            }
+            Operation::FinishDirectory(entry) if self.knows_other_inode(entry)? => {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Unknown { paths } => paths.iter().flat_map(|path| intent(path, Vec::new())).collect(),
             Operation::LongChunks { file, first, chunks } => {
                 let open = self.long_files.get(*file)?;
                 if open.rewritten {
@@ -172,6 +188,30 @@ impl<'a> Applier<'a> {
             }
             _ => Vec::new(),
         })
+    }
+
+    /// Whether the journal knows a content at the path of a long file whose chunks are not those that will be changed.
+    fn replaces(&mut self, entry: &Entry, existing: Existing) -> Result<bool> {
+        let Some(known) = self.journal.get(&entry.path)? else {
+            return Ok(false);
+        };
+        let chunks_of = |entry: &Entry| match &entry.node {
+            Node::File(content) => Some((entry.stamp.ino, content.chunk_log2)),
+            _ => None,
+        };
+        Ok(existing == Existing::Replace || chunks_of(&known) != chunks_of(entry))
+    }
+
+    fn knows_other_than_directory(&mut self, path: &EntryPath) -> Result<bool> {
+        let known = self.journal.get(path)?;
+        Ok(known.is_some_and(|known| !matches!(known.node, Node::Directory)))
+    }
+
+    /// Whether metadata of another directory are about to be lost that no change at the source need ever bring back: this one
+    /// and the other one may have changed places with what is above them.
+    fn knows_other_inode(&mut self, entry: &Entry) -> Result<bool> {
+        let known = self.journal.get(&entry.path)?;
+        Ok(known.is_some_and(|known| known.stamp.ino != entry.stamp.ino))
     }
 
     /// Applies one operation.
@@ -242,6 +282,8 @@ impl<'a> Applier<'a> {
             }
             Operation::LongChunks { file, first, chunks } => self.long_chunks(file, first, &chunks, data),
             Operation::LongEnd { file, entry } => self.long_end(file, entry),
+            // Its intents are in the journal.
+            Operation::Unknown { .. } => Ok(Outcome::default()),
         }
     }
 
@@ -377,7 +419,7 @@ impl<'a> Applier<'a> {
         existing: Existing,
         held: Option<RangeInclusive<u64>>,
     ) -> Result<Outcome> {
-        let Node::File(content) = entry.node else {
+        let Node::File(content) = entry.node.clone() else {
             return Err(broken("a long file that is none"));
         };
         if !(1..=62).contains(&content.chunk_log2) {
@@ -389,7 +431,8 @@ impl<'a> Applier<'a> {
             None => Some(writer.begin_long_file(path, &entry.meta, content.len, existing)?),
         };
         let (file, records, refusals) = match prepared {
-            Some(Prepared::Ready(file)) => (Some(file), Vec::new(), Vec::new()),
+            // From here on something is at the path, and no content is proven.
+            Some(Prepared::Ready(file)) => (Some(file), vec![Record::Entry(entry.clone())], Vec::new()),
             Some(Prepared::Refused(refusal)) => (None, Vec::new(), vec![refusal]),
             None => (None, self.outdated(path), Vec::new()),
         };

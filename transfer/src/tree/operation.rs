@@ -113,6 +113,11 @@ pub enum Operation {
         /// Which ranges.
         ranges: Vec<SharedRange>,
     },
+    /// Contents at these paths are about to change: they are other names of a file that follows and is rewritten.
+    Unknown {
+        /// Where.
+        paths: Vec<EntryPath>,
+    },
 }
 
 /// A range that two files share.
@@ -303,6 +308,7 @@ fn operation_len(operation: &Operation) -> usize {
             Operation::Share { from, to, ranges } => {
                 from.as_bytes().len() + to.as_bytes().len() + ranges.len() * 20
             }
+            Operation::Unknown { paths } => paths.iter().map(|path| path.as_bytes().len() + 4).sum(),
             Operation::LongChunks { chunks, .. } => {
                 chunks.iter().map(|chunk| 48 + chunk.extents.len() * 10).sum()
             }

@@ -197,12 +197,7 @@ impl Run<'_> {
 
     /// The story of a session.
     fn converse(&mut self, conversation: &Conversation, writers: &mut [FrameWriter]) -> Result<()> {
-        let version = match conversation.report()? {
-            Report::Opened { version } => version,
-            report => return Err(unexpected(report)),
-        };
-        self.baseline.reconcile(version, conversation)?;
-        self.tell_rules(conversation)?;
+        self.agree(conversation)?;
         let (target, connections) = (conversation.target.to_string(), writers.len());
         self.ground
             .observer
@@ -253,17 +248,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Tells the target what it must not remove.
-    fn tell_rules(&self, conversation: &Conversation) -> Result<()> {
-        if self.ground.filter.is_empty() {
-            return Ok(());
+    /// Makes the target's journal list what is in its tree, and the baseline what is in the journal.
+    fn agree(&mut self, conversation: &Conversation) -> Result<()> {
+        let Report::Opened { .. } = conversation.report()? else {
+            return Err(unexpected("something else than that the session is open"));
+        };
+        let excludes = self.source.excludes.clone();
+        conversation.order(&Order::Survey { excludes })?;
+        let version = match conversation.report()? {
+            Report::Surveyed { version } => version,
+            report => return Err(unexpected(report)),
+        };
+        if !self.baseline.reconcile(version, conversation)? {
+            // The target may lack what no event names.
+            self.walked = false;
         }
-        let rules = self.source.excludes.clone();
-        conversation.order(&Order::Exclude { rules })?;
-        match conversation.report()? {
-            Report::Excluding => Ok(()),
-            report => Err(unexpected(report)),
-        }
+        Ok(())
     }
 
     /// Whether the next round can rely on the tracker.

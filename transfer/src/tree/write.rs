@@ -124,6 +124,11 @@ impl TreeWriter {
         self.rules.set(rules).is_ok()
     }
 
+    /// The rules, if there are any.
+    pub fn rules(&self) -> Option<&Filter> {
+        self.rules.get()
+    }
+
     /// Makes everything written so far durable, on every file system that the tree consists of.
     ///
     /// # Errors
