@@ -53,23 +53,22 @@ pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>, state: &Path) -> Result
         cursor: scan.snapshot.cursor(),
         work: Work::new(scan.dispatcher),
         incomplete: HashSet::new(),
-        may_defer: scan.changes.is_some(),
+        deferred: scan.changes.map(|_| Spool::new(state)).transpose()?,
     };
     groups.each(spool)?;
-    groups.may_defer = false;
-    if !groups.incomplete.is_empty() {
-        // The tracker named some names of these entries only; the others must be found.
-        let mut found = Spool::new(state)?;
+    if let Some(mut names) = groups.deferred.take().filter(|names| !names.is_empty()) {
+        // The tracker named some names of these entries only; the others must be found. Those that are not lie outside.
         let wanted = std::mem::take(&mut groups.incomplete);
-        find_names(scan, &wanted, &mut found)?;
-        groups.each(found)?;
+        find_names(scan, &wanted, &mut names)?;
+        groups.each(names)?;
     }
     groups.work.finish()
 }
 
-/// Finds all names of the wanted entries: a walk that reads nothing.
+/// Finds all names of the wanted entries, wherever the walk goes: a walk that reads nothing.
 fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<SeenLink>) -> Result<()> {
     let mut cursor = scan.snapshot.cursor();
+    let mut entered: HashSet<u64> = scan.root.stat().map(|root| root.dev).into_iter().collect();
     let mut waiting = vec![(EntryPath::root(), 0)];
     while let Some((path, file_system)) = waiting.pop() {
         // What vanished meanwhile is for the next round.
@@ -79,15 +78,22 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<S
         let (Ok(names), Ok(own)) = (directory.names(), directory.stat()) else {
             continue;
         };
+        let open = OpenDirectory::at(directory, path, file_system, own.dev);
         for name in names.iter() {
-            let (Ok(stat), Ok(child)) = (directory.stat_entry(name.c_str), path.join(name.bytes())) else {
+            let (Ok(stat), Ok(child)) = (
+                open.directory.stat_entry(name.c_str),
+                open.path.join(name.bytes()),
+            ) else {
                 continue;
             };
             if scan.leaves_out(&child, &stat) {
                 continue;
             }
             if stat.kind == FileKind::Directory {
-                if stat.dev == own.dev && stat.is_mount_root != Some(true) {
+                if !open.is_left_at(&stat)
+                    || scan.enters(&open.directory, name.c_str, &stat, |dev| entered.insert(dev))?
+                {
+                    let file_system = open.file_system_of(&child, &stat);
                     waiting.push((child, file_system));
                 }
                 continue;
@@ -114,8 +120,8 @@ struct Groups<'a> {
     work: Work<'a>,
     /// Changed entries some names of which were not seen.
     incomplete: HashSet<(u64, u64)>,
-    /// Whether such entries may wait for the search.
-    may_defer: bool,
+    /// Their names that were; they wait for the search. `None` when there is none to wait for.
+    deferred: Option<Spool<SeenLink>>,
 }
 
 impl Groups<'_> {
@@ -142,9 +148,7 @@ impl Groups<'_> {
         }
         // A name under which the target has this inode keeps it; otherwise the first name makes a new one.
         let leader = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
-        let mut names: Vec<SeenLink> = group;
-        let leader = names.remove(leader);
-        let Some((parent, name)) = leader.path.split() else {
+        let Some((parent, name)) = group[leader].path.split() else {
             return Ok(());
         };
         let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
@@ -157,15 +161,16 @@ impl Groups<'_> {
             counters::add(&self.scan.counters.unsettled, 1);
             return Ok(());
         };
-        if stat.ino != leader.ino {
+        if stat.ino != group[leader].ino {
             counters::add(&self.scan.counters.unsettled, 1);
             return Ok(());
         }
-        let seen = names.len() as u64 + 1;
-        if seen < stat.nlink && self.may_defer {
-            self.incomplete.insert((leader.file_system, leader.ino));
-            return Ok(());
+        let is_complete = group.len() as u64 >= stat.nlink;
+        if let Some(deferred) = self.deferred.as_mut().filter(|_| !is_complete) {
+            self.incomplete.insert((group[leader].file_system, stat.ino));
+            return group.iter().try_for_each(|seen| deferred.push(seen));
         }
+        let leader = group.remove(leader);
         let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
         let known = if leader.known {
             self.cursor.get(&leader.path)?
@@ -178,7 +183,7 @@ impl Groups<'_> {
             path: leader.path,
             stat,
             known,
-            other_names: names.into_iter().map(|seen| seen.path).collect(),
+            other_names: group.into_iter().map(|seen| seen.path).collect(),
             rewrite: leader.known_inode,
         })))
     }

@@ -98,8 +98,13 @@ impl OpenDirectory {
         }
     }
 
+    /// Whether another file system, or a mount, begins at an entry of this directory.
+    pub(super) fn is_left_at(&self, stat: &Stat) -> bool {
+        stat.dev != self.dev || stat.is_mount_root == Some(true)
+    }
+
     /// Number of the file system of the entry `path` of this directory.
-    fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
+    pub(super) fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
         if stat.dev == self.dev {
             self.file_system
         } else {
@@ -285,6 +290,34 @@ impl Scan<'_> {
         self.filter
             .excludes(path.as_bytes(), stat.kind == FileKind::Directory)
             || self.never.contains(&(stat.dev, stat.ino))
+    }
+
+    /// Whether a walk goes into a directory on which another file system begins; `enter` notes its device number, and tells
+    /// whether that is new.
+    ///
+    /// # Errors
+    /// The file system cannot be looked at.
+    pub fn enters(
+        &self,
+        parent: &Directory,
+        name: &CStr,
+        stat: &Stat,
+        enter: impl FnOnce(u64) -> bool,
+    ) -> Result<bool> {
+        // A second mount of the same file system would copy it twice.
+        Ok(stat.is_mount_root == Some(false) || self.can_enter(parent, name)? && enter(stat.dev))
+    }
+
+    fn can_enter(&self, parent: &Directory, name: &CStr) -> Result<bool> {
+        use std::os::fd::AsFd;
+        if !self.cross_mounts {
+            return Ok(false);
+        }
+        let Ok(directory) = parent.open_child(name) else {
+            return Ok(false);
+        };
+        sys::file_system::is_disk_backed(directory.as_fd())
+            .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))
     }
 
     /// Whether the tracker named this directory, so that it is looked at anyway.
@@ -585,13 +618,14 @@ impl<'a> Walker<'a> {
             merge.touched = true;
             self.work.push(Task::Directory(path.clone()))?;
         }
-        let crosses = stat.dev != merge.open.dev || stat.is_mount_root == Some(true);
+        let crosses = merge.open.is_left_at(stat);
         let file_system = merge.open.file_system_of(&path, stat);
         let present = stamp(file_system, stat, self.scan.t0);
         let unchanged = known
             .as_ref()
             .is_some_and(|known| is_unchanged(&known.stamp, &present));
-        if crosses && !self.enters(&merge.open.directory, name, stat)? {
+        let enter = |dev| self.scan.entered.lock().expect("not poisoned").insert(dev);
+        if crosses && !self.scan.enters(&merge.open.directory, name, stat, enter)? {
             return if unchanged {
                 Ok(())
             } else {
@@ -628,24 +662,6 @@ impl<'a> Walker<'a> {
             node: Node::Directory,
         };
         self.scan.directories.lock().expect("not poisoned").push(&entry)
-    }
-
-    /// Whether the walk goes into a directory on which another file system begins.
-    fn enters(&self, parent: &Directory, name: &CStr, stat: &Stat) -> Result<bool> {
-        if stat.is_mount_root == Some(false) {
-            return Ok(true);
-        }
-        if !self.scan.cross_mounts {
-            return Ok(false);
-        }
-        let Ok(directory) = parent.open_child(name) else {
-            return Ok(false);
-        };
-        use std::os::fd::AsFd;
-        let on_disk = sys::file_system::is_disk_backed(directory.as_fd())
-            .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))?;
-        // A second mount of the same file system would copy it twice.
-        Ok(on_disk && self.scan.entered.lock().expect("not poisoned").insert(stat.dev))
     }
 
     /// The baseline knows an entry that is no longer there.
