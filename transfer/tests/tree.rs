@@ -12,6 +12,8 @@ mod bed;
 mod courtesy;
 #[path = "tree/freeze.rs"]
 mod freeze;
+#[path = "tree/moving.rs"]
+mod moving;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
 #[path = "tree/renames.rs"]

@@ -37,6 +37,9 @@ use again::is_inode_of;
 /// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
 /// timestamp proves nothing.
 const RACY_NS: i64 = 20_000_000;
+/// The same for a time of whole seconds: inodes of 128 bytes (ext3, ext4 made small or long ago) keep no more of it, FAT only
+/// every other second. Elsewhere a time is one by chance or because somebody set it, and only one just passed counts.
+const RACY_SECONDS_NS: i64 = 2_000_000_000 + RACY_NS;
 /// A modification time so far ahead of the round's begin was not made by a store during the round.
 const AHEAD_NS: i64 = 3_600_000_000_000;
 
@@ -121,7 +124,10 @@ impl OpenDirectory {
 /// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
 pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
     let t0 = nanoseconds(t0);
-    let is_old = |time| nanoseconds(time) < t0.saturating_sub(RACY_NS);
+    let is_old = |time: Time| {
+        let margin = if time.nsec == 0 { RACY_SECONDS_NS } else { RACY_NS };
+        nanoseconds(time) < t0.saturating_sub(margin)
+    };
     // A time far ahead was set by somebody; a store would have set it to now, and the change time with it.
     let is_ahead = |time| nanoseconds(time) > t0.saturating_add(AHEAD_NS);
     Stamp {
