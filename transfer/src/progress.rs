@@ -152,8 +152,10 @@ pub struct Summary {
     pub sealed: Option<Sealed>,
     /// For how long reading paused because others of the source's machine were under pressure.
     pub backed_off: BackedOff,
-    /// What was not copied as it is.
+    /// What was not copied as it is: the first [`crate::source::skips::LISTED_MAX`] of these.
     pub skipped: Vec<Skipped>,
+    /// How many of them there are.
+    pub skipped_total: u64,
 }
 
 /// Pauses of reading, by what others had to wait for.

@@ -5,6 +5,7 @@ pub mod counters;
 pub(crate) mod cutover;
 pub(crate) mod freeze_points;
 mod lead;
+pub mod skips;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

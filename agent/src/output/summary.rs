@@ -4,11 +4,12 @@ use std::error::Error;
 
 use serde::Serialize;
 use transfer::progress::Summary;
+use transfer::source::skips::LISTED_MAX;
 
 use super::{Style, complain, json, say};
 use crate::units;
 
-/// Skipped entries named on the terminal; the JSON summary names all.
+/// Skipped entries named on the terminal; the JSON summary names more.
 const SKIPPED_SHOWN_MAX: usize = 20;
 
 /// Prints what was done.
@@ -75,17 +76,18 @@ fn text(summary: &Summary) -> String {
 }
 
 fn complain_about_skipped(summary: &Summary) {
-    let count = summary.skipped.len();
     for skipped in summary.skipped.iter().take(SKIPPED_SHOWN_MAX) {
         complain(&format!(
             "go2cloud: not copied: {} of {}: {}",
             skipped.what, skipped.path, skipped.why
         ));
     }
-    if count > SKIPPED_SHOWN_MAX {
+    let more = summary.skipped_total.saturating_sub(SKIPPED_SHOWN_MAX as u64);
+    if more > 0 {
         complain(&format!(
-            "go2cloud: and {} more; --json names all",
-            count - SKIPPED_SHOWN_MAX
+            "go2cloud: and {} more; --json names up to {}",
+            units::count(more),
+            units::count(LISTED_MAX as u64)
         ));
     }
 }

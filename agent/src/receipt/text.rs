@@ -81,7 +81,8 @@ fn of_summary(summary: &Value) -> String {
         }
     }
     let skipped = list(&summary["skipped"]);
-    text.push_str(&format!("Not copied as it is: {} entries\n", skipped.len()));
+    let total = number("skipped_total").max(skipped.len() as u64);
+    text.push_str(&format!("Not copied as it is: {} entries\n", units::count(total)));
     for entry in skipped {
         let part = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
         text.push_str(&format!(
@@ -90,6 +91,10 @@ fn of_summary(summary: &Value) -> String {
             part("path"),
             part("why")
         ));
+    }
+    let more = total.saturating_sub(skipped.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("  and {} more\n", units::count(more)));
     }
     text
 }

@@ -482,6 +482,7 @@ impl<'a> Run<'a> {
             backed_off: self.backed_off,
             verified: self.verified,
             sealed: Some(self.position.into()),
+            skipped_total: skipped.len() as u64,
             skipped,
             ..Summary::default()
         })

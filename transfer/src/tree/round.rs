@@ -13,10 +13,11 @@ use crate::compress::Governor;
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
-use crate::progress::{Event, Observer, Skipped, StopFlag};
+use crate::progress::{Event, Observer, StopFlag};
 use crate::protocol::{Order, Report};
 use crate::source::conversation::{Conversation, Findings, unexpected};
 use crate::source::counters::{self, Counters, Meter};
+use crate::source::skips::Skips;
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::entry::{Entry, EntryPath, Time};
@@ -133,7 +134,7 @@ pub struct Tally {
     /// What it did.
     pub counters: Counters,
     /// What could not be read.
-    pub skipped: Mutex<Vec<Skipped>>,
+    pub skipped: Mutex<Skips>,
 }
 
 /// What a round knows from its begin.

@@ -23,6 +23,7 @@ use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
+use crate::source::skips::Skips;
 use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
 use crate::tree::filter::Filter;
@@ -66,7 +67,7 @@ pub struct Scan<'a> {
     /// Directories whose metadata are to be applied when everything in them is done.
     pub directories: &'a Mutex<Spool<Entry>>,
     /// What could not be looked at.
-    pub skipped: &'a Mutex<Vec<Skipped>>,
+    pub skipped: &'a Mutex<Skips>,
     /// File systems entered so far, by device number.
     pub entered: &'a Mutex<HashSet<u64>>,
     /// What the tracker told, when this round relies on it.
@@ -697,7 +698,7 @@ impl<'a> Walker<'a> {
             what: what.to_owned(),
             why: error.to_string(),
         };
-        self.scan.skipped.lock().expect("not poisoned").push(skipped);
+        self.scan.skipped.lock().expect("not poisoned").add(skipped);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use crate::link::{Frame, FrameWriter};
 use crate::progress::Skipped;
 use crate::protocol::KIND_TREE;
 use crate::source::counters::{self, Counters};
+use crate::source::skips::Skips;
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::{self, FileKind, Stat};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Time};
@@ -51,7 +52,7 @@ pub struct Shared<'a> {
     /// Counted as it goes.
     pub counters: &'a Counters,
     /// What could not be read.
-    pub skipped: &'a Mutex<Vec<Skipped>>,
+    pub skipped: &'a Mutex<Skips>,
     /// Giving way to others.
     pub courtesy: &'a Courtesy,
     /// Blocks that files share.
@@ -645,7 +646,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             what: what.to_owned(),
             why: error.to_string(),
         };
-        self.shared.skipped.lock().expect("not poisoned").push(skipped);
+        self.shared.skipped.lock().expect("not poisoned").add(skipped);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
+use crate::source::skips::Skips;
 use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
@@ -89,7 +90,7 @@ pub fn sync(
         last_sending: Duration::ZERO,
         handed_over: false,
         course: Course::new(lead),
-        skipped: Vec::new(),
+        skipped: Skips::default(),
         begin: Instant::now(),
     };
     courtesy.during(|| run.until_done())?;
@@ -119,7 +120,7 @@ pub(super) struct Run<'a> {
     /// Whether the cutover is over.
     pub(super) handed_over: bool,
     /// What the last round could not read.
-    skipped: Vec<Skipped>,
+    skipped: Skips,
     begin: Instant,
 }
 
@@ -249,7 +250,9 @@ impl Run<'_> {
             self.cut_over(&mut session)?;
         }
         let differing = self.verify(conversation)?;
-        self.skipped.extend(differing);
+        differing
+            .into_iter()
+            .for_each(|skipped| self.skipped.add(skipped));
         Ok(())
     }
 
@@ -271,7 +274,7 @@ impl Run<'_> {
         let tracked = tracked && self.is_tracked();
         if !tracked {
             // What is still refused is tried and named again.
-            self.ground.findings.skipped.lock().expect("not poisoned").clear();
+            *self.ground.findings.skipped.lock().expect("not poisoned") = Skips::default();
         }
         let number = self.summary.rounds + 1;
         self.ground.observer.event(&Event::RoundStarted {
@@ -438,18 +441,17 @@ impl Run<'_> {
         let sealed = self.baseline.with(|replica| Ok(replica.version()));
         let mut summary = self.summary;
         summary.sealed = sealed.ok().map(Into::into);
-        summary.skipped = self.skipped;
-        let refused = std::mem::take(&mut *self.ground.findings.skipped.lock().expect("not poisoned"));
-        for skipped in refused {
-            if !summary.skipped.contains(&skipped) {
-                summary.skipped.push(skipped);
-            }
-        }
         let findings = self.ground.findings;
+        let mut skipped = self.skipped;
+        skipped.merge(std::mem::take(
+            &mut *findings.skipped.lock().expect("not poisoned"),
+        ));
+        summary.ok = skipped.total() == 0;
+        summary.skipped_total = skipped.total();
+        summary.skipped = skipped.into_listed();
         summary.bytes_shared = findings.shared_bytes.load(Ordering::Relaxed);
         summary.bytes_not_shared = findings.apart_bytes.load(Ordering::Relaxed);
         summary.backed_off = self.ground.courtesy.backed_off();
-        summary.ok = summary.skipped.is_empty();
         summary.seconds = self.begin.elapsed().as_secs_f64();
         summary
     }
