@@ -22,6 +22,7 @@ pub mod send;
 pub mod shared;
 pub mod spool;
 pub mod sync;
+pub mod tally;
 pub mod tasks;
 pub mod track;
 pub mod verify;

@@ -55,6 +55,15 @@ fn text(summary: &Summary) -> String {
             ", paused for {paused:.1} s for the sake of others on this machine"
         ));
     }
+    let unsettled = &summary.unsettled;
+    let moved = [
+        (unsettled.changed, "changed"),
+        (unsettled.vanished, "vanished"),
+        (unsettled.replaced, "were replaced"),
+    ];
+    for (count, what) in moved.into_iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!(", {} {what} while they were read", units::count(count)));
+    }
     if let Some(frozen_ms) = summary.frozen_ms {
         text.push_str(&format!(", frozen for {frozen_ms} ms"));
     }
@@ -105,6 +114,7 @@ pub fn print_error(error: &(dyn Error + 'static)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use transfer::progress::Unsettled;
 
     #[test]
     fn the_summary_says_what_matters() {
@@ -115,6 +125,10 @@ mod tests {
             rounds: 2,
             resumes: 1,
             frozen_ms: Some(42),
+            unsettled: Unsettled {
+                changed: 7,
+                ..Unsettled::default()
+            },
             ..Summary::default()
         };
         let text = text(&summary);
@@ -124,6 +138,7 @@ mod tests {
             "2 rounds",
             "1 reconnections",
             "42 ms",
+            "7 changed while they were read",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

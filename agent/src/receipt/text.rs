@@ -80,6 +80,16 @@ fn of_summary(summary: &Value) -> String {
             text.push_str("The target's medium was not read back: every byte was verified on arrival only\n");
         }
     }
+    let moved = |name: &str| summary["unsettled"][name].as_u64().unwrap_or(0);
+    let [changed, vanished, replaced] = ["changed", "vanished", "replaced"].map(moved);
+    if changed + vanished + replaced > 0 {
+        text.push_str(&format!(
+            "While they were read {} entries changed, {} vanished, {} were replaced; what is not right of them is listed\n",
+            units::count(changed),
+            units::count(vanished),
+            units::count(replaced),
+        ));
+    }
     let skipped = list(&summary["skipped"]);
     let total = number("skipped_total").max(skipped.len() as u64);
     text.push_str(&format!("Not copied as it is: {} entries\n", units::count(total)));

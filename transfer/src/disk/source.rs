@@ -434,6 +434,7 @@ impl<'a> Run<'a> {
             scanned: load(&self.counters.scanned),
             sent: load(&self.counters.sent),
             deleted: 0,
+            unsettled: 0,
             bytes_done: done,
             bytes_total: done + bytes_left,
             entries_total: load(&self.counters.scanned) + chunks_left,

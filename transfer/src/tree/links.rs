@@ -5,18 +5,21 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::progress::Motion;
 use crate::source::counters;
-use crate::tree::capture::FileKind;
+use crate::tree::capture::{FileKind, Stat};
 use crate::tree::entry::EntryPath;
 use crate::tree::replica::Cursor;
 use crate::tree::scan::{OpenDirectory, Scan};
 use crate::tree::spool::Spool;
+use crate::tree::tally::motion_of;
 use crate::tree::tasks::{File, Task, Work};
 
 /// One name of an entry that has several, as the walk saw it.
@@ -146,37 +149,21 @@ impl Groups<'_> {
         if group.iter().all(|seen| seen.unchanged) {
             return self.count_unchanged(&group);
         }
-        // A name under which the target has this inode keeps it; otherwise the first name makes a new one.
-        let leader = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
-        let Some((parent, name)) = group[leader].path.split() else {
+        let Some((leader, directory, stat)) = self.take_leader(&mut group)? else {
             return Ok(());
         };
-        let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
-        let name = std::ffi::CString::new(name).expect("names hold no NUL");
-        let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
-            let stat = directory.stat_entry(&name)?;
-            Ok((directory, stat))
-        });
-        let Ok((directory, stat)) = opened else {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
-        };
-        if stat.ino != group[leader].ino {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
-        }
-        let is_complete = group.len() as u64 >= stat.nlink;
+        let is_complete = group.len() as u64 + 1 >= stat.nlink;
         if let Some(deferred) = self.deferred.as_mut().filter(|_| !is_complete) {
-            self.incomplete.insert((group[leader].file_system, stat.ino));
+            self.incomplete.insert((leader.file_system, leader.ino));
+            deferred.push(&leader)?;
             return group.iter().try_for_each(|seen| deferred.push(seen));
         }
-        let leader = group.remove(leader);
-        let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
         let known = if leader.known {
             self.cursor.get(&leader.path)?
         } else {
             None
         };
+        let name = name_of(&leader.path);
         self.work.push(Task::Entry(Box::new(File {
             directory: Arc::new(directory),
             name,
@@ -186,6 +173,39 @@ impl Groups<'_> {
             other_names: group.into_iter().map(|seen| seen.path).collect(),
             rewrite: leader.known_inode,
         })))
+    }
+
+    /// Takes the name that carries the content out of its group: one under which the target has this inode keeps it,
+    /// otherwise the first one makes a new one. Names that are no longer there are taken out, too.
+    fn take_leader(&mut self, group: &mut Vec<SeenLink>) -> Result<Option<(SeenLink, OpenDirectory, Stat)>> {
+        let tally = self.scan.tally;
+        while !group.is_empty() {
+            let at = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
+            let leader = group.remove(at);
+            let parent = leader.path.parent().unwrap_or_else(EntryPath::root);
+            let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
+                let stat = directory.stat_entry(&name_of(&leader.path))?;
+                Ok((directory, stat))
+            });
+            match opened {
+                Ok((directory, stat)) if stat.ino == leader.ino => {
+                    let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
+                    return Ok(Some((leader, directory, stat)));
+                }
+                Ok(_) => tally.moved(&leader.path, Motion::Replaced),
+                Err(error) => match motion_of(&error) {
+                    Some(Motion::Vanished) => {
+                        tally.moved(&leader.path, Motion::Vanished);
+                        if leader.known {
+                            self.work.push(Task::Remove(leader.path))?;
+                        }
+                    }
+                    Some(motion) => tally.moved(&leader.path, motion),
+                    None => tally.skip(&leader.path, "entry", &error),
+                },
+            }
+        }
+        Ok(None)
     }
 
     fn count_unchanged(&mut self, group: &[SeenLink]) -> Result<()> {
@@ -199,4 +219,10 @@ impl Groups<'_> {
         }
         Ok(())
     }
+}
+
+/// The last component of a path that is not the root.
+fn name_of(path: &EntryPath) -> CString {
+    let name = path.split().map(|(_, name)| name).unwrap_or_default();
+    CString::new(name).expect("names hold no NUL")
 }

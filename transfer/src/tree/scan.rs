@@ -16,14 +16,13 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use sys::open_files::FileId;
 
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
-use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
-use crate::source::skips::Skips;
 use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
 use crate::tree::filter::Filter;
@@ -31,6 +30,7 @@ use crate::tree::links::SeenLink;
 use crate::tree::moves::Deferred;
 use crate::tree::replica::{Cursor, Snapshot};
 use crate::tree::spool::Spool;
+use crate::tree::tally::{Tally, motion_of};
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
 use crate::tree::track::Changes;
 use again::is_inode_of;
@@ -43,6 +43,9 @@ const RACY_NS: i64 = 20_000_000;
 const RACY_SECONDS_NS: i64 = 2_000_000_000 + RACY_NS;
 /// A modification time so far ahead of the round's begin was not made by a store during the round.
 const AHEAD_NS: i64 = 3_600_000_000_000;
+
+/// Longest file that is read again when it changed while it was read: one or two seconds of reading.
+const AGAIN_LEN_MAX: u64 = 256 << 20;
 
 /// What a walk needs to know.
 pub struct Scan<'a> {
@@ -66,8 +69,10 @@ pub struct Scan<'a> {
     pub links: &'a Mutex<Spool<SeenLink>>,
     /// Directories whose metadata are to be applied when everything in them is done.
     pub directories: &'a Mutex<Spool<Entry>>,
-    /// What could not be looked at.
-    pub skipped: &'a Mutex<Skips>,
+    /// Where what could not be looked at, or did not hold still, is noted.
+    pub tally: &'a Tally,
+    /// What did not hold still, when this is another look at it.
+    pub again: Option<&'a HashSet<EntryPath>>,
     /// File systems entered so far, by device number.
     pub entered: &'a Mutex<HashSet<u64>>,
     /// What the tracker told, when this round relies on it.
@@ -125,10 +130,7 @@ impl OpenDirectory {
 /// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
 pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
     let t0 = nanoseconds(t0);
-    let is_old = |time: Time| {
-        let margin = if time.nsec == 0 { RACY_SECONDS_NS } else { RACY_NS };
-        nanoseconds(time) < t0.saturating_sub(margin)
-    };
+    let is_old = |time| nanoseconds(time) < t0.saturating_sub(margin(time));
     // A time far ahead was set by somebody; a store would have set it to now, and the change time with it.
     let is_ahead = |time| nanoseconds(time) > t0.saturating_add(AHEAD_NS);
     Stamp {
@@ -140,6 +142,21 @@ pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
         ctime: stat.ctime,
         clean: is_old(stat.ctime) && (is_old(stat.mtime) || is_ahead(stat.mtime)),
     }
+}
+
+/// For how long yet a further change of an entry could leave its times as they are; `None` when it would move them.
+pub fn ages_in(stat: &Stat, now: Time) -> Option<Duration> {
+    let (changed, margin) = (nanoseconds(stat.ctime), margin(stat.ctime));
+    let age = nanoseconds(now).saturating_sub(changed);
+    // One further ahead was not made by a store just now.
+    (-margin..=margin)
+        .contains(&age)
+        .then(|| Duration::from_nanos(margin.saturating_sub(age).unsigned_abs()))
+}
+
+/// How long a time proves nothing.
+fn margin(time: Time) -> i64 {
+    if time.nsec == 0 { RACY_SECONDS_NS } else { RACY_NS }
 }
 
 /// Whether the entry is still the version that the baseline knows, and provably so.
@@ -327,6 +344,18 @@ impl Scan<'_> {
             .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))
     }
 
+    /// Whether another look leaves a file as it is, for reading it again takes so long that it would change again.
+    fn passes_by(&self, path: &EntryPath, stat: &Stat) -> bool {
+        let is_long = stat.kind == FileKind::File && stat.size > AGAIN_LEN_MAX;
+        let Some(again) = self.again.filter(|_| is_long) else {
+            return false;
+        };
+        if again.contains(path) {
+            self.tally.leave(path);
+        }
+        true
+    }
+
     /// Whether the tracker named this directory, so that it is looked at anyway.
     fn is_named(&self, path: &EntryPath) -> bool {
         self.changes.is_some_and(|changes| {
@@ -412,7 +441,12 @@ impl<'a> Walker<'a> {
         });
         let (directory, stat) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.unreadable(path, "directory", error),
+            // That is found in the directory that it was in.
+            Err(error) if motion_of(&error).is_some() => return Ok(()),
+            Err(error) => {
+                self.unreadable(path, "directory", &error);
+                return Ok(());
+            }
         };
         let file_system = known.stamp.file_system;
         if self.scan.deferred.is_some() && !is_inode_of(&known, file_system, &stat) {
@@ -445,7 +479,10 @@ impl<'a> Walker<'a> {
         });
         let (directory, stat) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.unreadable(&path, "directory", error),
+            Err(error) => {
+                self.unreadable(&path, "directory", &error);
+                return Ok(());
+            }
         };
         let file_system = if stat.dev == parent.dev {
             parent.file_system
@@ -472,7 +509,10 @@ impl<'a> Walker<'a> {
     ) -> Result<()> {
         let mut names = match open.directory.names() {
             Ok(names) => names,
-            Err(error) => return self.unreadable(&open.path, "directory", error),
+            Err(error) => {
+                self.unreadable(&open.path, "directory", &error);
+                return Ok(());
+            }
         };
         names.sort();
         counters::add(&self.scan.counters.scanned, 1);
@@ -535,7 +575,10 @@ impl<'a> Walker<'a> {
                 };
                 self.scan.directories.lock().expect("not poisoned").push(&entry)
             }
-            Err(error) => self.unreadable(&open.path, "metadata", error),
+            Err(error) => {
+                self.unreadable(&open.path, "metadata", &error);
+                Ok(())
+            }
         }
     }
 
@@ -547,10 +590,16 @@ impl<'a> Walker<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return known.map_or(Ok(()), |known| self.gone(merge, &known));
             }
-            Err(error) => return self.unreadable(&path, "entry", error),
+            Err(error) => {
+                self.unreadable(&path, "entry", &error);
+                return Ok(());
+            }
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.scan.leaves_out(&path, &stat) || self.sets_aside(merge, &path, &stat, known.as_ref())? {
+        if self.scan.leaves_out(&path, &stat)
+            || self.scan.passes_by(&path, &stat)
+            || self.sets_aside(merge, &path, &stat, known.as_ref())?
+        {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -561,20 +610,13 @@ impl<'a> Walker<'a> {
             &self.scan.counters.bytes_total,
             if stat.kind == FileKind::File { stat.size } else { 0 },
         );
-        let present = merge.open.stamp(&stat, self.scan.t0);
         let same_kind = known
             .as_ref()
             .is_some_and(|known| kind_of(&known.node) == stat.kind);
-        let id = FileId {
-            device: stat.dev,
-            ino: stat.ino,
-        };
-        let busy = self.scan.busy.contains(&id);
         let unchanged = same_kind
-            && !busy
             && known
                 .as_ref()
-                .is_some_and(|known| is_unchanged(&known.stamp, &present));
+                .is_some_and(|known| self.is_at_rest(merge.open, &stat, known));
         merge.touched |= !unchanged;
         if stat.nlink > 1 {
             if known
@@ -612,6 +654,15 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Entry(Box::new(file)))
     }
 
+    /// Whether an entry is what the baseline knows, and nobody may be changing it without moving its times.
+    fn is_at_rest(&self, open: &OpenDirectory, stat: &Stat, known: &Entry) -> bool {
+        let id = FileId {
+            device: stat.dev,
+            ino: stat.ino,
+        };
+        !self.scan.busy.contains(&id) && is_unchanged(&known.stamp, &open.stamp(stat, self.scan.t0))
+    }
+
     fn directory_entry(
         &mut self,
         merge: &mut Merge<'_>,
@@ -620,12 +671,16 @@ impl<'a> Walker<'a> {
         stat: &Stat,
         known: Option<Entry>,
     ) -> Result<()> {
+        let crosses = merge.open.is_left_at(stat);
+        if crosses && self.scan.again.is_some() && stat.is_mount_root != Some(false) {
+            // What is mounted was entered, or not, when everything was looked at.
+            return Ok(());
+        }
         let known = known.filter(|known| matches!(known.node, Node::Directory));
         if known.is_none() {
             merge.touched = true;
             self.work.push(Task::Directory(path.clone()))?;
         }
-        let crosses = merge.open.is_left_at(stat);
         let file_system = merge.open.file_system_of(&path, stat);
         let present = stamp(file_system, stat, self.scan.t0);
         let unchanged = known
@@ -687,19 +742,12 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Remove(known.path.clone()))
     }
 
-    /// What cannot be read is named; what vanished meanwhile is for the next round.
-    fn unreadable(&mut self, path: &EntryPath, what: &str, error: std::io::Error) -> Result<()> {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
+    /// What cannot be read is named; what vanished meanwhile is for the next look.
+    fn unreadable(&self, path: &EntryPath, what: &str, error: &std::io::Error) {
+        match motion_of(error) {
+            Some(motion) => self.scan.tally.moved(path, motion),
+            None => self.scan.tally.skip(path, what, error),
         }
-        let skipped = Skipped {
-            path: path.display(),
-            what: what.to_owned(),
-            why: error.to_string(),
-        };
-        self.scan.skipped.lock().expect("not poisoned").add(skipped);
-        Ok(())
     }
 }
 

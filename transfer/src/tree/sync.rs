@@ -24,7 +24,8 @@ use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::mounts::TreeMounts;
 use crate::tree::replica::Record;
-use crate::tree::round::{self, Ground, Numbers, Pace, Session, Tally};
+use crate::tree::round::{self, Ground, Numbers, Pace, Session};
+use crate::tree::tally::{Noted, Places, Tally};
 use crate::tree::track::Tracker;
 use crate::tree::verify;
 
@@ -91,6 +92,7 @@ pub fn sync(
         handed_over: false,
         course: Course::new(lead),
         skipped: Skips::default(),
+        places: Places::default(),
         begin: Instant::now(),
     };
     courtesy.during(|| run.until_done())?;
@@ -119,8 +121,10 @@ pub(super) struct Run<'a> {
     pub(super) last_sending: Duration,
     /// Whether the cutover is over.
     pub(super) handed_over: bool,
-    /// What the last round could not read.
+    /// What the last round could not read, or what did not hold still in it.
     skipped: Skips,
+    /// Where that is.
+    places: Places,
     begin: Instant,
 }
 
@@ -136,7 +140,7 @@ pub(super) struct Round {
 impl Round {
     /// Whether nothing moved while it was read.
     pub(super) fn is_settled(&self) -> bool {
-        get(&self.tally.counters.unsettled) == 0
+        self.tally.is_settled()
     }
 }
 
@@ -271,7 +275,7 @@ impl Run<'_> {
     /// Begins a round: over what the tracker names, if it is to be `tracked` and can be, else over everything.
     pub(super) fn begin_round(&mut self, session: &Session<'_>, tracked: bool) -> Result<Round> {
         self.look_at_mounts()?;
-        let tracked = tracked && self.is_tracked();
+        let tracked = tracked && self.is_tracked() && !self.places.are_too_many();
         if !tracked {
             // What is still refused is tried and named again.
             *self.ground.findings.skipped.lock().expect("not poisoned") = Skips::default();
@@ -282,10 +286,7 @@ impl Run<'_> {
             tracked,
         });
         Ok(Round {
-            tally: Tally {
-                round: number,
-                ..Tally::default()
-            },
+            tally: Tally::new(number),
             meter: Meter::default(),
             tracked,
             frames_before: session.numbers.frames.load(Ordering::Acquire),
@@ -322,7 +323,14 @@ impl Run<'_> {
             ..*ground
         };
         let tracker = self.tracker.as_mut().filter(|_| round.tracked);
-        let sent = round::run(&ground, session, &mut self.baseline, tracker, &round.tally);
+        let sent = round::run(
+            &ground,
+            session,
+            &mut self.baseline,
+            tracker,
+            &self.places,
+            &round.tally,
+        );
         self.last_sending = began.elapsed();
         sent
     }
@@ -336,17 +344,15 @@ impl Run<'_> {
     ) -> Result<bool> {
         let sealed = sent.and_then(|()| round::seal(session, &mut self.baseline));
         let is_settled = round.is_settled();
-        let Tally {
-            round: number,
-            counters,
-            skipped,
-        } = round.tally;
+        let number = round.tally.round;
+        let (counters, noted) = round.tally.finish();
         let frames = session.numbers.frames.load(Ordering::Acquire);
         let control = session.conversation.control_bytes.load(Ordering::Relaxed) - round.control_before;
         self.account(&counters, control);
         sealed?;
         self.summary.rounds = number;
-        self.skipped = skipped.into_inner().expect("not poisoned");
+        let Noted { skips, places, moved } = noted;
+        (self.skipped, self.places, self.summary.unsettled.last) = (skips, places, moved);
         if let Some(tracker) = &mut self.tracker {
             tracker.settle();
         }
@@ -374,6 +380,9 @@ impl Run<'_> {
         summary.bytes_read += get(&counters.bytes_read);
         summary.bytes_data += get(&counters.bytes_data);
         summary.bytes_wire += get(&counters.bytes_wire) + control;
+        summary.unsettled.changed += get(&counters.changed);
+        summary.unsettled.vanished += get(&counters.vanished);
+        summary.unsettled.replaced += get(&counters.replaced);
     }
 
     /// Has the target re-read its medium. Returns what differs; the baseline then knows those contents as unknown.

@@ -49,6 +49,19 @@ pub struct Changes {
     pub sweeps: Vec<Sweep>,
 }
 
+impl Changes {
+    /// Adds directories to look at.
+    pub fn add(&mut self, mut directories: Vec<EntryPath>) {
+        directories.retain(|path| {
+            let mut sweeps = self.sweeps.iter();
+            !sweeps.any(|sweep| *path == sweep.path || path.is_below(&sweep.path))
+        });
+        self.directories.append(&mut directories);
+        self.directories.sort_by(EntryPath::replica_cmp);
+        self.directories.dedup();
+    }
+}
+
 /// A part of the volume about which the tracker knows too little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {

@@ -416,3 +416,49 @@ fn a_change_through_one_of_several_names_in_a_subvolume_is_found_in_the_frozen_r
     assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
     assert_one_file(&bed.target.join("sub"));
 }
+
+#[test]
+fn what_could_not_be_read_is_named_although_nothing_of_it_changed_before_the_frozen_round() {
+    use go2cloud_tests::medium::{Format, Medium};
+    use rustix::fs::{XattrFlags, setxattr};
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let bed = Bed::new();
+    let laden = medium.path().join("deep/laden");
+    std::fs::create_dir(medium.path().join("deep")).unwrap();
+    for name in [&laden, &medium.path().join("plain")] {
+        std::fs::write(name, b"x").unwrap();
+    }
+    // More than one entry can carry.
+    let names: Vec<String> = (0..34).map(|number| format!("user.{number}")).collect();
+    for name in &names {
+        setxattr(&laden, name, &[7; 65_000], XattrFlags::empty()).unwrap();
+    }
+    let frozen = |bed: &Bed, before: Option<String>| {
+        let summary = bed.sync_with(|plan| {
+            plan.rounds = Rounds::Count(2);
+            let SourceVolume::Tree(tree) = &mut plan.volume else {
+                unreachable!()
+            };
+            tree.root = medium.path();
+            tree.freeze = Some(Freeze {
+                before,
+                ..freeze(Duration::from_secs(15))
+            });
+        });
+        summary.unwrap()
+    };
+    let summary = frozen(&bed, None);
+    assert!(
+        !summary.ok && summary.skipped[0].path == "deep/laden",
+        "{summary:?}"
+    );
+    assert!(!bed.target.join("deep/laden").exists());
+    // What could be read in the frozen round is no failure.
+    let relieved = names
+        .iter()
+        .map(|name| format!("setfattr -x {name} {}", laden.display()));
+    let relieve = relieved.collect::<Vec<_>>().join(" && ");
+    let summary = frozen(&bed, Some(relieve));
+    assert!(summary.ok, "{summary:?}");
+    assert!(bed.target.join("deep/laden").exists());
+}
