@@ -15,6 +15,7 @@ mod bpf;
 pub mod btrfs;
 pub mod child;
 pub mod chunk_set;
+pub mod descriptors;
 pub mod directory;
 pub mod extents;
 pub mod fanotify;

@@ -37,7 +37,7 @@ use crate::tree::track::{Changes, Tracker};
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 /// Threads of the walk: more only fight for the same directories' locks and seeks.
-const WALKERS_MAX: usize = 8;
+pub(super) const WALKERS_MAX: usize = 8;
 /// Passes in search of renames; what is found later is sent anew.
 const PASSES_MAX: u32 = 16;
 /// How often what did not hold still is looked at again at the end of a round over everything: most of it does then.
