@@ -177,12 +177,10 @@ pub fn run(
         write_back(ground)?;
     }
     let busy = ground.pace.busy()?;
-    let mut changes = tracker
+    let changes = tracker
         .map(|tracker| tracker.take(ground.mounts, &busy))
-        .transpose()?;
-    if let Some(changes) = &mut changes {
-        changes.add(places.directories());
-    }
+        .transpose()?
+        .map(|changes| changes.with(places.directories()));
     let looks_again = changes.is_none() && ground.pace.is_lively();
     let busy = busy.into_keys().collect();
     let mut round = Round {
@@ -203,11 +201,9 @@ pub fn run(
         // The baseline has to know what the target has by now.
         seal(session, baseline)?;
         let covered = tally.counters.covered();
-        let mut changes = Changes::default();
-        changes.add(around(&again));
         // The round's time stays: since then nothing was written back, so that what is newer proves nothing.
         round = Round {
-            changes: Some(changes),
+            changes: Some(Changes::default().with(around(&again))),
             busy: HashSet::new(),
             again: Some(again),
             sharing: Sharing::new(ground.state)?,
