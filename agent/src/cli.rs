@@ -79,7 +79,7 @@ Exit codes:
     1  failed
     2  refused, nothing done; with --check: there are warnings
     3  --check found something that must be repaired first
-   23  done, but some entries could not be copied as they are
+   23  done, but some entries could not be copied as they are, or kept changing
   130  stopped by Ctrl-C or SIGTERM
 After 1 and 130 the same command resumes where it stopped.";
 

@@ -35,6 +35,7 @@ use refusal::Refusals;
 
 /// Runs the program with `args` (the first one is the program's name) and returns its exit code.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    sys::descriptors::raise_limit();
     match cli::parse(args) {
         cli::Parsed::Run(command, refusals) => run(*command, refusals),
         cli::Parsed::Shown(text) => {

@@ -39,6 +39,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     start_log(cli.verbose);
+    sys::descriptors::raise_limit();
     match (cli.command, cli.serve) {
         (Some(cli::Command::Convert(args)), _) => run(convert::command::run(*args)),
         (Some(cli::Command::BootCheck(args)), _) => run(boot_check::run(&args)),

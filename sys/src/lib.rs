@@ -16,6 +16,7 @@ pub mod btrfs;
 pub mod child;
 pub mod chunk_set;
 mod control_group;
+pub mod descriptors;
 pub mod directory;
 pub mod extents;
 pub mod fanotify;

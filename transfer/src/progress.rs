@@ -80,6 +80,8 @@ pub struct Progress {
     pub sent: u64,
     /// Entries deleted at the target.
     pub deleted: u64,
+    /// How often an entry changed, vanished or was replaced while it was looked at and read.
+    pub unsettled: u64,
     /// Content bytes covered so far, holes and unchanged parts included: what a bar shows.
     pub bytes_done: u64,
     /// Estimate of the content bytes of the round; 0 while unknown.
@@ -109,6 +111,41 @@ pub struct Skipped {
     pub what: String,
     /// Why, as the system said it.
     pub why: String,
+}
+
+/// What happened to an entry while it was looked at and read.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Motion {
+    /// It was written to, grew or shrank: what was read of it may be of several moments.
+    Changed,
+    /// It was deleted or renamed.
+    Vanished,
+    /// Something else took its name.
+    Replaced,
+}
+
+/// An entry that did not hold still.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Moved {
+    /// Path below the volume's root; not valid UTF-8 is shown lossy.
+    pub path: String,
+    /// What happened to it.
+    pub motion: Motion,
+}
+
+/// What did not hold still while it was looked at and read. Much of it did when it was looked at again; what did not is
+/// among the skipped.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Unsettled {
+    /// How often that was a change, in all rounds.
+    pub changed: u64,
+    /// How often something vanished.
+    pub vanished: u64,
+    /// How often something was replaced.
+    pub replaced: u64,
+    /// What it was in the last round, at most 1000 of these.
+    pub last: Vec<Moved>,
 }
 
 /// What a run did: the last line of `--json` output, and the material of the receipt.
@@ -154,8 +191,12 @@ pub struct Summary {
     pub sealed: Option<Sealed>,
     /// For how long reading paused because others of the source's machine were under pressure.
     pub backed_off: BackedOff,
-    /// What was not copied as it is.
+    /// What was not copied as it is: the first [`crate::source::skips::LISTED_MAX`] of these.
     pub skipped: Vec<Skipped>,
+    /// How many of them there are.
+    pub skipped_total: u64,
+    /// What did not hold still while it was read.
+    pub unsettled: Unsettled,
 }
 
 /// Pauses of reading, by what others had to wait for.

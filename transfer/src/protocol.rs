@@ -71,7 +71,7 @@ pub enum Order {
     Survey {
         /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them: what they exclude is not removed, and
         /// not looked at, now and in verifications.
-        excludes: Vec<String>,
+        excludes: Vec<Vec<u8>>,
     },
 }
 

@@ -5,6 +5,7 @@ pub mod counters;
 pub(crate) mod cutover;
 pub(crate) mod freeze_points;
 mod lead;
+pub mod skips;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,8 +86,8 @@ pub struct TreeSource {
     pub root: PathBuf,
     /// Whether disk-backed file systems mounted below the root are copied, too. Pseudo and network file systems never are.
     pub cross_mounts: bool,
-    /// Exclude rules in rsync's syntax, in order: the lines of all `--exclude-from` files.
-    pub excludes: Vec<String>,
+    /// Exclude rules in rsync's syntax, in order: the lines of all `--exclude-from` files. Names are bytes, and so are these.
+    pub excludes: Vec<Vec<u8>>,
     /// Absolute paths that are never copied whatever the rules say: the agent's own folder, the state folder.
     pub never: Vec<PathBuf>,
     /// Whether to count in the background how much there is, so that progress can tell the remaining time.

@@ -23,6 +23,7 @@ pub mod shared;
 pub mod spool;
 pub mod survey;
 pub mod sync;
+pub mod tally;
 pub mod tasks;
 pub mod track;
 pub mod trust;

@@ -20,6 +20,8 @@ mod freeze;
 mod hard_links;
 #[path = "tree/long_files.rs"]
 mod long_files;
+#[path = "tree/moving.rs"]
+mod moving;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
 #[path = "tree/refusals.rs"]
@@ -367,4 +369,27 @@ fn flags_and_projects_make_no_event_and_are_found_by_the_last_round() {
         (500_000, 300_000),
         "{summary:?}"
     );
+}
+
+#[test]
+fn a_wide_tree_is_copied_whole_with_few_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let bed = Bed::new();
+    for index in 0..700 {
+        bed.write(&format!("{}/{index}/f", index % 10), b"x");
+    }
+    let limit = getrlimit(Resource::Nofile);
+    let mut few = limit;
+    few.current = Some(300);
+    setrlimit(Resource::Nofile, few).unwrap();
+    let summary = bed.sync_with(|plan| (plan.connections, plan.verify) = (16, false));
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let summary = summary.unwrap();
+    assert!(
+        summary.ok,
+        "{} skipped: {:?}",
+        summary.skipped_total,
+        summary.skipped.first()
+    );
+    bed.assert_equal();
 }

@@ -96,7 +96,7 @@ Exit codes:
     0  done and complete
     1  failed
     2  refused, nothing done
-   23  done, but some entries could not be copied as they are
+   23  done, but some entries could not be copied as they are, or kept changing
   130  stopped by Ctrl-C or SIGTERM
 After 1 and 130 the same command resumes where it stopped.
 

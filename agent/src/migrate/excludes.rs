@@ -11,17 +11,23 @@ pub const FILE: &str = "rsync_excludes_linux.txt";
 ///
 /// # Errors
 /// The file is there but cannot be read.
-pub fn of(folder: &Path, root: &Path, job: Option<&str>) -> std::io::Result<Vec<String>> {
+pub fn of(folder: &Path, root: &Path, job: Option<&str>) -> std::io::Result<Vec<Vec<u8>>> {
     let mut rules = Vec::new();
     if root == Path::new("/") {
-        match std::fs::read_to_string(folder.join(FILE)) {
-            Ok(text) => rules.extend(text.lines().map(str::to_owned)),
+        match std::fs::read(folder.join(FILE)) {
+            Ok(text) => rules.extend(lines(&text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    rules.extend(list(job.unwrap_or_default()));
+    rules.extend(list(job.unwrap_or_default()).into_iter().map(String::into_bytes));
     Ok(rules)
+}
+
+/// The lines of an exclude file, which need not be text.
+pub fn lines(file: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let lines = file.strip_suffix(b"\n").unwrap_or(file);
+    lines.split(|byte| *byte == b'\n').map(<[u8]>::to_vec)
 }
 
 /// The job's list: a JSON array in a string, or one rule a line.
@@ -54,9 +60,9 @@ mod tests {
         std::fs::write(folder.path().join(FILE), "/dev/*\n").unwrap();
         assert_eq!(
             of(folder.path(), Path::new("/"), Some("x")).unwrap(),
-            ["/dev/*", "x"]
+            [&b"/dev/*"[..], b"x"]
         );
-        assert_eq!(of(folder.path(), Path::new("/srv"), Some("x")).unwrap(), ["x"]);
+        assert_eq!(of(folder.path(), Path::new("/srv"), Some("x")).unwrap(), [b"x"]);
         assert!(
             of(Path::new("/nonexistent"), Path::new("/"), None)
                 .unwrap()

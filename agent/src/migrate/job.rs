@@ -278,10 +278,7 @@ impl<'a> Running<'a> {
         };
         let text = format!(
             "{} entries could not be copied as they are; the first: {} of {}: {}",
-            summary.skipped.len(),
-            first.what,
-            first.path,
-            first.why
+            summary.skipped_total, first.what, first.path, first.why
         );
         for skipped in &summary.skipped {
             tracing::error!(

@@ -4,11 +4,12 @@ use std::error::Error;
 
 use serde::Serialize;
 use transfer::progress::Summary;
+use transfer::source::skips::LISTED_MAX;
 
 use super::{Style, complain, json, say};
 use crate::units;
 
-/// Skipped entries named on the terminal; the JSON summary names all.
+/// Skipped entries named on the terminal; the JSON summary names more.
 const SKIPPED_SHOWN_MAX: usize = 20;
 
 /// Prints what was done.
@@ -54,6 +55,15 @@ fn text(summary: &Summary) -> String {
             ", paused for {paused:.1} s for the sake of others on this machine"
         ));
     }
+    let unsettled = &summary.unsettled;
+    let moved = [
+        (unsettled.changed, "changed"),
+        (unsettled.vanished, "vanished"),
+        (unsettled.replaced, "were replaced"),
+    ];
+    for (count, what) in moved.into_iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!(", {} {what} while they were read", units::count(count)));
+    }
     if let Some(frozen_ms) = summary.frozen_ms {
         text.push_str(&format!(", frozen for {frozen_ms} ms"));
     }
@@ -78,17 +88,18 @@ fn text(summary: &Summary) -> String {
 }
 
 fn complain_about_skipped(summary: &Summary) {
-    let count = summary.skipped.len();
     for skipped in summary.skipped.iter().take(SKIPPED_SHOWN_MAX) {
         complain(&format!(
             "go2cloud: not copied: {} of {}: {}",
             skipped.what, skipped.path, skipped.why
         ));
     }
-    if count > SKIPPED_SHOWN_MAX {
+    let more = summary.skipped_total.saturating_sub(SKIPPED_SHOWN_MAX as u64);
+    if more > 0 {
         complain(&format!(
-            "go2cloud: and {} more; --json names all",
-            count - SKIPPED_SHOWN_MAX
+            "go2cloud: and {} more; --json names up to {}",
+            units::count(more),
+            units::count(LISTED_MAX as u64)
         ));
     }
 }
@@ -106,6 +117,7 @@ pub fn print_error(error: &(dyn Error + 'static)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use transfer::progress::Unsettled;
 
     #[test]
     fn the_summary_says_what_matters() {
@@ -117,6 +129,10 @@ mod tests {
             resumes: 1,
             frozen_ms: Some(42),
             not_frozen: vec!["/boot/efi".into()],
+            unsettled: Unsettled {
+                changed: 7,
+                ..Unsettled::default()
+            },
             ..Summary::default()
         };
         let text = text(&summary);
@@ -127,6 +143,7 @@ mod tests {
             "1 reconnections",
             "42 ms",
             "not frozen: /boot/efi",
+            "7 changed while they were read",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

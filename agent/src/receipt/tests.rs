@@ -194,6 +194,7 @@ fn failures_and_skipped_entries_have_receipts_and_a_code_of_their_own() {
         assert_eq!(check(&bed.write(failed, Some(target)), None, None), exit::PARTIAL);
         let summary = Summary {
             ok: false,
+            skipped_total: 3,
             skipped: vec![Skipped {
                 path: "a/b".into(),
                 what: "content".into(),
@@ -204,6 +205,10 @@ fn failures_and_skipped_entries_have_receipts_and_a_code_of_their_own() {
         let path = bed.write(Outcome::Done(&summary), Some(target));
         let text = fs::read_to_string(path.with_extension("txt")).unwrap();
         assert!(text.contains("content of a/b: Input/output error"), "{text}");
+        assert!(
+            text.contains("3 entries\n") && text.contains("and 2 more"),
+            "{text}"
+        );
         assert_eq!(check(&path, None, None), exit::PARTIAL);
     });
     for foreign in ["{}", "", "{\"receipt\":{},\"signature\":{}}"] {

@@ -83,8 +83,19 @@ fn of_summary(summary: &Value) -> String {
             text.push_str("The target's medium was not read back: every byte was verified on arrival only\n");
         }
     }
+    let moved = |name: &str| summary["unsettled"][name].as_u64().unwrap_or(0);
+    let [changed, vanished, replaced] = ["changed", "vanished", "replaced"].map(moved);
+    if changed + vanished + replaced > 0 {
+        text.push_str(&format!(
+            "While they were read {} entries changed, {} vanished, {} were replaced; what is not right of them is listed\n",
+            units::count(changed),
+            units::count(vanished),
+            units::count(replaced),
+        ));
+    }
     let skipped = list(&summary["skipped"]);
-    text.push_str(&format!("Not copied as it is: {} entries\n", skipped.len()));
+    let total = number("skipped_total").max(skipped.len() as u64);
+    text.push_str(&format!("Not copied as it is: {} entries\n", units::count(total)));
     for entry in skipped {
         let part = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
         text.push_str(&format!(
@@ -93,6 +104,10 @@ fn of_summary(summary: &Value) -> String {
             part("path"),
             part("why")
         ));
+    }
+    let more = total.saturating_sub(skipped.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("  and {} more\n", units::count(more)));
     }
     text
 }

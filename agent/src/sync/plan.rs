@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use transfer::throttle::Throttle;
 
 use crate::boot_check::Consequence;
 use crate::cli::SyncArgs;
+use crate::migrate::excludes;
 use crate::output::Style;
 use crate::refusal::Refusals;
 use crate::resolve::Target;
@@ -201,24 +203,16 @@ fn check_boot_check(args: &SyncArgs, refusals: &mut Refusals) -> Option<Conseque
     Consequence::check(args.boot_check.as_deref(), refusals)
 }
 
-fn check_excludes(args: &SyncArgs, refusals: &mut Refusals) -> Vec<String> {
-    let mut excludes = Vec::new();
+fn check_excludes(args: &SyncArgs, refusals: &mut Refusals) -> Vec<Vec<u8>> {
+    let mut rules = Vec::new();
     for path in &args.exclude_from {
-        match std::fs::read_to_string(path) {
-            Ok(text) => excludes.extend(text.lines().map(str::to_owned)),
+        match std::fs::read(path) {
+            Ok(text) => rules.extend(excludes::lines(&text)),
             Err(error) => refusals.add(format!("`--exclude-from` {}: {error}", path.display())),
         }
     }
-    for pattern in &args.exclude {
-        match pattern.to_str() {
-            Some(pattern) => excludes.push(pattern.to_owned()),
-            None => refusals.add(format!(
-                "`--exclude {}` is not valid UTF-8; match such a name by wildcards",
-                pattern.display()
-            )),
-        }
-    }
-    excludes
+    rules.extend(args.exclude.iter().map(|pattern| pattern.as_bytes().to_vec()));
+    rules
 }
 
 fn check_compression(args: &SyncArgs, refusals: &mut Refusals) -> Compression {

@@ -495,6 +495,7 @@ impl<'a> Run<'a> {
             scanned: load(&self.counters.scanned),
             sent: load(&self.counters.sent),
             deleted: 0,
+            unsettled: 0,
             bytes_done: done,
             bytes_total: done + bytes_left,
             entries_total: load(&self.counters.scanned) + chunks_left,
@@ -544,6 +545,7 @@ impl<'a> Run<'a> {
             backed_off: self.backed_off,
             verified: self.verified,
             sealed: Some(self.position.into()),
+            skipped_total: skipped.len() as u64,
             skipped,
             ..Summary::default()
         })

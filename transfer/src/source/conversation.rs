@@ -16,6 +16,7 @@ use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Frame, FrameReader, FrameWriter, SourceLink};
 use crate::progress::{Skipped, StopFlag};
 use crate::protocol::{self, KIND_ORDER, KIND_REPLICA, KIND_REPORT, Order, Report};
+use crate::source::skips::Skips;
 
 /// Answers that wait for the orchestrator; pieces of a replica are the only ones that come in numbers.
 const ANSWERS_MAX: usize = 4;
@@ -36,7 +37,7 @@ pub struct Findings {
     /// Bytes that share blocks here, and not at the target.
     pub apart_bytes: AtomicU64,
     /// What the target could not take as it is.
-    pub skipped: Mutex<Vec<Skipped>>,
+    pub skipped: Mutex<Skips>,
 }
 
 /// An answer that the orchestrator waits for.
@@ -179,7 +180,7 @@ impl Conversation {
                         what,
                         why,
                     };
-                    findings.skipped.lock().expect("not poisoned").push(skipped);
+                    findings.skipped.lock().expect("not poisoned").add(skipped);
                     return Ok(());
                 }
                 Report::Failed { why, message } => {

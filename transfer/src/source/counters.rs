@@ -31,8 +31,34 @@ pub struct Counters {
     pub bytes_wire: AtomicU64,
     /// Content bytes of everything that was looked at.
     pub bytes_total: AtomicU64,
-    /// Entries that changed or vanished while they were read, so that the next round must look again.
-    pub unsettled: AtomicU64,
+    /// How often an entry changed while it was read, so that it must be looked at again.
+    pub changed: AtomicU64,
+    /// The same for those that vanished.
+    pub vanished: AtomicU64,
+    /// The same for those in whose place something else was.
+    pub replaced: AtomicU64,
+}
+
+impl Counters {
+    /// What tells how much there is: another look at a part of it must not count twice.
+    pub fn covered(&self) -> [u64; 3] {
+        self.coverage().map(get)
+    }
+
+    /// Takes back what was counted since [`Counters::covered`].
+    pub fn uncover(&self, covered: [u64; 3]) {
+        for (counter, count) in self.coverage().into_iter().zip(covered) {
+            counter.store(count, Ordering::Relaxed);
+        }
+    }
+
+    fn coverage(&self) -> [&AtomicU64; 3] {
+        [&self.scanned, &self.bytes_done, &self.bytes_total]
+    }
+
+    fn unsettled(&self) -> u64 {
+        get(&self.changed) + get(&self.vanished) + get(&self.replaced)
+    }
 }
 
 /// Adds to a counter.
@@ -84,6 +110,7 @@ impl Meter {
             scanned: get(&counters.scanned),
             sent: get(&counters.sent),
             deleted: get(&counters.deleted),
+            unsettled: counters.unsettled(),
             bytes_done: done,
             bytes_total,
             entries_total: if entries_total == 0 {

@@ -5,18 +5,21 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::progress::Motion;
 use crate::source::counters;
-use crate::tree::capture::FileKind;
+use crate::tree::capture::{FileKind, Stat};
 use crate::tree::entry::EntryPath;
 use crate::tree::replica::Cursor;
 use crate::tree::scan::{OpenDirectory, Scan};
 use crate::tree::spool::Spool;
+use crate::tree::tally::motion_of;
 use crate::tree::tasks::{File, Task, Work};
 
 /// One name of an entry that has several, as the walk saw it.
@@ -53,23 +56,22 @@ pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>, state: &Path) -> Result
         cursor: scan.snapshot.cursor(),
         work: Work::new(scan.dispatcher),
         incomplete: HashSet::new(),
-        may_defer: scan.changes.is_some(),
+        deferred: scan.changes.map(|_| Spool::new(state)).transpose()?,
     };
     groups.each(spool)?;
-    groups.may_defer = false;
-    if !groups.incomplete.is_empty() {
-        // The tracker named some names of these entries only; the others must be found.
-        let mut found = Spool::new(state)?;
+    if let Some(mut names) = groups.deferred.take().filter(|names| !names.is_empty()) {
+        // The tracker named some names of these entries only; the others must be found. Those that are not lie outside.
         let wanted = std::mem::take(&mut groups.incomplete);
-        find_names(scan, &wanted, &mut found)?;
-        groups.each(found)?;
+        find_names(scan, &wanted, &mut names)?;
+        groups.each(names)?;
     }
     groups.work.finish()
 }
 
-/// Finds all names of the wanted entries: a walk that reads nothing.
+/// Finds all names of the wanted entries, wherever the walk goes: a walk that reads nothing.
 fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<SeenLink>) -> Result<()> {
     let mut cursor = scan.snapshot.cursor();
+    let mut entered: HashSet<u64> = scan.root.stat().map(|root| root.dev).into_iter().collect();
     let mut waiting = vec![(EntryPath::root(), 0)];
     while let Some((path, file_system)) = waiting.pop() {
         // What vanished meanwhile is for the next round.
@@ -79,15 +81,22 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<S
         let (Ok(names), Ok(own)) = (directory.names(), directory.stat()) else {
             continue;
         };
+        let open = OpenDirectory::at(directory, path, file_system, own.dev);
         for name in names.iter() {
-            let (Ok(stat), Ok(child)) = (directory.stat_entry(name.c_str), path.join(name.bytes())) else {
+            let (Ok(stat), Ok(child)) = (
+                open.directory.stat_entry(name.c_str),
+                open.path.join(name.bytes()),
+            ) else {
                 continue;
             };
             if scan.leaves_out(&child, &stat) {
                 continue;
             }
             if stat.kind == FileKind::Directory {
-                if stat.dev == own.dev && stat.is_mount_root != Some(true) {
+                if !open.is_left_at(&stat)
+                    || scan.enters(&open.directory, name.c_str, &stat, |dev| entered.insert(dev))?
+                {
+                    let file_system = open.file_system_of(&child, &stat);
                     waiting.push((child, file_system));
                 }
                 continue;
@@ -114,8 +123,8 @@ struct Groups<'a> {
     work: Work<'a>,
     /// Changed entries some names of which were not seen.
     incomplete: HashSet<(u64, u64)>,
-    /// Whether such entries may wait for the search.
-    may_defer: bool,
+    /// Their names that were; they wait for the search. `None` when there is none to wait for.
+    deferred: Option<Spool<SeenLink>>,
 }
 
 impl Groups<'_> {
@@ -140,47 +149,63 @@ impl Groups<'_> {
         if group.iter().all(|seen| seen.unchanged) {
             return self.count_unchanged(&group);
         }
-        // A name under which the target has this inode keeps it; otherwise the first name makes a new one.
-        let leader = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
-        let mut names: Vec<SeenLink> = group;
-        let leader = names.remove(leader);
-        let Some((parent, name)) = leader.path.split() else {
+        let Some((leader, directory, stat)) = self.take_leader(&mut group)? else {
             return Ok(());
         };
-        let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
-        let name = std::ffi::CString::new(name).expect("names hold no NUL");
-        let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
-            let stat = directory.stat_entry(&name)?;
-            Ok((directory, stat))
-        });
-        let Ok((directory, stat)) = opened else {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
-        };
-        if stat.ino != leader.ino {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
-        }
-        let seen = names.len() as u64 + 1;
-        if seen < stat.nlink && self.may_defer {
+        let is_complete = group.len() as u64 + 1 >= stat.nlink;
+        if let Some(deferred) = self.deferred.as_mut().filter(|_| !is_complete) {
             self.incomplete.insert((leader.file_system, leader.ino));
-            return Ok(());
+            deferred.push(&leader)?;
+            return group.iter().try_for_each(|seen| deferred.push(seen));
         }
-        let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
         let known = if leader.known {
             self.cursor.get(&leader.path)?
         } else {
             None
         };
+        let name = name_of(&leader.path);
         self.work.push(Task::Entry(Box::new(File {
             directory: Arc::new(directory),
             name,
             path: leader.path,
             stat,
             known,
-            other_names: names.into_iter().map(|seen| seen.path).collect(),
+            other_names: group.into_iter().map(|seen| seen.path).collect(),
             rewrite: leader.known_inode,
         })))
+    }
+
+    /// Takes the name that carries the content out of its group: one under which the target has this inode keeps it,
+    /// otherwise the first one makes a new one. Names that are no longer there are taken out, too.
+    fn take_leader(&mut self, group: &mut Vec<SeenLink>) -> Result<Option<(SeenLink, OpenDirectory, Stat)>> {
+        let tally = self.scan.tally;
+        while !group.is_empty() {
+            let at = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
+            let leader = group.remove(at);
+            let parent = leader.path.parent().unwrap_or_else(EntryPath::root);
+            let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
+                let stat = directory.stat_entry(&name_of(&leader.path))?;
+                Ok((directory, stat))
+            });
+            match opened {
+                Ok((directory, stat)) if stat.ino == leader.ino => {
+                    let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
+                    return Ok(Some((leader, directory, stat)));
+                }
+                Ok(_) => tally.moved(&leader.path, Motion::Replaced),
+                Err(error) => match motion_of(&error) {
+                    Some(Motion::Vanished) => {
+                        tally.moved(&leader.path, Motion::Vanished);
+                        if leader.known {
+                            self.work.push(Task::Remove(leader.path))?;
+                        }
+                    }
+                    Some(motion) => tally.moved(&leader.path, motion),
+                    None => tally.skip(&leader.path, "entry", &error),
+                },
+            }
+        }
+        Ok(None)
     }
 
     fn count_unchanged(&mut self, group: &[SeenLink]) -> Result<()> {
@@ -194,4 +219,10 @@ impl Groups<'_> {
         }
         Ok(())
     }
+}
+
+/// The last component of a path that is not the root.
+fn name_of(path: &EntryPath) -> CString {
+    let name = path.split().map(|(_, name)| name).unwrap_or_default();
+    CString::new(name).expect("names hold no NUL")
 }

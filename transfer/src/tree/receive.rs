@@ -400,7 +400,7 @@ impl Session<'_> {
     }
 
     /// Makes the journal list what is in the tree, where the two may have parted.
-    fn survey(&self, excludes: &[String]) -> Result<()> {
+    fn survey(&self, excludes: &[Vec<u8>]) -> Result<()> {
         let filter = Filter::parse(excludes)?;
         let mut parted = false;
         if self.target.trust.is_doubtful() {

@@ -13,10 +13,10 @@ use crate::compress::Governor;
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Result};
 use crate::link::FrameWriter;
-use crate::progress::{Event, Observer, Skipped, StopFlag};
+use crate::progress::{Event, Observer, StopFlag};
 use crate::protocol::{Order, Report};
 use crate::source::conversation::{Conversation, Findings, unexpected};
-use crate::source::counters::{self, Counters, Meter};
+use crate::source::counters::{self, Meter};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::entry::{Entry, EntryPath, Time};
@@ -30,15 +30,18 @@ use crate::tree::scan::again::SetAside;
 use crate::tree::send::{Sender, Shared};
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
+use crate::tree::tally::{Places, Tally, around};
 use crate::tree::tasks::{Dispatcher, Item, Task, Work};
 use crate::tree::track::{Changes, Tracker};
 
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 /// Threads of the walk: more only fight for the same directories' locks and seeks.
-const WALKERS_MAX: usize = 8;
+pub(super) const WALKERS_MAX: usize = 8;
 /// Passes in search of renames; what is found later is sent anew.
 const PASSES_MAX: u32 = 16;
+/// How often what did not hold still is looked at again at the end of a round over everything: most of it does then.
+const LOOKS_AGAIN_MAX: u32 = 2;
 /// Renames that one sender takes at a time: a frame's worth with usual paths.
 const RENAMES_PER_BATCH: usize = 4096;
 
@@ -87,7 +90,7 @@ pub enum Pace<'a> {
 pub type Busy = HashMap<FileId, PathBuf>;
 
 impl Pace<'_> {
-    fn is_lively(self) -> bool {
+    pub(super) fn is_lively(self) -> bool {
         matches!(self, Self::Lively)
     }
 
@@ -125,17 +128,6 @@ pub struct Session<'a> {
     pub numbers: &'a Numbers,
 }
 
-/// What a round counts and names.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Its number.
-    pub round: u32,
-    /// What it did.
-    pub counters: Counters,
-    /// What could not be read.
-    pub skipped: Mutex<Vec<Skipped>>,
-}
-
 /// What a round knows from its begin.
 struct Round<'a> {
     ground: &'a Ground<'a>,
@@ -144,6 +136,8 @@ struct Round<'a> {
     t0: Time,
     changes: Option<Changes>,
     busy: HashSet<FileId>,
+    /// What did not hold still, when this is another look at it.
+    again: Option<HashSet<EntryPath>>,
     sharing: Sharing,
 }
 
@@ -168,7 +162,7 @@ enum Walk {
 }
 
 /// Sends everything that differs from the baseline. When this returns, all frames have been sent; what came before and
-/// with renames is sealed, the rest is not.
+/// with renames is sealed, the rest is not. A round that follows a tracker looks at `places`, too.
 ///
 /// # Errors
 /// The session broke: the caller asks the conversation why.
@@ -177,6 +171,7 @@ pub fn run(
     session: &mut Session<'_>,
     baseline: &mut Baseline,
     tracker: Option<&mut Tracker>,
+    places: &Places,
     tally: &Tally,
 ) -> Result<()> {
     let t0 = now();
@@ -186,49 +181,38 @@ pub fn run(
     let busy = ground.pace.busy()?;
     let changes = tracker
         .map(|tracker| tracker.take(ground.mounts, &busy))
-        .transpose()?;
+        .transpose()?
+        .map(|changes| changes.with(places.directories()));
+    let looks_again = changes.is_none() && ground.pace.is_lively();
     let busy = busy.into_keys().collect();
-    let round = Round {
+    let mut round = Round {
         ground,
         tally,
         meter: Meter::default(),
         t0,
         changes,
         busy,
+        again: None,
         sharing: Sharing::new(ground.state)?,
     };
-    let found = Found {
-        links: Mutex::new(Spool::new(ground.state)?),
-        directories: Mutex::new(Spool::new(ground.state)?),
-        entered: Mutex::default(),
-        deferred: Deferred::new(ground.state)?,
-        walked: Mutex::default(),
-        tried: Mutex::default(),
-    };
-    let mut walk = Walk::Everything;
-    for pass in 1.. {
-        let last = pass >= PASSES_MAX;
-        let moves = round.stage(session, baseline, |phases| {
-            phases.walk(&found, std::mem::replace(&mut walk, Walk::Everything), last)
-        })?;
-        if moves.is_empty() {
+    round.look(session, baseline)?;
+    for _ in 0..LOOKS_AGAIN_MAX {
+        let Some(again) = looks_again.then(|| tally.begin_look()).flatten() else {
             break;
-        }
-        // A generation of their own, for its renames count as before everything else in it.
+        };
+        // The baseline has to know what the target has by now.
         seal(session, baseline)?;
-        let ordered = moves::order(&moves);
-        round.stage(session, baseline, |phases| phases.rename(&found, &ordered))?;
-        seal(session, baseline)?;
-        found
-            .tried
-            .lock()
-            .expect("not poisoned")
-            .extend(moves.iter().cloned());
-        let moves = moves.into_iter().filter(|one| !moves::is_aside(&one.to));
-        let directories = moves
-            .inspect(|_| counters::add(&tally.counters.renamed, 1))
-            .filter(|one| one.is_directory);
-        walk = Walk::Renamed(directories.map(|one| one.to).collect());
+        let covered = tally.counters.covered();
+        // The round's time stays: since then nothing was written back, so that what is newer proves nothing.
+        round = Round {
+            changes: Some(Changes::default().with(around(&again))),
+            busy: HashSet::new(),
+            again: Some(again),
+            sharing: Sharing::new(ground.state)?,
+            ..round
+        };
+        round.look(session, baseline)?;
+        tally.counters.uncover(covered);
     }
     Ok(())
 }
@@ -253,6 +237,45 @@ pub fn seal(session: &Session<'_>, baseline: &mut Baseline) -> Result<()> {
 }
 
 impl Round<'_> {
+    /// Passes until nothing more was renamed.
+    fn look(&self, session: &mut Session<'_>, baseline: &mut Baseline) -> Result<()> {
+        let state = self.ground.state;
+        let found = Found {
+            links: Mutex::new(Spool::new(state)?),
+            directories: Mutex::new(Spool::new(state)?),
+            entered: Mutex::default(),
+            deferred: Deferred::new(state)?,
+            walked: Mutex::default(),
+            tried: Mutex::default(),
+        };
+        let mut walk = Walk::Everything;
+        for pass in 1.. {
+            let last = pass >= PASSES_MAX;
+            let moves = self.stage(session, baseline, |phases| {
+                phases.walk(&found, std::mem::replace(&mut walk, Walk::Everything), last)
+            })?;
+            if moves.is_empty() {
+                break;
+            }
+            // A generation of their own, for its renames count as before everything else in it.
+            seal(session, baseline)?;
+            let ordered = moves::order(&moves);
+            self.stage(session, baseline, |phases| phases.rename(&found, &ordered))?;
+            seal(session, baseline)?;
+            found
+                .tried
+                .lock()
+                .expect("not poisoned")
+                .extend(moves.iter().cloned());
+            let moves = moves.into_iter().filter(|one| !moves::is_aside(&one.to));
+            let directories = moves
+                .inspect(|_| counters::add(&self.tally.counters.renamed, 1))
+                .filter(|one| one.is_directory);
+            walk = Walk::Renamed(directories.map(|one| one.to).collect());
+        }
+        Ok(())
+    }
+
     /// Runs `act` while senders work on what it makes; the baseline stays the same meanwhile.
     fn stage<T>(
         &self,
@@ -280,10 +303,11 @@ impl Round<'_> {
             baseline,
             links: &links,
             counters: &self.tally.counters,
-            skipped: &self.tally.skipped,
+            tally: self.tally,
             courtesy: self.ground.courtesy,
             sharing: &self.sharing,
             t0: self.t0,
+            pace: self.ground.pace,
             snapshot: &snapshot,
         };
         let phases = Phases {
@@ -337,8 +361,8 @@ fn tell(ground: &Ground<'_>, meter: &Meter, tally: &Tally, totals: (u64, u64)) {
     ground.observer.event(&Event::Progress(progress));
 }
 
-/// The round's time.
-fn now() -> Time {
+/// The time by the clock that file systems go by.
+pub fn now() -> Time {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Time {
         sec: now.tv_sec,
@@ -434,7 +458,8 @@ impl Phases<'_> {
             counters: shared.counters,
             links: &found.links,
             directories: &found.directories,
-            skipped: shared.skipped,
+            tally: shared.tally,
+            again: self.round.again.as_ref(),
             entered: &found.entered,
             changes: self.round.changes.as_ref(),
             busy: &self.round.busy,

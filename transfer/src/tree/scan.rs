@@ -16,12 +16,12 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use sys::open_files::FileId;
 
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Result};
-use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
 use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
@@ -30,6 +30,7 @@ use crate::tree::links::SeenLink;
 use crate::tree::moves::Deferred;
 use crate::tree::replica::{Cursor, Snapshot};
 use crate::tree::spool::Spool;
+use crate::tree::tally::{Tally, motion_of};
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
 use crate::tree::track::Changes;
 use again::is_inode_of;
@@ -37,8 +38,14 @@ use again::is_inode_of;
 /// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
 /// timestamp proves nothing.
 const RACY_NS: i64 = 20_000_000;
+/// The same for a time of whole seconds: inodes of 128 bytes (ext3, ext4 made small or long ago) keep no more of it, FAT only
+/// every other second. Elsewhere a time is one by chance or because somebody set it, and only one just passed counts.
+const RACY_SECONDS_NS: i64 = 2_000_000_000 + RACY_NS;
 /// A modification time so far ahead of the round's begin was not made by a store during the round.
 const AHEAD_NS: i64 = 3_600_000_000_000;
+
+/// Longest file that is read again when it changed while it was read: one or two seconds of reading.
+const AGAIN_LEN_MAX: u64 = 256 << 20;
 
 /// What a walk needs to know.
 pub struct Scan<'a> {
@@ -62,8 +69,10 @@ pub struct Scan<'a> {
     pub links: &'a Mutex<Spool<SeenLink>>,
     /// Directories whose metadata are to be applied when everything in them is done.
     pub directories: &'a Mutex<Spool<Entry>>,
-    /// What could not be looked at.
-    pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// Where what could not be looked at, or did not hold still, is noted.
+    pub tally: &'a Tally,
+    /// What did not hold still, when this is another look at it.
+    pub again: Option<&'a HashSet<EntryPath>>,
     /// File systems entered so far, by device number.
     pub entered: &'a Mutex<HashSet<u64>>,
     /// What the tracker told, when this round relies on it.
@@ -98,8 +107,13 @@ impl OpenDirectory {
         }
     }
 
+    /// Whether another file system, or a mount, begins at an entry of this directory.
+    pub(super) fn is_left_at(&self, stat: &Stat) -> bool {
+        stat.dev != self.dev || stat.is_mount_root == Some(true)
+    }
+
     /// Number of the file system of the entry `path` of this directory.
-    fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
+    pub(super) fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
         if stat.dev == self.dev {
             self.file_system
         } else {
@@ -116,7 +130,7 @@ impl OpenDirectory {
 /// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
 pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
     let t0 = nanoseconds(t0);
-    let is_old = |time| nanoseconds(time) < t0.saturating_sub(RACY_NS);
+    let is_old = |time| nanoseconds(time) < t0.saturating_sub(margin(time));
     // A time far ahead was set by somebody; a store would have set it to now, and the change time with it.
     let is_ahead = |time| nanoseconds(time) > t0.saturating_add(AHEAD_NS);
     Stamp {
@@ -128,6 +142,21 @@ pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
         ctime: stat.ctime,
         clean: is_old(stat.ctime) && (is_old(stat.mtime) || is_ahead(stat.mtime)),
     }
+}
+
+/// For how long yet a further change of an entry could leave its times as they are; `None` when it would move them.
+pub fn ages_in(stat: &Stat, now: Time) -> Option<Duration> {
+    let (changed, margin) = (nanoseconds(stat.ctime), margin(stat.ctime));
+    let age = nanoseconds(now).saturating_sub(changed);
+    // One further ahead was not made by a store just now.
+    (-margin..=margin)
+        .contains(&age)
+        .then(|| Duration::from_nanos(margin.saturating_sub(age).unsigned_abs()))
+}
+
+/// How long a time proves nothing.
+fn margin(time: Time) -> i64 {
+    if time.nsec == 0 { RACY_SECONDS_NS } else { RACY_NS }
 }
 
 /// Whether the entry is still the version that the baseline knows, and provably so.
@@ -287,6 +316,46 @@ impl Scan<'_> {
             || self.never.contains(&(stat.dev, stat.ino))
     }
 
+    /// Whether a walk goes into a directory on which another file system begins; `enter` notes its device number, and tells
+    /// whether that is new.
+    ///
+    /// # Errors
+    /// The file system cannot be looked at.
+    pub fn enters(
+        &self,
+        parent: &Directory,
+        name: &CStr,
+        stat: &Stat,
+        enter: impl FnOnce(u64) -> bool,
+    ) -> Result<bool> {
+        // A second mount of the same file system would copy it twice.
+        Ok(stat.is_mount_root == Some(false) || self.can_enter(parent, name)? && enter(stat.dev))
+    }
+
+    fn can_enter(&self, parent: &Directory, name: &CStr) -> Result<bool> {
+        use std::os::fd::AsFd;
+        if !self.cross_mounts {
+            return Ok(false);
+        }
+        let Ok(directory) = parent.open_child(name) else {
+            return Ok(false);
+        };
+        sys::file_system::is_disk_backed(directory.as_fd())
+            .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))
+    }
+
+    /// Whether another look leaves a file as it is, for reading it again takes so long that it would change again.
+    fn passes_by(&self, path: &EntryPath, stat: &Stat) -> bool {
+        let is_long = stat.kind == FileKind::File && stat.size > AGAIN_LEN_MAX;
+        let Some(again) = self.again.filter(|_| is_long) else {
+            return false;
+        };
+        if again.contains(path) {
+            self.tally.leave(path);
+        }
+        true
+    }
+
     /// Whether the tracker named this directory, so that it is looked at anyway.
     fn is_named(&self, path: &EntryPath) -> bool {
         self.changes.is_some_and(|changes| {
@@ -372,7 +441,12 @@ impl<'a> Walker<'a> {
         });
         let (directory, stat) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.unreadable(path, "directory", error),
+            // That is found in the directory that it was in.
+            Err(error) if motion_of(&error).is_some() => return Ok(()),
+            Err(error) => {
+                self.unreadable(path, "directory", &error);
+                return Ok(());
+            }
         };
         let file_system = known.stamp.file_system;
         if self.scan.deferred.is_some() && !is_inode_of(&known, file_system, &stat) {
@@ -406,7 +480,10 @@ impl<'a> Walker<'a> {
         });
         let (directory, stat) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.unreadable(&path, "directory", error),
+            Err(error) => {
+                self.unreadable(&path, "directory", &error);
+                return Ok(());
+            }
         };
         let file_system = if stat.dev == parent.dev {
             parent.file_system
@@ -433,7 +510,10 @@ impl<'a> Walker<'a> {
     ) -> Result<()> {
         let mut names = match open.directory.names() {
             Ok(names) => names,
-            Err(error) => return self.unreadable(&open.path, "directory", error),
+            Err(error) => {
+                self.unreadable(&open.path, "directory", &error);
+                return Ok(());
+            }
         };
         names.sort();
         counters::add(&self.scan.counters.scanned, 1);
@@ -478,7 +558,7 @@ impl<'a> Walker<'a> {
             ..
         } = merge;
         if too_long {
-            self.too_long(&open.path)?;
+            self.too_long(&open.path);
         }
         self.stack.push(open, subdirectories);
         if touched || known != Some(stat.ctime) {
@@ -501,7 +581,10 @@ impl<'a> Walker<'a> {
                 };
                 self.scan.directories.lock().expect("not poisoned").push(&entry)
             }
-            Err(error) => self.unreadable(&open.path, "metadata", error),
+            Err(error) => {
+                self.unreadable(&open.path, "metadata", &error);
+                Ok(())
+            }
         }
     }
 
@@ -516,13 +599,16 @@ impl<'a> Walker<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return known.map_or(Ok(()), |known| self.gone(merge, &known));
             }
-            Err(error) => return self.unreadable(&path, "entry", error),
+            Err(error) => {
+                self.unreadable(&path, "entry", &error);
+                return Ok(());
+            }
         };
         let is_directory = stat.kind == FileKind::Directory;
         if self.scan.leaves_out(&path, &stat) {
             return known.map_or(Ok(()), |known| self.left_out(merge, known, is_directory));
         }
-        if self.sets_aside(merge, &path, &stat, known.as_ref())? {
+        if self.scan.passes_by(&path, &stat) || self.sets_aside(merge, &path, &stat, known.as_ref())? {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -531,20 +617,13 @@ impl<'a> Walker<'a> {
         }
         let content_len = if stat.kind == FileKind::File { stat.size } else { 0 };
         counters::add(&self.scan.counters.bytes_total, content_len);
-        let present = merge.open.stamp(&stat, self.scan.t0);
         let same_kind = known
             .as_ref()
             .is_some_and(|known| kind_of(&known.node) == stat.kind);
-        let id = FileId {
-            device: stat.dev,
-            ino: stat.ino,
-        };
-        let busy = self.scan.busy.contains(&id);
         let unchanged = same_kind
-            && !busy
             && known
                 .as_ref()
-                .is_some_and(|known| is_unchanged(&known.stamp, &present));
+                .is_some_and(|known| self.is_at_rest(merge.open, &stat, known));
         merge.touched |= !unchanged;
         if stat.nlink > 1 {
             if known
@@ -591,6 +670,15 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Remove(known.path))
     }
 
+    /// Whether an entry is what the baseline knows, and nobody may be changing it without moving its times.
+    fn is_at_rest(&self, open: &OpenDirectory, stat: &Stat, known: &Entry) -> bool {
+        let id = FileId {
+            device: stat.dev,
+            ino: stat.ino,
+        };
+        !self.scan.busy.contains(&id) && is_unchanged(&known.stamp, &open.stamp(stat, self.scan.t0))
+    }
+
     fn directory_entry(
         &mut self,
         merge: &mut Merge<'_>,
@@ -599,18 +687,23 @@ impl<'a> Walker<'a> {
         stat: &Stat,
         known: Option<Entry>,
     ) -> Result<()> {
+        let crosses = merge.open.is_left_at(stat);
+        if crosses && self.scan.again.is_some() && stat.is_mount_root != Some(false) {
+            // What is mounted was entered, or not, when everything was looked at.
+            return Ok(());
+        }
         let known = known.filter(|known| matches!(known.node, Node::Directory));
         if known.is_none() {
             merge.touched = true;
             self.work.push(Task::Directory(path.clone()))?;
         }
-        let crosses = stat.dev != merge.open.dev || stat.is_mount_root == Some(true);
         let file_system = merge.open.file_system_of(&path, stat);
         let present = stamp(file_system, stat, self.scan.t0);
         let unchanged = known
             .as_ref()
             .is_some_and(|known| is_unchanged(&known.stamp, &present));
-        if crosses && !self.enters(&merge.open.directory, name, stat)? {
+        let enter = |dev| self.scan.entered.lock().expect("not poisoned").insert(dev);
+        if crosses && !self.scan.enters(&merge.open.directory, name, stat, enter)? {
             return if unchanged {
                 Ok(())
             } else {
@@ -649,24 +742,6 @@ impl<'a> Walker<'a> {
         self.scan.directories.lock().expect("not poisoned").push(&entry)
     }
 
-    /// Whether the walk goes into a directory on which another file system begins.
-    fn enters(&self, parent: &Directory, name: &CStr, stat: &Stat) -> Result<bool> {
-        if stat.is_mount_root == Some(false) {
-            return Ok(true);
-        }
-        if !self.scan.cross_mounts {
-            return Ok(false);
-        }
-        let Ok(directory) = parent.open_child(name) else {
-            return Ok(false);
-        };
-        use std::os::fd::AsFd;
-        let on_disk = sys::file_system::is_disk_backed(directory.as_fd())
-            .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))?;
-        // A second mount of the same file system would copy it twice.
-        Ok(on_disk && self.scan.entered.lock().expect("not poisoned").insert(stat.dev))
-    }
-
     /// The baseline knows an entry that is no longer there.
     fn gone(&mut self, merge: &mut Merge<'_>, known: &Entry) -> Result<()> {
         if self
@@ -684,24 +759,17 @@ impl<'a> Walker<'a> {
     }
 
     /// Once for all entries of a directory: anybody can make as many as they like.
-    fn too_long(&mut self, directory: &EntryPath) -> Result<()> {
+    fn too_long(&self, directory: &EntryPath) {
         let error = std::io::Error::other("their paths are longer than 64 KiB");
-        self.unreadable(directory, "entries in it", error)
+        self.unreadable(directory, "entries in it", &error);
     }
 
-    /// What cannot be read is named; what vanished meanwhile is for the next round.
-    fn unreadable(&mut self, path: &EntryPath, what: &str, error: std::io::Error) -> Result<()> {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            counters::add(&self.scan.counters.unsettled, 1);
-            return Ok(());
+    /// What cannot be read is named; what vanished meanwhile is for the next look.
+    fn unreadable(&self, path: &EntryPath, what: &str, error: &std::io::Error) {
+        match motion_of(error) {
+            Some(motion) => self.scan.tally.moved(path, motion),
+            None => self.scan.tally.skip(path, what, error),
         }
-        let skipped = Skipped {
-            path: path.display(),
-            what: what.to_owned(),
-            why: error.to_string(),
-        };
-        self.scan.skipped.lock().expect("not poisoned").push(skipped);
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sys::aligned::AlignedBuffer;
 use sys::page_cache::Residency;
@@ -16,7 +17,7 @@ use crate::courtesy::Courtesy;
 use crate::error::Result;
 use crate::limits;
 use crate::link::{Frame, FrameWriter};
-use crate::progress::Skipped;
+use crate::progress::Motion;
 use crate::protocol::KIND_TREE;
 use crate::source::counters::{self, Counters};
 use crate::tree::baseline::Baseline;
@@ -25,8 +26,11 @@ use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Stamp, Time};
 use crate::tree::long::{self, LongFile};
 use crate::tree::operation::{Batch, Existing, Extent, Operation};
 use crate::tree::replica::{Cursor, Record, Snapshot};
+use crate::tree::round::{Pace, now};
+use crate::tree::scan::ages_in;
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
+use crate::tree::tally::{Tally, motion_of};
 use crate::tree::tasks::{Dispatcher, File, Item, Task};
 
 /// Names that one operation speaks of: with the longest paths 4 MiB, which a frame that is not full has room for.
@@ -53,14 +57,16 @@ pub struct Shared<'a> {
     pub links: &'a Mutex<Option<Spool<PendingLink>>>,
     /// Counted as it goes.
     pub counters: &'a Counters,
-    /// What could not be read.
-    pub skipped: &'a Mutex<Vec<Skipped>>,
+    /// Where what could not be read, or did not hold still, is noted.
+    pub tally: &'a Tally,
     /// Giving way to others.
     pub courtesy: &'a Courtesy,
     /// Blocks that files share.
     pub sharing: &'a Sharing,
     /// Begin of the round.
     pub t0: Time,
+    /// Whether files may be changing.
+    pub pace: Pace<'a>,
     /// What the target durably holds.
     pub snapshot: &'a Snapshot,
 }
@@ -147,12 +153,18 @@ impl<'a, 'b> Sender<'a, 'b> {
     fn regular(&mut self, file: Box<File>) -> Result<()> {
         let (data, before) = match file.directory.directory.open_file(&file.name) {
             Ok((data, before)) if before.ino == file.stat.ino => (data, before),
-            Ok(_) => return self.unsettled(),
+            Ok(_) => {
+                self.shared.tally.moved(&file.path, Motion::Replaced);
+                return Ok(());
+            }
             Err(error) => return self.unreadable(&file, "content", &error),
         };
         self.forget_other_names(&file)?;
         if before.size > limits::WHOLE_FILE_LEN_MAX {
-            return self.begin_long(file, data, before);
+            return match self.aged(&file, &data, before) {
+                Ok(before) => self.begin_long(file, data, before),
+                Err(error) => self.unreadable(&file, "content", &error),
+            };
         }
         match self.read_whole(&file, &data, &before) {
             Ok((entry, extents)) => {
@@ -186,6 +198,25 @@ impl<'a, 'b> Sender<'a, 'b> {
         Ok(())
     }
 
+    /// The status of a long file that is about to be read, for which it waits until further changes move its times. One that
+    /// goes on changing is noted.
+    fn aged(&self, file: &File, data: &OwnedFd, before: Stat) -> std::io::Result<Stat> {
+        let Some(pause) = self.ages_in(&before) else {
+            return Ok(before);
+        };
+        std::thread::sleep(pause);
+        let before = Stat::of_fd(data.as_fd())?;
+        if self.ages_in(&before).is_some() {
+            self.shared.tally.leave(&file.path);
+        }
+        Ok(before)
+    }
+
+    /// For how long yet a further change could go unseen.
+    fn ages_in(&self, stat: &Stat) -> Option<Duration> {
+        ages_in(stat, now()).filter(|_| self.shared.pace.is_lively())
+    }
+
     /// Reads a whole file into the batch. On an error the batch is as before.
     fn read_whole(
         &mut self,
@@ -196,12 +227,15 @@ impl<'a, 'b> Sender<'a, 'b> {
         let meta = capture::capture_meta_fd(data.as_fd(), before)?;
         let start = self.batch.data().len();
         let resident = Residency::of(data.as_fd(), before.size);
+        // Equal when it is read twice, it was at rest in between; its times would not tell yet.
+        let twice = self.ages_in(before).is_some();
         let read = read_extents(data, before, self.batch.data()).and_then(|extents| {
+            let is_same = !twice || self.reads_the_same(data, before, start)?;
             let after = Stat::of_fd(data.as_fd())?;
-            Ok((extents, after))
+            Ok((extents, is_same && after.unchanged_since(before)))
         });
         resident.drop_others(data.as_fd(), 0..before.size);
-        let (extents, after) = match read {
+        let (extents, is_settled) = match read {
             Ok(read) => read,
             Err(error) => {
                 self.batch.data().truncate(start);
@@ -212,9 +246,9 @@ impl<'a, 'b> Sender<'a, 'b> {
         counters::add(&self.shared.counters.bytes_read, bytes.len() as u64);
         let digest = long::digest_of_extents(&extents, bytes, before.size);
         let mut stamp = file.directory.stamp(before, self.shared.t0);
-        if !after.unchanged_since(before) {
+        if !is_settled {
             stamp.clean = false;
-            counters::add(&self.shared.counters.unsettled, 1);
+            self.shared.tally.moved(&file.path, Motion::Changed);
         }
         let content = Content {
             len: before.size,
@@ -228,6 +262,17 @@ impl<'a, 'b> Sender<'a, 'b> {
             node: Node::File(content),
         };
         Ok((entry, extents))
+    }
+
+    /// Whether the file still has the data that lie in the batch from `start` on.
+    fn reads_the_same(&mut self, file: &OwnedFd, stat: &Stat, start: usize) -> std::io::Result<bool> {
+        let data = self.batch.data();
+        let end = data.len();
+        let read = read_extents(file, stat, data);
+        let is_same = data[start..end] == data[end..];
+        counters::add(&self.shared.counters.bytes_read, (data.len() - end) as u64);
+        data.truncate(end);
+        read.map(|_| is_same)
     }
 
     fn whole(&mut self, file: &File, entry: Entry, extents: Vec<Extent>) -> Result<()> {
@@ -278,7 +323,13 @@ impl<'a, 'b> Sender<'a, 'b> {
         });
         match captured {
             Ok((meta, node)) => {
-                let stamp = file.directory.stamp(&file.stat, self.shared.t0);
+                let mut stamp = file.directory.stamp(&file.stat, self.shared.t0);
+                // All of it was asked for by name.
+                let after = directory.stat_entry(&file.name);
+                if !after.is_ok_and(|after| after.unchanged_since(&file.stat)) {
+                    stamp.clean = false;
+                    self.shared.tally.moved(&file.path, Motion::Changed);
+                }
                 let entry = Entry {
                     path: file.path.clone(),
                     stamp,
@@ -286,6 +337,10 @@ impl<'a, 'b> Sender<'a, 'b> {
                     node,
                 };
                 self.entry_through(file, Operation::Special(entry))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                self.shared.tally.moved(&file.path, Motion::Replaced);
+                Ok(())
             }
             Err(error) => self.unreadable(file, "metadata", &error),
         }
@@ -453,7 +508,7 @@ impl<'a, 'b> Sender<'a, 'b> {
                 Ok(sent) => sent,
                 Err(error) => {
                     // The range counts as through; the file ends unclean and named.
-                    self.report_skipped(&long.task.path, "content", &error);
+                    self.shared.tally.skip(&long.task.path, "content", &error);
                     0
                 }
             };
@@ -503,7 +558,7 @@ impl<'a, 'b> Sender<'a, 'b> {
         match failure {
             Some(error) if sent == 0 => Err(error),
             Some(error) => {
-                self.report_skipped(&long.task.path, "content", &error);
+                self.shared.tally.skip(&long.task.path, "content", &error);
                 Ok(sent)
             }
             None => Ok(sent),
@@ -534,11 +589,11 @@ impl<'a, 'b> Sender<'a, 'b> {
         long.forget_all();
         let after = Stat::of_fd(long.data.as_fd());
         let mut stamp = file.directory.stamp(&long.before, self.shared.t0);
-        let settled = after.is_ok_and(|after| after.unchanged_since(&long.before));
-        if !settled || long.damaged.load(Ordering::Acquire) {
+        if !after.is_ok_and(|after| after.unchanged_since(&long.before)) {
             stamp.clean = false;
-            counters::add(&self.shared.counters.unsettled, 1);
+            self.shared.tally.moved(&file.path, Motion::Changed);
         }
+        stamp.clean &= !long.damaged.load(Ordering::Acquire);
         let meta = match capture::capture_meta_fd(long.data.as_fd(), &long.before) {
             Ok(meta) => meta,
             Err(error) => return self.unreadable(file, "metadata", &error),
@@ -643,32 +698,20 @@ impl<'a, 'b> Sender<'a, 'b> {
         Ok(())
     }
 
-    fn unsettled(&mut self) -> Result<()> {
-        counters::add(&self.shared.counters.unsettled, 1);
-        Ok(())
-    }
-
     /// A file that cannot be read is named; one that vanished goes at the target, too.
     fn unreadable(&mut self, file: &File, what: &str, error: &std::io::Error) -> Result<()> {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            if file.known.is_some() {
-                self.push(Operation::Remove {
-                    path: file.path.clone(),
-                });
+        match motion_of(error) {
+            Some(motion) => {
+                if motion == Motion::Vanished && file.known.is_some() {
+                    self.push(Operation::Remove {
+                        path: file.path.clone(),
+                    });
+                }
+                self.shared.tally.moved(&file.path, motion);
             }
-            return self.unsettled();
+            None => self.shared.tally.skip(&file.path, what, error),
         }
-        self.report_skipped(&file.path, what, error);
         Ok(())
-    }
-
-    fn report_skipped(&self, path: &EntryPath, what: &str, error: &std::io::Error) {
-        let skipped = Skipped {
-            path: path.display(),
-            what: what.to_owned(),
-            why: error.to_string(),
-        };
-        self.shared.skipped.lock().expect("not poisoned").push(skipped);
     }
 }
 

@@ -16,13 +16,15 @@ use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
+use crate::source::skips::Skips;
 use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::mounts::TreeMounts;
-use crate::tree::round::{self, Ground, Numbers, Pace, Session, Tally};
+use crate::tree::round::{self, Ground, Numbers, Pace, Session};
+use crate::tree::tally::{Noted, Places, Tally};
 use crate::tree::track::Tracker;
 use crate::tree::verify;
 
@@ -88,7 +90,8 @@ pub fn sync(
         last_sending: Duration::ZERO,
         handed_over: false,
         course: Course::new(lead),
-        skipped: Vec::new(),
+        skipped: Skips::default(),
+        places: Places::default(),
         begin: Instant::now(),
     };
     courtesy.during(|| run.until_done())?;
@@ -117,8 +120,10 @@ pub(super) struct Run<'a> {
     pub(super) last_sending: Duration,
     /// Whether the cutover is over.
     pub(super) handed_over: bool,
-    /// What the last round could not read.
-    skipped: Vec<Skipped>,
+    /// What the last round could not read, or what did not hold still in it.
+    skipped: Skips,
+    /// Where that is.
+    places: Places,
     begin: Instant,
 }
 
@@ -134,7 +139,7 @@ pub(super) struct Round {
 impl Round {
     /// Whether nothing moved while it was read.
     pub(super) fn is_settled(&self) -> bool {
-        get(&self.tally.counters.unsettled) == 0
+        self.tally.is_settled()
     }
 }
 
@@ -244,7 +249,9 @@ impl Run<'_> {
             self.cut_over(&mut session)?;
         }
         let differing = self.verify(conversation)?;
-        self.skipped.extend(differing);
+        differing
+            .into_iter()
+            .for_each(|skipped| self.skipped.add(skipped));
         Ok(())
     }
 
@@ -281,10 +288,10 @@ impl Run<'_> {
     /// Begins a round: over what the tracker names, if it is to be `tracked` and can be, else over everything.
     pub(super) fn begin_round(&mut self, session: &Session<'_>, tracked: bool) -> Result<Round> {
         self.look_at_mounts()?;
-        let tracked = tracked && self.is_tracked();
+        let tracked = tracked && self.is_tracked() && !self.places.are_too_many();
         if !tracked {
             // What is still refused is tried and named again.
-            self.ground.findings.skipped.lock().expect("not poisoned").clear();
+            *self.ground.findings.skipped.lock().expect("not poisoned") = Skips::default();
         }
         let number = self.summary.rounds + 1;
         self.ground.observer.event(&Event::RoundStarted {
@@ -292,10 +299,7 @@ impl Run<'_> {
             tracked,
         });
         Ok(Round {
-            tally: Tally {
-                round: number,
-                ..Tally::default()
-            },
+            tally: Tally::new(number),
             meter: Meter::default(),
             tracked,
             frames_before: session.numbers.frames.load(Ordering::Acquire),
@@ -332,7 +336,14 @@ impl Run<'_> {
             ..*ground
         };
         let tracker = self.tracker.as_mut().filter(|_| round.tracked);
-        let sent = round::run(&ground, session, &mut self.baseline, tracker, &round.tally);
+        let sent = round::run(
+            &ground,
+            session,
+            &mut self.baseline,
+            tracker,
+            &self.places,
+            &round.tally,
+        );
         self.last_sending = began.elapsed();
         sent
     }
@@ -346,17 +357,15 @@ impl Run<'_> {
     ) -> Result<bool> {
         let sealed = sent.and_then(|()| round::seal(session, &mut self.baseline));
         let is_settled = round.is_settled();
-        let Tally {
-            round: number,
-            counters,
-            skipped,
-        } = round.tally;
+        let number = round.tally.round;
+        let (counters, noted) = round.tally.finish();
         let frames = session.numbers.frames.load(Ordering::Acquire);
         let control = session.conversation.control_bytes.load(Ordering::Relaxed) - round.control_before;
         self.account(&counters, control);
         sealed?;
         self.summary.rounds = number;
-        self.skipped = skipped.into_inner().expect("not poisoned");
+        let Noted { skips, places, moved } = noted;
+        (self.skipped, self.places, self.summary.unsettled.last) = (skips, places, moved);
         if let Some(tracker) = &mut self.tracker {
             tracker.settle();
         }
@@ -384,6 +393,9 @@ impl Run<'_> {
         summary.bytes_read += get(&counters.bytes_read);
         summary.bytes_data += get(&counters.bytes_data);
         summary.bytes_wire += get(&counters.bytes_wire) + control;
+        summary.unsettled.changed += get(&counters.changed);
+        summary.unsettled.vanished += get(&counters.vanished);
+        summary.unsettled.replaced += get(&counters.replaced);
     }
 
     /// Has the target re-read its medium. Returns what differs; the baseline then counts that as unknown.
@@ -448,18 +460,17 @@ impl Run<'_> {
         let sealed = self.baseline.with(|replica| Ok(replica.version()));
         let mut summary = self.summary;
         summary.sealed = sealed.ok().map(Into::into);
-        summary.skipped = self.skipped;
-        let refused = std::mem::take(&mut *self.ground.findings.skipped.lock().expect("not poisoned"));
-        for skipped in refused {
-            if !summary.skipped.contains(&skipped) {
-                summary.skipped.push(skipped);
-            }
-        }
         let findings = self.ground.findings;
+        let mut skipped = self.skipped;
+        skipped.merge(std::mem::take(
+            &mut *findings.skipped.lock().expect("not poisoned"),
+        ));
+        summary.ok = skipped.total() == 0;
+        summary.skipped_total = skipped.total();
+        summary.skipped = skipped.into_listed();
         summary.bytes_shared = findings.shared_bytes.load(Ordering::Relaxed);
         summary.bytes_not_shared = findings.apart_bytes.load(Ordering::Relaxed);
         summary.backed_off = self.ground.courtesy.backed_off();
-        summary.ok = summary.skipped.is_empty();
         summary.seconds = self.begin.elapsed().as_secs_f64();
         summary
     }

@@ -15,8 +15,11 @@ use crate::tree::scan::OpenDirectory;
 
 /// Tasks of one batch: more would make the last batches of a round uneven.
 const BATCH_TASKS_MAX: usize = 512;
-/// Directories that one batch keeps open. With 16 senders and twice as many batches waiting, 48 × 64 descriptors.
+/// Directories that one batch keeps open, where the process may have so many: with 16 senders, as many batches at work and twice
+/// as many waiting, and 9 being gathered, 57 × 64 descriptors.
 const BATCH_DIRECTORIES_MAX: usize = 64;
+/// Batches that are being gathered: one by each thread of a walk, and one by who leads it.
+const BATCHES_GATHERED_MAX: usize = super::round::WALKERS_MAX + 1;
 /// Batches that wait, per sender: enough that a sender never waits for the walk's scheduling.
 const BATCHES_PER_SENDER: usize = 2;
 
@@ -64,6 +67,8 @@ pub struct Dispatcher {
     receiver: Receiver<Item>,
     under_way: Mutex<UnderWay>,
     changed: Condvar,
+    /// Directories that one batch may keep open.
+    directories_max: usize,
     /// Dropped when the dispatcher is closed: that wakes whoever waits at `closed`.
     open: Mutex<Option<Sender<()>>>,
     closed: Receiver<()>,
@@ -85,6 +90,7 @@ impl Dispatcher {
             receiver,
             under_way: Mutex::default(),
             changed: Condvar::new(),
+            directories_max: directories_max(senders, sys::descriptors::limit()),
             open: Mutex::new(Some(open)),
             closed,
         }
@@ -162,6 +168,16 @@ impl Dispatcher {
     }
 }
 
+/// How many directories a batch may keep open, so that all batches take no more than half of what the process may open: the rest
+/// is for the way down to where the walk is, for connections, spools and the replica.
+fn directories_max(senders: usize, descriptors: u64) -> usize {
+    let batches = senders * (1 + BATCHES_PER_SENDER) + BATCHES_GATHERED_MAX;
+    let share = descriptors / 2 / batches as u64;
+    usize::try_from(share)
+        .unwrap_or(usize::MAX)
+        .clamp(1, BATCH_DIRECTORIES_MAX)
+}
+
 fn over() -> Error {
     Error::new(Kind::Retry, "go on: the session is over")
 }
@@ -207,7 +223,7 @@ impl<'a> Work<'a> {
         }
         self.tasks.push(task);
         let full = self.tasks.len() >= BATCH_TASKS_MAX
-            || self.directories >= BATCH_DIRECTORIES_MAX
+            || self.directories >= self.dispatcher.directories_max
             || self.bytes >= limits::FRAME_RAW_LEN_TARGET as u64;
         if full { self.finish() } else { Ok(()) }
     }
@@ -222,5 +238,19 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         self.dispatcher.push(Item::Tasks(std::mem::take(&mut self.tasks)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_keep_as_many_directories_open_as_the_process_may() {
+        assert_eq!(directories_max(4, 16_384), BATCH_DIRECTORIES_MAX);
+        assert_eq!(directories_max(16, 16_384), BATCH_DIRECTORIES_MAX);
+        assert_eq!(directories_max(16, 1024), 8);
+        assert_eq!(directories_max(16, 64), 1);
+        assert_eq!(directories_max(1, u64::MAX), BATCH_DIRECTORIES_MAX);
     }
 }

@@ -45,8 +45,25 @@ pub struct Changes {
     /// Directories that changed themselves or whose direct children did; in the order of the replica, none twice, none
     /// below one of `sweeps`.
     pub directories: Vec<EntryPath>,
-    /// Directories to be walked with all below them on the same file system.
+    /// Directories to be walked with all below them.
     pub sweeps: Vec<Sweep>,
+}
+
+impl Changes {
+    /// The same with further directories to look at, and without what is looked at twice: the walk of a sweep goes into what
+    /// is mounted below it.
+    #[must_use]
+    pub fn with(mut self, directories: Vec<EntryPath>) -> Self {
+        let tops: Vec<EntryPath> = self.sweeps.iter().map(|sweep| sweep.path.clone()).collect();
+        let is_below_one = |path: &EntryPath| tops.iter().any(|top| path.is_below(top));
+        self.sweeps.retain(|sweep| !is_below_one(&sweep.path));
+        self.directories.extend(directories);
+        self.directories
+            .retain(|path| !tops.contains(path) && !is_below_one(path));
+        self.directories.sort_by(EntryPath::replica_cmp);
+        self.directories.dedup();
+        self
+    }
 }
 
 /// A part of the volume about which the tracker knows too little.

@@ -10,7 +10,7 @@ use transfer::source::{SourceVolume, SyncPlan};
 use crate::bed::{Bed, noise};
 
 fn excluding(rules: &[&str]) -> impl FnOnce(&mut SyncPlan) {
-    let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+    let rules = rules.iter().map(|rule| rule.as_bytes().to_vec()).collect();
     |plan| {
         plan.verify = false;
         let SourceVolume::Tree(tree) = &mut plan.volume else {

@@ -344,3 +344,121 @@ fn a_led_run_makes_a_moment_without_commands_and_tracks_until_its_last_round() {
     let held = std::fs::read(tree.bed.target.join("one/step")).unwrap();
     assert!(held.starts_with(b"before step 1 "));
 }
+
+/// Two names of one file in different directories of `root`, one of which nothing else happens in.
+fn two_names(root: &Path) -> [PathBuf; 2] {
+    let names = ["quiet/x/file", "quiet/y/other"].map(|name| root.join(name));
+    for name in &names {
+        std::fs::create_dir_all(name.parent().unwrap()).unwrap();
+    }
+    std::fs::write(&names[0], b"before").unwrap();
+    std::fs::hard_link(&names[0], &names[1]).unwrap();
+    names
+}
+
+/// Asserts that both names are one file at the target, with what was written last.
+fn assert_one_file(target: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let names = ["quiet/x/file", "quiet/y/other"].map(|name| target.join(name));
+    let inodes = names
+        .each_ref()
+        .map(|name| std::fs::metadata(name).unwrap().ino());
+    assert_eq!(inodes[0], inodes[1]);
+    for name in names {
+        assert_eq!(std::fs::read_to_string(&name).unwrap(), "after\n", "{name:?}");
+    }
+}
+
+#[test]
+fn a_change_through_one_of_several_names_on_a_mounted_file_system_is_found_in_the_frozen_round() {
+    let tree = Tree::new();
+    tree.fill();
+    let [name, _] = two_names(&tree.path("source/inner"));
+    std::thread::sleep(Duration::from_millis(50));
+    let change = Freeze {
+        before: Some(format!("echo after > {}", name.display())),
+        ..freeze(Duration::from_secs(15))
+    };
+    let summary = tree.bed.sync_with(|plan| tree.adjust(plan, change)).unwrap();
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert_one_file(&tree.bed.target.join("inner"));
+}
+
+#[test]
+fn a_change_through_one_of_several_names_in_a_subvolume_is_found_in_the_frozen_round() {
+    use go2cloud_tests::medium::{Format, Medium};
+    let medium = Medium::new(Format::Btrfs, 320).unwrap();
+    let bed = Bed::new();
+    let source = medium.path();
+    let subvolume = source.join("sub");
+    run(
+        "btrfs",
+        ["subvolume", "create"]
+            .map(AsRef::as_ref)
+            .into_iter()
+            .chain([subvolume.as_os_str()]),
+    )
+    .unwrap();
+    let [name, _] = two_names(&subvolume);
+    std::thread::sleep(Duration::from_millis(50));
+    let summary = bed.sync_with(|plan| {
+        plan.rounds = Rounds::Count(2);
+        let SourceVolume::Tree(tree) = &mut plan.volume else {
+            unreachable!()
+        };
+        tree.root = source;
+        tree.freeze = Some(Freeze {
+            before: Some(format!("echo after > {}", name.display())),
+            ..freeze(Duration::from_secs(15))
+        });
+    });
+    let summary = summary.unwrap();
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert_one_file(&bed.target.join("sub"));
+}
+
+#[test]
+fn what_could_not_be_read_is_named_although_nothing_of_it_changed_before_the_frozen_round() {
+    use go2cloud_tests::medium::{Format, Medium};
+    use rustix::fs::{XattrFlags, setxattr};
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let bed = Bed::new();
+    let laden = medium.path().join("deep/laden");
+    std::fs::create_dir(medium.path().join("deep")).unwrap();
+    for name in [&laden, &medium.path().join("plain")] {
+        std::fs::write(name, b"x").unwrap();
+    }
+    // More than one entry can carry.
+    let names: Vec<String> = (0..34).map(|number| format!("user.{number}")).collect();
+    for name in &names {
+        setxattr(&laden, name, &[7; 65_000], XattrFlags::empty()).unwrap();
+    }
+    let frozen = |bed: &Bed, before: Option<String>| {
+        let summary = bed.sync_with(|plan| {
+            plan.rounds = Rounds::Count(2);
+            let SourceVolume::Tree(tree) = &mut plan.volume else {
+                unreachable!()
+            };
+            tree.root = medium.path();
+            tree.freeze = Some(Freeze {
+                before,
+                ..freeze(Duration::from_secs(15))
+            });
+        });
+        summary.unwrap()
+    };
+    let summary = frozen(&bed, None);
+    assert!(
+        !summary.ok && summary.skipped[0].path == "deep/laden",
+        "{summary:?}"
+    );
+    assert!(!bed.target.join("deep/laden").exists());
+    // What could be read in the frozen round is no failure.
+    let relieved = names
+        .iter()
+        .map(|name| format!("setfattr -x {name} {}", laden.display()));
+    let relieve = relieved.collect::<Vec<_>>().join(" && ");
+    let summary = frozen(&bed, Some(relieve));
+    assert!(summary.ok, "{summary:?}");
+    assert!(bed.target.join("deep/laden").exists());
+}

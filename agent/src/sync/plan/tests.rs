@@ -32,7 +32,7 @@ fn a_full_command_line_becomes_a_plan() {
     let state = folder.path().join("state");
     let rules = folder.path().join("rules");
     std::fs::create_dir(&data).unwrap();
-    std::fs::write(&rules, "*.tmp\n/cache/*\n").unwrap();
+    std::fs::write(&rules, b"*.tmp\n/caf\xe9/*\n").unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let plan = check(&args(&[
         "-to",
@@ -69,7 +69,7 @@ fn a_full_command_line_becomes_a_plan() {
         panic!("a tree was asked for")
     };
     assert_eq!(tree.root, data.canonicalize().unwrap());
-    assert_eq!(tree.excludes, ["*.tmp", "/cache/*", "-minus"]);
+    assert_eq!(tree.excludes, [&b"*.tmp"[..], b"/caf\xe9/*", b"-minus"]);
     assert_eq!(tree.never, [state]);
 }
 

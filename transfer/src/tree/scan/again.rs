@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::{Depth, Merge, OpenDirectory, Scan, Stack, Walker, kind_of, stamp};
 use crate::error::Result;
-use crate::source::counters;
 use crate::tree::capture::{FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Node, Time};
 use crate::tree::moves::{Identity, Sighting};
@@ -109,7 +108,10 @@ impl Scan<'_> {
                 let open = OpenDirectory::at(directory, EntryPath::root(), 0, stat.dev);
                 walker.finish_later(&open, &stat)
             }
-            Err(error) => walker.unreadable(&EntryPath::root(), "directory", error),
+            Err(error) => {
+                walker.unreadable(&EntryPath::root(), "directory", &error);
+                Ok(())
+            }
         }
     }
 }
@@ -143,12 +145,10 @@ impl Again<'_> {
         let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
         let open = match self.parent(parent, sighting.within) {
             Ok(open) => open,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                // It vanished since: the next round sees what became of it.
-                counters::add(&self.walker.scan.counters.unsettled, 1);
+            Err(error) => {
+                self.walker.unreadable(&sighting.path, "entry", &error);
                 return Ok(());
             }
-            Err(error) => return self.walker.unreadable(&sighting.path, "entry", error),
         };
         let mut merge = Merge {
             open: &open,

@@ -246,6 +246,22 @@ fn mounts_inside_the_volume_are_followed() {
     drop((unmount, inner));
 }
 
+#[test]
+fn nothing_is_looked_at_twice() {
+    let path = |name: &str| EntryPath::parse(name).unwrap();
+    let sweep = |name: &str| Sweep {
+        path: path(name),
+        reason: Doubt::Overflow,
+    };
+    let changes = Changes {
+        directories: vec![path("b"), path("mnt/inner/x")],
+        sweeps: vec![sweep("mnt"), sweep("mnt/inner"), sweep("mnt too")],
+    };
+    let changes = changes.with(["a", "b", "mnt", "mnt/inner/y"].map(path).to_vec());
+    assert_eq!(changes.directories, ["a", "b"].map(path));
+    assert_eq!(changes.sweeps, ["mnt", "mnt too"].map(sweep));
+}
+
 /// Unmounts on drop, also when a test fails; lazily, with what is mounted below.
 fn scopeguard(point: PathBuf) -> impl Drop {
     struct Unmount(PathBuf);
