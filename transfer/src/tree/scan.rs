@@ -510,7 +510,10 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(&path, "entry", error),
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.scan.leaves_out(&path, &stat) || self.sets_aside(merge, &path, &stat, known.as_ref())? {
+        if self.scan.leaves_out(&path, &stat) {
+            return known.map_or(Ok(()), |known| self.left_out(merge, known, is_directory));
+        }
+        if self.sets_aside(merge, &path, &stat, known.as_ref())? {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -570,6 +573,18 @@ impl<'a> Walker<'a> {
             rewrite: false,
         };
         self.work.push(Task::Entry(Box::new(file)))
+    }
+
+    /// What is there now is left out. What the baseline knows there goes if it is of the other kind, and that is not
+    /// excluded: rules may speak of directories alone.
+    fn left_out(&mut self, merge: &mut Merge<'_>, known: Entry, is_directory: bool) -> Result<()> {
+        let was_directory = matches!(known.node, Node::Directory);
+        let excludes = |is_directory| self.scan.filter.excludes(known.path.as_bytes(), is_directory);
+        if was_directory == is_directory || excludes(was_directory) {
+            return Ok(());
+        }
+        merge.touched = true;
+        self.work.push(Task::Remove(known.path))
     }
 
     fn directory_entry(

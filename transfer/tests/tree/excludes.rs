@@ -1,7 +1,9 @@
 //! Excluded paths are the target's own: whatever happens around them, they stay.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use go2cloud_tests::dice::Dice;
 use transfer::progress::Summary;
 use transfer::source::{SourceVolume, SyncPlan};
 
@@ -189,4 +191,180 @@ fn a_rename_onto_a_directory_without_anything_excluded_sends_no_content() {
     assert!(summary.ok && summary.bytes_data == 0, "{summary:?}");
     assert_own(&bed.target.join("e/deep/cache"));
     assert_equal_but(&bed, "cache");
+}
+
+/// Few names, so that what changes meets what is excluded.
+struct Garden {
+    dice: Dice,
+}
+
+impl Garden {
+    fn name(&mut self) -> String {
+        ["a", "b", "c", "d", "x.o", "y.o"][self.dice.below(6) as usize].to_owned()
+    }
+
+    /// A path of up to four names.
+    fn path(&mut self) -> String {
+        let names: Vec<String> = (0..=self.dice.below(4)).map(|_| self.name()).collect();
+        names.join("/")
+    }
+
+    fn rules(&mut self) -> Vec<String> {
+        (0..=self.dice.below(3))
+            .map(|_| {
+                let prefix = ["", "", "", "+ "][self.dice.below(4) as usize];
+                let anchor = ["", "/"][self.dice.below(2) as usize];
+                let middle = match self.dice.below(4) {
+                    0 => "*.o".to_owned(),
+                    1 => self.path(),
+                    _ => self.name(),
+                };
+                let end = ["", "", "/", "/*", "/**"][self.dice.below(5) as usize];
+                [prefix, anchor, &middle, end].concat()
+            })
+            .collect()
+    }
+
+    /// Makes a file or directory with what is missing above it, unless something else is in the way.
+    fn plant(&mut self, roots: &[&Path], seed: u64) -> Option<String> {
+        let path = self.path();
+        let is_directory = self.dice.below(4) == 0;
+        let is_free = roots.iter().all(|root| {
+            let mut above = Path::new(&path).ancestors().skip(1);
+            std::fs::symlink_metadata(root.join(&path)).is_err()
+                && above.all(|above| root.join(above).is_dir() || !root.join(above).exists())
+        });
+        if !is_free {
+            return None;
+        }
+        for root in roots {
+            std::fs::create_dir_all(root.join(&path).parent().unwrap()).unwrap();
+            if is_directory {
+                std::fs::create_dir(root.join(&path)).unwrap();
+            } else {
+                std::fs::write(root.join(&path), noise(10 + seed as usize, seed)).unwrap();
+            }
+        }
+        Some(path)
+    }
+
+    /// Removes something, or lets it become something else.
+    fn change(&mut self, root: &Path, seed: u64) {
+        let path = root.join(self.path());
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            return;
+        };
+        if metadata.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+        }
+        match self.dice.below(3) {
+            0 if metadata.is_dir() => std::fs::write(&path, noise(200 + seed as usize, seed)).unwrap(),
+            0 => std::fs::create_dir(&path).unwrap(),
+            _ => {}
+        }
+    }
+}
+
+/// Paths with the content of files.
+type Listing = BTreeMap<String, Option<Vec<u8>>>;
+
+fn listed(root: &Path) -> Listing {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                found.insert(name, None);
+                waiting.push(path);
+            } else {
+                found.insert(name, Some(std::fs::read(path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether this is the target's own, in a directory that is the source's or the target's own, too.
+fn stays_on_purpose(path: &str, before: &Listing, theirs: &Listing, source: &Path) -> bool {
+    let mut above: Vec<&Path> = Path::new(path).ancestors().collect();
+    above.pop();
+    let first = above
+        .into_iter()
+        .rev()
+        .find(|above| !theirs.contains_key(above.to_str().unwrap()));
+    first.is_some_and(|first| {
+        let parent = first.parent().unwrap();
+        let is_copied = |path: &Path| before.contains_key(path.to_str().unwrap());
+        !is_copied(first) && (!is_copied(parent) || source.join(parent).is_dir())
+    })
+}
+
+/// The same source, the same rules and the same target for both. What is the target's own and not excluded stays with us
+/// where its directory does, and directories are not renamed: there we differ on purpose.
+#[test]
+fn what_stays_at_the_target_is_what_rsync_leaves() {
+    let (mut kept, mut refused) = (0, 0);
+    for seed in 0..16 {
+        // Nothing here needs a medium.
+        let bed = Bed::within(Path::new("/dev/shm"));
+        let (source, theirs) = (bed.path("source"), bed.path("theirs"));
+        let mut garden = Garden {
+            dice: Dice::new(seed),
+        };
+        for step in 0..40 {
+            garden.plant(&[&source], step);
+        }
+        let rules = garden.rules();
+        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        let rules_before = if garden.dice.below(2) == 0 {
+            &rules[..]
+        } else {
+            &[]
+        };
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(bed.sync_with(excluding(rules_before)).unwrap().ok);
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([&bed.target, &theirs])
+            .status();
+        assert!(copied.unwrap().success());
+        let before = listed(&bed.target);
+        let own: Vec<String> = (100..125)
+            .filter_map(|step| garden.plant(&[&bed.target, &theirs], step))
+            .collect();
+        for step in 0..20 {
+            garden.change(&source, step);
+            garden.plant(&[&source], 300 + step);
+        }
+        std::fs::write(bed.path("rules"), rules.join("\n")).unwrap();
+        let output = std::process::Command::new("rsync")
+            .args(["-a", "--delete", "--exclude-from"])
+            .arg(bed.path("rules"))
+            .arg(format!("{}/", source.display()))
+            .arg(format!("{}/", theirs.display()))
+            .output()
+            .unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 23)), "{output:?}");
+        let theirs = listed(&theirs);
+        for run in 0..2 {
+            let summary = bed.sync_with(excluding(&rules)).unwrap();
+            let mut ours = listed(&bed.target);
+            ours.retain(|path, _| !stays_on_purpose(path, &before, &theirs, &source));
+            let context = format!("seed {seed}, run {run}, rules {rules:?}, own {own:?}, {summary:?}");
+            let names = |some: &Listing| some.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&ours), names(&theirs), "{context}");
+            assert!(ours == theirs, "{context}");
+            refused += u32::from(!summary.ok);
+        }
+        kept += own.iter().filter(|own| theirs.contains_key(*own)).count();
+    }
+    // The comparison means something only where rules bite.
+    assert!(
+        kept > 30 && refused > 4,
+        "{kept} entries kept, {refused} runs refused"
+    );
 }
