@@ -117,11 +117,13 @@ pub enum Report {
         /// Bytes to re-read.
         bytes_total: u64,
     },
-    /// An entry whose medium differs from the replica; the replica now says that its content is unknown.
+    /// An entry whose medium differs from the replica, which now says so.
     Differs {
         /// The entry.
         path: EntryPath,
         /// What differs.
+        part: Part,
+        /// The same for people.
         what: String,
     },
     /// Verification is through.
@@ -163,6 +165,15 @@ pub enum Report {
     },
     /// From here on the rules hold.
     Excluding,
+}
+
+/// What of an entry differs from the replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// Its content, or the entry as such: both sides count its content as unknown.
+    Content,
+    /// Nothing but metadata: both sides count the entry as not clean.
+    Metadata,
 }
 
 /// Why a target gives up.
@@ -269,6 +280,15 @@ mod tests {
         };
         let done = encode(KIND_REPORT, &Report::RoundDone { version }).unwrap();
         assert_eq!(bytes(done), format!("0502{}", "ab".repeat(32)));
+        let differs = Report::Differs {
+            path: EntryPath::parse(*b"a/b").unwrap(),
+            part: Part::Metadata,
+            what: "no".into(),
+        };
+        assert_eq!(
+            bytes(encode(KIND_REPORT, &differs).unwrap()),
+            "0703612f6201026e6f"
+        );
         let skipped = Report::Skipped {
             path: EntryPath::parse(*b"a/b").unwrap(),
             what: "owner".into(),

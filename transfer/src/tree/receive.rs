@@ -365,12 +365,13 @@ impl Session<'_> {
             }
         })?;
         let differences = findings.differences.len() as u64;
-        for (path, what) in findings.differences {
-            self.target.journal.append(&[Record::Intent {
-                path: path.clone(),
-                chunks: Vec::new(),
-            }])?;
-            self.say(&Report::Differs { path, what })?;
+        for difference in findings.differences {
+            self.target.journal.append(&[difference.record])?;
+            self.say(&Report::Differs {
+                path: difference.path,
+                part: difference.part,
+                what: difference.what,
+            })?;
         }
         let version = if differences > 0 {
             self.target.journal.seal()?

@@ -12,17 +12,17 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
 use crate::link::{self, FrameWriter};
 use crate::progress::{Event, Observer, Skipped, StopFlag, Summary, Verified};
-use crate::protocol::{Order, Report};
+use crate::protocol::{Order, Part, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
 use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
+use crate::tree::entry::EntryPath;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::mounts::TreeMounts;
-use crate::tree::replica::Record;
 use crate::tree::round::{self, Ground, Numbers, Pace, Session, Tally};
 use crate::tree::track::Tracker;
 use crate::tree::verify;
@@ -387,10 +387,27 @@ impl Run<'_> {
         summary.bytes_wire += get(&counters.bytes_wire) + control;
     }
 
-    /// Has the target re-read its medium. Returns what differs; the baseline then knows those contents as unknown.
+    /// Notes in the baseline that the target's medium holds something else. Gives back what is to be repaired: of what the
+    /// target refused, the metadata differ and are named already.
+    fn differs(&self, path: &EntryPath, part: Part, what: String) -> Result<Option<Skipped>> {
+        self.baseline.with(|replica| {
+            let known = replica.snapshot().cursor().get(path)?;
+            let known = known.ok_or_else(|| unexpected("a difference in what nobody knows"))?;
+            replica.append(&[verify::record_of_difference(known, part)])
+        })?;
+        let path = path.display();
+        let refused = self.ground.findings.skipped.lock().expect("not poisoned");
+        if part == Part::Metadata && refused.iter().any(|refused| refused.path == path) {
+            return Ok(None);
+        }
+        let why = "the target's medium holds something else".to_owned();
+        Ok(Some(Skipped { path, what, why }))
+    }
+
+    /// Has the target re-read its medium. Returns what is to be repaired; the baseline then knows that it differs.
     fn verify(&mut self, conversation: &Conversation) -> Result<Vec<Skipped>> {
         conversation.order(&Order::Verify)?;
-        let mut differing = Vec::new();
+        let (mut differing, mut differing_count) = (Vec::new(), 0);
         loop {
             match conversation.report()? {
                 Report::VerifyProgress { bytes, bytes_total } => {
@@ -398,19 +415,9 @@ impl Run<'_> {
                         .observer
                         .event(&Event::Verifying { bytes, bytes_total });
                 }
-                Report::Differs { path, what } => {
-                    self.baseline.with(|replica| {
-                        replica.append(&[Record::Intent {
-                            path: path.clone(),
-                            chunks: Vec::new(),
-                        }])
-                    })?;
-                    let why = "the target's medium holds something else".to_owned();
-                    differing.push(Skipped {
-                        path: path.display(),
-                        what,
-                        why,
-                    });
+                Report::Differs { path, part, what } => {
+                    differing_count += 1;
+                    differing.extend(self.differs(&path, part, what)?);
                 }
                 Report::Verified {
                     root,
@@ -419,7 +426,7 @@ impl Run<'_> {
                     differences,
                     version,
                 } => {
-                    if differences != differing.len() as u64 {
+                    if differences != differing_count {
                         return Err(unexpected("another count of differences"));
                     }
                     if differences > 0 {

@@ -8,11 +8,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::protocol::Part;
 use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Time};
 use crate::tree::long::{digest_of_chunks, digest_of_extents};
 use crate::tree::operation::{Loaded, Operation};
-use crate::tree::replica::Snapshot;
+use crate::tree::replica::{Record, Snapshot};
 
 /// Entries compared at a time: they are spread over the threads and come together in order.
 const BATCH: usize = 2048;
@@ -81,7 +82,35 @@ pub struct Findings {
     /// Content bytes read.
     pub bytes: u64,
     /// What differs.
-    pub differences: Vec<(EntryPath, String)>,
+    pub differences: Vec<Difference>,
+}
+
+/// An entry whose medium differs from the replica.
+#[derive(Debug)]
+pub struct Difference {
+    /// The entry.
+    pub path: EntryPath,
+    /// What differs.
+    pub part: Part,
+    /// The same for people.
+    pub what: String,
+    /// How both sides note it.
+    pub record: Record,
+}
+
+/// How a replica notes that `part` of an entry differs. Metadata are applied anew, whatever the next round finds; the content
+/// is known as before.
+pub fn record_of_difference(mut entry: Entry, part: Part) -> Record {
+    match part {
+        Part::Content => Record::Intent {
+            path: entry.path,
+            chunks: Vec::new(),
+        },
+        Part::Metadata => {
+            entry.stamp.clean = false;
+            Record::Entry(entry)
+        }
+    }
 }
 
 /// Root digest and number of entries of a replica.
@@ -147,8 +176,13 @@ pub fn read_back(
         for (entry, compared) in batch.into_iter().zip(compared.into_iter().flatten()) {
             findings.compared += 1;
             findings.bytes += compared.bytes;
-            if let Some(what) = compared.difference {
-                findings.differences.push((entry.path.clone(), what));
+            if let Some((part, what)) = compared.difference {
+                findings.differences.push(Difference {
+                    path: entry.path.clone(),
+                    part,
+                    what,
+                    record: record_of_difference(entry.clone(), part),
+                });
             }
             let path = entry.path;
             let present = compared.present.unwrap_or_default();
@@ -170,7 +204,7 @@ pub fn read_back(
 #[derive(Default)]
 struct Compared {
     present: Option<(Meta, Option<Node>)>,
-    difference: Option<String>,
+    difference: Option<(Part, String)>,
     bytes: u64,
 }
 
@@ -201,7 +235,7 @@ fn compare_all(root: &Directory, entries: &[Entry]) -> Vec<Compared> {
         Ok(judge(entry, meta, node, bytes))
     };
     let failed = |error: std::io::Error| Compared {
-        difference: Some(error.to_string()),
+        difference: Some((Part::Content, error.to_string())),
         ..Compared::default()
     };
     entries
@@ -213,9 +247,10 @@ fn compare_all(root: &Directory, entries: &[Entry]) -> Vec<Compared> {
 fn judge(entry: &Entry, meta: Meta, node: Node, bytes: u64) -> Compared {
     let (present, expected) = (without_atime(meta), without_atime(entry.meta.clone()));
     let difference = if node != entry.node {
-        Some("content".to_owned())
+        Some((Part::Content, "content".to_owned()))
     } else if present != expected {
-        Some(format!("metadata: {}", metadata_difference(&present, &expected)))
+        let what = format!("metadata: {}", metadata_difference(&present, &expected));
+        Some((Part::Metadata, what))
     } else {
         None
     };

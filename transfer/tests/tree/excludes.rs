@@ -88,9 +88,15 @@ fn a_removed_directory_keeps_what_is_excluded_and_is_named_until_it_is_empty() {
     for rule in ["cache", "/d/deep/cache", "own"] {
         let bed = with_own(&[rule]);
         std::fs::remove_dir_all(bed.path("source/d")).unwrap();
-        for _ in 0..2 {
-            let summary = bed.sync_with(excluding(&[rule])).unwrap();
+        for verify in [false, true] {
+            let summary = bed
+                .sync_with(|plan| {
+                    excluding(&[rule])(plan);
+                    plan.verify = verify;
+                })
+                .unwrap();
             assert_refused(&summary, "d");
+            assert_eq!(summary.rounds, 1, "{summary:?}");
             assert_own(&bed.target.join("d/deep/cache"));
             assert_eq!(entries(&bed.target.join("d")), ["deep"]);
             assert_eq!(entries(&bed.target.join("d/deep")), ["cache"]);

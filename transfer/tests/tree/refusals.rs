@@ -47,6 +47,50 @@ fn rounds_and_verification_go_on_after_a_refusal_among_many_entries() {
 }
 
 #[test]
+fn verification_takes_what_was_refused_for_no_damage() {
+    let medium = Medium::new(Format::Xfs, 320).unwrap();
+    let mut bed = Bed::new();
+    bed.target = medium.path().join("target");
+    std::fs::create_dir(&bed.target).unwrap();
+    bed.write("whole", &noise(50_000, 1));
+    bed.write("long", &noise(3 << 20, 2));
+    for name in ["whole", "long"] {
+        let mut chattr = std::process::Command::new("chattr");
+        let changed = chattr.arg("+u").arg(bed.path("source").join(name)).status();
+        assert!(changed.unwrap().success());
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    for content in [50_000 + (3 << 20), 0] {
+        let summary = bed.sync().unwrap();
+        let mut skipped: Vec<_> = summary
+            .skipped
+            .iter()
+            .map(|skipped| (&skipped.path[..], &skipped.what[..]))
+            .collect();
+        skipped.sort_unstable();
+        assert_eq!(
+            skipped,
+            [("long", "inode flags 0x2"), ("whole", "inode flags 0x2")],
+            "{summary:?}"
+        );
+        assert_eq!((summary.bytes_data, summary.rounds), (content, 1), "{summary:?}");
+        assert_eq!(summary.verified.unwrap().repaired, 0);
+    }
+    bed.assert_equal();
+    // Metadata that were not refused are repaired, without the content.
+    let damaged = bed.target.join("long");
+    std::fs::set_permissions(&damaged, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(
+        bed.target.join("whole"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let summary = bed.sync().unwrap();
+    assert_eq!(summary.bytes_data, 0, "{summary:?}");
+    bed.assert_equal();
+}
+
+#[test]
 fn a_rename_across_file_systems_of_the_target_among_many_entries_is_made_by_copying() {
     let medium = Medium::new(Format::Ext4, 64).unwrap();
     let bed = Bed::new();
