@@ -510,10 +510,7 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(&path, "entry", error),
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.scan.leaves_out(&path, &stat) {
-            return known.map_or(Ok(()), |known| self.left_out(merge, known, is_directory));
-        }
-        if self.sets_aside(merge, &path, &stat, known.as_ref())? {
+        if self.passes_over(merge, &path, &stat, known.as_ref())? {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -575,16 +572,27 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Entry(Box::new(file)))
     }
 
-    /// What is there now is left out. What the baseline knows there goes if it is of the other kind, and that is not
-    /// excluded: rules may speak of directories alone.
-    fn left_out(&mut self, merge: &mut Merge<'_>, known: Entry, is_directory: bool) -> Result<()> {
-        let was_directory = matches!(known.node, Node::Directory);
-        let excludes = |is_directory| self.scan.filter.excludes(known.path.as_bytes(), is_directory);
-        if was_directory == is_directory || excludes(was_directory) {
-            return Ok(());
+    /// Whether an entry is left out or set aside. Where it is left out, what the baseline knows there goes if it is of the
+    /// other kind, and that is not excluded: rules may speak of directories alone.
+    fn passes_over(
+        &mut self,
+        merge: &mut Merge<'_>,
+        path: &EntryPath,
+        stat: &Stat,
+        known: Option<&Entry>,
+    ) -> Result<bool> {
+        if !self.scan.leaves_out(path, stat) {
+            return self.sets_aside(merge, path, stat, known);
         }
-        merge.touched = true;
-        self.work.push(Task::Remove(known.path))
+        let was_directory = known.map(|known| matches!(known.node, Node::Directory));
+        if let Some(was_directory) = was_directory
+            && was_directory != (stat.kind == FileKind::Directory)
+            && !self.scan.filter.excludes(path.as_bytes(), was_directory)
+        {
+            merge.touched = true;
+            self.work.push(Task::Remove(path.clone()))?;
+        }
+        Ok(true)
     }
 
     fn directory_entry(

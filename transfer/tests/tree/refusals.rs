@@ -27,7 +27,7 @@ fn a_refusal_among_many_entries_is_named_by_every_run_and_sends_no_content_again
     let first = bed.sync_with(|plan| plan.verify = false).unwrap();
     assert_only_refused(&first, "strict");
     assert!(first.bytes_data > 3000 * 64, "{first:?}");
-    for run in 0..3 {
+    for run in 0..2 {
         bed.write(&format!("d{run}/new"), &noise(100, run));
         let again = bed.sync_with(|plan| plan.verify = false).unwrap();
         assert_only_refused(&again, "strict");
@@ -110,11 +110,11 @@ fn a_rename_across_file_systems_of_the_target_among_many_entries_is_made_by_copy
         ("there/d2", "d2 again"),
     ];
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        assert!(bed.sync().unwrap().ok);
+        assert!(bed.sync_with(|plan| plan.verify = false).unwrap().ok);
         for (from, to) in renamed {
             let source = bed.path("source");
             std::fs::rename(source.join(from), source.join(to)).unwrap();
-            let summary = bed.sync().unwrap();
+            let summary = bed.sync_with(|plan| plan.verify = false).unwrap();
             assert!(summary.ok, "{summary:?}");
             assert!(summary.bytes_data < 10_000, "{summary:?}");
             assert_eq!(summary.renamed, 1, "tried once: {summary:?}");
