@@ -139,7 +139,7 @@ fn check_disk(disk: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The journal's folder. One below a target tree would be deleted as foreign by the first round.
+/// The journal's folder. One below a target tree would be deleted as foreign.
 fn check_journal(asked: Option<&Path>, volume: &Path, tree: bool) -> Result<PathBuf> {
     let journal = match asked {
         Some(journal) => absolute(journal)?,

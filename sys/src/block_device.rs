@@ -42,7 +42,12 @@ impl DeviceNumber {
         self.minor & 0xff | self.major << 8 | (self.minor & !0xff) << 12
     }
 
-    fn sysfs(self) -> PathBuf {
+    /// From a file `dev` of sysfs; `None` when there is no such.
+    pub fn read(path: &Path) -> Option<Self> {
+        parse_number(&read_text(path).ok()?).ok()
+    }
+
+    pub(crate) fn sysfs(self) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{self}"))
     }
 }
@@ -145,7 +150,10 @@ impl BlockDevice {
         numbers.push(self.number);
         Ok(mounts()?
             .into_iter()
-            .filter_map(|mount| Some((mount.block_device()?, mount)))
+            .flat_map(|mount| {
+                let devices = mount.block_devices();
+                devices.into_iter().map(move |device| (device, mount.clone()))
+            })
             .filter(|(number, _)| numbers.contains(number))
             .collect())
     }
@@ -172,6 +180,18 @@ impl BlockDevice {
         Ok(names)
     }
 
+    /// Whether somebody has it in use, in whatever mount namespace; `None` when that cannot be told. To look is to claim it for
+    /// a moment: a mount of the very moment fails.
+    pub fn is_used(&self) -> Option<bool> {
+        let mut exclusive = OpenOptions::new();
+        exclusive.read(true).custom_flags(libc::O_EXCL);
+        match exclusive.open(&self.path) {
+            Ok(_) => Some(false),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Some(true),
+            Err(_) => None,
+        }
+    }
+
     /// The file behind a loop device.
     pub fn backing_file(&self) -> Option<PathBuf> {
         let text = read_text(&self.disk.sysfs().join("loop/backing_file")).ok()?;
@@ -179,7 +199,7 @@ impl BlockDevice {
     }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
@@ -206,7 +226,8 @@ pub enum Access {
     Read,
     /// For reading and writing.
     Write,
-    /// For reading and writing, refused with `EBUSY` while a file system, swap, LVM or another program has it in use.
+    /// For reading and writing; a block device is refused with `EBUSY` while a file system, swap, LVM or another program has
+    /// it in use. Of a regular file the kernel does not know that.
     WriteExclusive,
 }
 
@@ -326,6 +347,18 @@ mod tests {
         assert_eq!(number.kernel(), (259 << 20) | 0x12345);
         assert_eq!(number.encoded(), 0x45 | (259 << 8) | (0x123 << 20));
         assert_eq!(DeviceNumber::from_raw(libc::makedev(259, 0x12345)), number);
+    }
+
+    #[test]
+    fn whether_a_device_is_used_is_told_as_far_as_it_is_known() {
+        let disk = crate::loop_device::LoopDevice::new("g2c-block-used", 1 << 20, 512).unwrap();
+        let mut device = BlockDevice::look(&disk.path).unwrap().unwrap();
+        assert_eq!(device.is_used(), Some(false));
+        let user = DirectFile::open(&disk.path, Access::WriteExclusive).unwrap();
+        assert_eq!(device.is_used(), Some(true));
+        drop(user);
+        device.path = PathBuf::from("/dev/g2c-block-nowhere");
+        assert_eq!(device.is_used(), None);
     }
 
     #[test]

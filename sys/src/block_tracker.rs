@@ -11,7 +11,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -134,8 +134,19 @@ impl Layout {
 struct Segment {
     layout: Layout,
     marks: SharedBytes,
-    /// Open events keep the programs attached; open programs show their statistics in `/proc/PID/fdinfo`.
-    _open: Vec<OwnedFd>,
+    /// Open events keep the programs attached.
+    _events: Vec<OwnedFd>,
+    /// The programs, in the order of [`EVENTS`].
+    programs: Vec<OwnedFd>,
+}
+
+/// How often the kernel left a program out because it would have interrupted another one on its processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Before requests.
+    pub before: u64,
+    /// After them.
+    pub after: u64,
 }
 
 impl BlockTracker {
@@ -191,6 +202,23 @@ impl BlockTracker {
         }
     }
 
+    /// How often the kernel has left the programs out so far; `None` where it does not tell (before 6.7) or there are none. A
+    /// write is missed only where both concern the same one.
+    pub fn left_out(&self) -> Option<LeftOut> {
+        let Backend::Bpf(segments) = &self.backend else {
+            return None;
+        };
+        let mut sum = LeftOut::default();
+        for segment in segments {
+            let mut misses = segment.programs.iter().map(recursion_misses);
+            sum.before += misses.next()??;
+            for after in misses {
+                sum.after += after?;
+            }
+        }
+        Some(sum)
+    }
+
     /// Takes and clears all marks. Read the chunks *after* this call: what is written meanwhile is marked anew.
     pub fn harvest(&self) -> Harvest {
         let mut harvest = Harvest {
@@ -226,21 +254,31 @@ fn attach_programs(
     for first_chunk in (0..chunk_count).step_by(SEGMENT_CHUNKS as usize) {
         let layout = Layout::new(first_chunk, SEGMENT_CHUNKS.min(chunk_count - first_chunk));
         let marks = SharedBytes::new(layout.len())?;
-        let mut open = Vec::new();
+        let (mut open, mut programs) = (Vec::new(), Vec::new());
         for event in events {
             let program = load_tracepoint_program(&marking_program(device, event, layout, &marks))?;
             // One event on one CPU suffices: the program runs at every hit of the tracepoint.
             let perf_event = perf::open_tracepoint(event.id, perf::online_cpus()?.1[0])?;
             perf::attach_program(&perf_event, &program)?;
-            open.extend([perf_event, program]);
+            open.push(perf_event);
+            programs.push(program);
         }
         segments.push(Segment {
             layout,
             marks,
-            _open: open,
+            _events: open,
+            programs,
         });
     }
     Ok(segments)
+}
+
+fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"));
+    line?.trim().parse().ok()
 }
 
 /// Before 5.11 maps count as locked memory.

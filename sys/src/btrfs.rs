@@ -1,8 +1,14 @@
-//! `BTRFS_IOC_TREE_SEARCH`: reads the trees of a mounted btrfs file system.
+//! What a mounted btrfs file system tells of itself: its trees (`BTRFS_IOC_TREE_SEARCH`), its identifier, its devices.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use crate::block_device::DeviceNumber;
+
+/// A folder for each mounted file system, named by its identifier.
+const SYSFS: &str = "/sys/fs/btrfs";
 
 /// The key of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,6 +157,59 @@ fn fetch(directory: &File, arguments: &mut SearchArguments) -> io::Result<()> {
     Ok(())
 }
 
+/// `struct btrfs_ioctl_fs_info_args` as far as it is needed.
+#[repr(C)]
+struct Information {
+    max_device: u64,
+    devices: u64,
+    id: [u8; 16],
+    rest: [u64; 124],
+}
+
+/// `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`.
+const BTRFS_IOC_FS_INFO: libc::c_ulong = 0x8000_0000 | (1024 << 16) | (0x94 << 8) | 31;
+
+/// The devices of the file system that this file or directory belongs to; none when it is not btrfs.
+pub fn devices_of(file: &File) -> Vec<DeviceNumber> {
+    let mut information = Information {
+        max_device: 0,
+        devices: 0,
+        id: [0; 16],
+        rest: [0; 124],
+    };
+    // SAFETY: the descriptor is open and the argument has the length that the ioctl number states.
+    let result = unsafe {
+        libc::ioctl(
+            file.as_raw_fd(),
+            BTRFS_IOC_FS_INFO as _,
+            std::ptr::from_mut(&mut information),
+        )
+    };
+    if result < 0 {
+        return Vec::new();
+    }
+    let hex: String = information.id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    devices_in(&Path::new(SYSFS).join(parts.join("-")))
+}
+
+/// All devices of the mounted file system that has `device`; none when there is no such.
+pub fn devices_with(device: DeviceNumber) -> Vec<DeviceNumber> {
+    let file_systems = std::fs::read_dir(SYSFS).into_iter().flatten().flatten();
+    let mut all = file_systems.map(|file_system| devices_in(&file_system.path()));
+    all.find(|devices| devices.contains(&device)).unwrap_or_default()
+}
+
+fn devices_in(file_system: &Path) -> Vec<DeviceNumber> {
+    let devices = std::fs::read_dir(file_system.join("devices"));
+    let numbers = devices.into_iter().flatten().flatten();
+    let mut numbers: Vec<DeviceNumber> = numbers
+        .filter_map(|device| DeviceNumber::read(&device.path().join("dev")))
+        .collect();
+    numbers.sort();
+    numbers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +222,9 @@ mod tests {
         assert_eq!(offset_of!(SearchKey, items), 64);
         assert_eq!(size_of::<SearchArguments>(), 4096);
         assert_eq!(BTRFS_IOC_TREE_SEARCH, 0xd000_9411);
+        assert_eq!(size_of::<Information>(), 1024);
+        assert_eq!(offset_of!(Information, id), 16);
+        assert_eq!(BTRFS_IOC_FS_INFO, 0x8400_941f);
     }
 
     #[test]

@@ -63,12 +63,16 @@ pub struct Thawed {
     pub frozen_for: Duration,
     /// File systems that were found thawed already, by the watchdog at its deadline or by another program.
     pub thawed_early: Vec<PathBuf>,
+    /// How many were frozen.
+    pub frozen: usize,
+    /// Those that know no freeze; they were synchronised instead.
+    pub unsupported: Vec<PathBuf>,
 }
 
 impl Frozen {
     /// Freezes the file systems of `points`, in this order, for `deadline` at most.
     ///
-    /// A file system that knows no freeze (vfat) is synchronised instead and listed by [`Frozen::unsupported`].
+    /// A file system that knows no freeze (vfat) is synchronised instead and listed by [`Frozen::thaw`].
     ///
     /// # Errors
     /// A file system is frozen by another program, or fails to freeze: then all are thawed again.
@@ -96,11 +100,6 @@ impl Frozen {
         Ok(frozen)
     }
 
-    /// File systems that cannot be frozen; they were synchronised instead.
-    pub fn unsupported(&self) -> &[PathBuf] {
-        &self.unsupported
-    }
-
     /// Time since before the first file system froze.
     pub fn frozen_for(&self) -> Duration {
         self.began.elapsed()
@@ -116,11 +115,13 @@ impl Frozen {
     /// # Errors
     /// A file system refuses to thaw; the others were thawed nevertheless.
     pub fn thaw(mut self) -> io::Result<Thawed> {
-        let mut thawed_early = Vec::new();
+        let (mut thawed_early, frozen) = (Vec::new(), self.frozen.len());
         self.thaw_all(&mut thawed_early)?;
         Ok(Thawed {
             frozen_for: self.began.elapsed(),
             thawed_early,
+            frozen,
+            unsupported: std::mem::take(&mut self.unsupported),
         })
     }
 
@@ -225,6 +226,19 @@ mod tests {
         assert_eq!(
             frozen.thaw().unwrap().thawed_early,
             std::slice::from_ref(&mount.point)
+        );
+    }
+
+    #[test]
+    fn a_file_system_without_freeze_is_named() {
+        let (_device, mount) = file_system("ext4");
+        let paths = [&mount.point, Path::new("/proc")];
+        let points = paths.map(|path| FreezePoint::open(path).unwrap());
+        let frozen = Frozen::freeze(points.into(), Duration::from_secs(20)).unwrap();
+        let state = frozen.thaw().unwrap();
+        assert_eq!(
+            (state.frozen, &state.unsupported[..]),
+            (1, &[PathBuf::from("/proc")][..])
         );
     }
 

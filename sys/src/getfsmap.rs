@@ -57,12 +57,12 @@ const FMR_OWN_FREE: u64 = 1;
 /// `FMH_OF_DEV_T`: the device field holds a device number in the kernel's encoding for user space.
 const FMH_OF_DEV_T: u32 = 1;
 
-/// Byte ranges of `device` that the file system mounted at `point` holds free, ascending; `None` when this file system
-/// or kernel cannot tell.
+/// Calls `visit` with every byte range of `device` that the file system mounted at `point` holds free, ascending. Returns
+/// `false` when this file system or kernel cannot tell. There may be millions of them.
 ///
 /// # Errors
 /// The mount point cannot be opened or the call fails half-way.
-pub fn free_ranges(point: &Path, device: DeviceNumber) -> io::Result<Option<Vec<Range<u64>>>> {
+pub fn each_free(point: &Path, device: DeviceNumber, mut visit: impl FnMut(Range<u64>)) -> io::Result<bool> {
     let directory = File::open(point)?;
     let mut head = Box::new(Head {
         iflags: 0,
@@ -81,18 +81,19 @@ pub fn free_ranges(point: &Path, device: DeviceNumber) -> io::Result<Option<Vec<
         offset: u64::MAX,
         ..RECORD_ZERO
     };
-    let mut free = Vec::new();
+    let mut has_told = false;
     loop {
         if let Err(error) = fetch(&directory, &mut head) {
             return match error.raw_os_error() {
-                Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL) if free.is_empty() => Ok(None),
+                Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL) if !has_told => Ok(false),
                 _ => Err(error),
             };
         }
         let found = &head.records[..(head.entries as usize).min(RECORDS)];
         for record in found {
             if is_free_space_of(record, device, head.oflags) {
-                free.push(record.physical..record.physical.saturating_add(record.length));
+                has_told = true;
+                visit(record.physical..record.physical.saturating_add(record.length));
             }
         }
         let Some(last) = found.last().copied() else { break };
@@ -102,8 +103,7 @@ pub fn free_ranges(point: &Path, device: DeviceNumber) -> io::Result<Option<Vec<
         // The next call starts behind the last record: the kernel adds the key's length to its position.
         head.keys[0] = last;
     }
-    free.sort_by_key(|range| range.start);
-    Ok(Some(free))
+    Ok(true)
 }
 
 fn is_free_space_of(record: &Record, device: DeviceNumber, oflags: u32) -> bool {
@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn a_file_system_without_the_call_answers_none() {
         let device = DeviceNumber { major: 0, minor: 1 };
-        assert_eq!(free_ranges(Path::new("/proc"), device).unwrap(), None);
+        assert!(!each_free(Path::new("/proc"), device, |_| {}).unwrap());
     }
 }

@@ -1,4 +1,5 @@
-//! Mount tables, parsed from `/proc/PID/mountinfo`: that of this mount namespace, or those of all that have a process.
+//! Mount tables, parsed from `/proc/PID/mountinfo`: that of this mount namespace, or those of all that have a process. And the
+//! devices used for swapping, which are in no such table.
 //!
 //! A namespace without processes (kept by a bind mount or a descriptor) does not appear: whoever needs "nobody uses this
 //! device" opens it with `O_EXCL` instead.
@@ -9,10 +10,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::block_device::DeviceNumber;
+use crate::btrfs;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +37,35 @@ pub struct Mount {
 
 impl Mount {
     /// The block device below this mount: by device number, or for file systems with an anonymous number by the path in
-    /// the source column.
+    /// the source column. Of several devices of btrfs it is one.
     pub fn block_device(&self) -> Option<DeviceNumber> {
         if self.device.major != 0 {
             return Some(self.device);
         }
-        let metadata = std::fs::metadata(&self.source).ok()?;
-        rustix::fs::FileType::from_raw_mode(metadata.mode())
-            .is_block_device()
-            .then(|| DeviceNumber::from_raw(metadata.rdev()))
+        device_at(&self.source).or_else(|| self.block_devices().first().copied())
+    }
+
+    /// All block devices below this mount. Those of btrfs the kernel knows, also when the node in the source column is gone: the
+    /// kernel mounts a root file system by `/dev/root`, and names come and go.
+    pub fn block_devices(&self) -> Vec<DeviceNumber> {
+        if self.device.major != 0 {
+            return vec![self.device];
+        }
+        let named = device_at(&self.source);
+        let mut devices = Vec::new();
+        if self.kind == "btrfs" {
+            devices = named.map(btrfs::devices_with).unwrap_or_default();
+            if devices.is_empty() {
+                devices = self
+                    .open()
+                    .map(|file| btrfs::devices_of(&file))
+                    .unwrap_or_default();
+            }
+        }
+        if devices.is_empty() {
+            devices.extend(named);
+        }
+        devices
     }
 
     /// Opens the mount point, if it still leads to this mount: another one may lie over it, or be there instead by now.
@@ -72,6 +94,26 @@ impl Mount {
             .split(',')
             .any(|option| option.split('=').next() == Some(name))
     }
+}
+
+/// The number of a block device's node.
+fn device_at(node: &Path) -> Option<DeviceNumber> {
+    let metadata = std::fs::metadata(node).ok()?;
+    metadata
+        .file_type()
+        .is_block_device()
+        .then(|| DeviceNumber::from_raw(metadata.rdev()))
+}
+
+/// The devices in use for swapping.
+pub fn swaps() -> Vec<DeviceNumber> {
+    // Without the file the kernel knows no swap.
+    let table = std::fs::read("/proc/swaps").unwrap_or_default();
+    let lines = table.split(|byte| *byte == b'\n').skip(1);
+    lines
+        .filter_map(|line| line.split(|byte| *byte == b' ' || *byte == b'\t').next())
+        .filter_map(|name| device_at(&unescape(name)))
+        .collect()
 }
 
 /// All mounts, in the order in which they were made.

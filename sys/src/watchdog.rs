@@ -4,11 +4,14 @@
 //! the deadline even if the parent is stopped, and at once when the parent ends, however it ends: the kernel closes the
 //! pipe. It needs no disk: its pages are locked, it allocates nothing, opens nothing, writes nothing. It stays until the
 //! parent is gone or has dismissed it, because a freeze that the parent began may complete after the deadline.
+//! Before its time begins to run, the parent takes it out of its own control groups, which may be killed as a whole.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use crate::control_group::Shelter;
 
 /// `_IOWR('X', 120, int)` of linux/fs.h.
 pub(crate) const FITHAW: libc::c_ulong = 0xc004_5878;
@@ -19,6 +22,8 @@ const REPEAT_MS: libc::c_int = 100;
 
 /// What the parent writes to end the watchdog without a thaw.
 const DISMISSED: u8 = b'd';
+/// What the parent writes to let the time run.
+const BEGIN: u8 = b'b';
 
 /// A running watchdog. Dropping it makes it thaw everything and end; [`Watchdog::dismiss`] makes it just end.
 #[derive(Debug)]
@@ -26,6 +31,16 @@ pub struct Watchdog {
     /// The end that the child watches; closing it ends the child.
     leash: Option<File>,
     child: libc::pid_t,
+    shelter: Shelter,
+}
+
+/// What may end a watchdog together with this program, so that nothing would thaw; `None` if nothing known can.
+///
+/// # Errors
+/// There could be no watchdog.
+pub fn exposure() -> io::Result<Option<String>> {
+    let mut rehearsal = Watchdog::arm([].iter(), Duration::MAX)?;
+    Ok(rehearsal.shelter.exposure.take())
 }
 
 impl Watchdog {
@@ -65,10 +80,15 @@ impl Watchdog {
             _ => {
                 drop(leash_end);
                 drop(ready_end);
+                let mut leash = File::from(leash);
+                let shelter = Shelter::take(child);
+                let begun = leash.write_all(&[BEGIN]);
                 let watchdog = Self {
-                    leash: Some(File::from(leash)),
+                    leash: Some(leash),
                     child,
+                    shelter,
                 };
+                begun?;
                 // The child says when its memory is locked; without that word there must be no freeze.
                 let mut word = [0u8; 1];
                 File::from(ready).read_exact(&mut word)?;
@@ -112,6 +132,7 @@ impl Drop for Watchdog {
         let mut status = 0;
         // SAFETY: the child is ours and was not waited for; `status` is a valid out-parameter.
         unsafe { libc::waitpid(self.child, &raw mut status, 0) };
+        self.shelter.leave();
     }
 }
 
@@ -133,6 +154,10 @@ fn stand_watch(duty: &Duty) -> ! {
     leave_the_parents_group();
     close_all_but(duty);
     lock_memory();
+    if !begins(duty) {
+        // SAFETY: ends this process without running the parent's exit handlers.
+        unsafe { libc::_exit(0) };
+    }
     // A rehearsal touches every page that the real thing needs, so that they are in memory and locked.
     rehearse(duty);
     // SAFETY: the descriptor is open and the buffer holds one byte.
@@ -146,7 +171,7 @@ fn stand_watch(duty: &Duty) -> ! {
             wait_ms.saturating_sub(libc::c_int::try_from(now_ms() - began).unwrap_or(libc::c_int::MAX));
         if left > 0 {
             match wait_for_word(duty.leash, left) {
-                Word::None => continue,
+                Word::None | Word::Begin => continue,
                 Word::Dismissed => {}
                 Word::ParentGone => thaw_all(duty),
             }
@@ -159,9 +184,21 @@ fn stand_watch(duty: &Duty) -> ! {
     }
 }
 
+/// Waits for the parent's word that the time runs; without it nothing was frozen.
+fn begins(duty: &Duty) -> bool {
+    loop {
+        match wait_for_word(duty.leash, -1) {
+            Word::None => {}
+            Word::Begin => return true,
+            Word::Dismissed | Word::ParentGone => return false,
+        }
+    }
+}
+
 /// What came through the pipe.
 enum Word {
     None,
+    Begin,
     Dismissed,
     ParentGone,
 }
@@ -183,6 +220,7 @@ fn wait_for_word(leash: RawFd, wait_ms: libc::c_int) -> Word {
     match unsafe { libc::read(leash, (&raw mut byte).cast(), 1) } {
         0 => Word::ParentGone,
         1 if byte == DISMISSED => Word::Dismissed,
+        1 if byte == BEGIN => Word::Begin,
         _ => Word::None,
     }
 }
@@ -254,3 +292,6 @@ fn now_ms() -> i64 {
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,11 +41,19 @@ impl Medium {
     /// # Errors
     /// No room, or `mkfs` or `mount` failed or is not installed; the message carries what they said.
     pub fn new(format: Format, len_mib: u64) -> io::Result<Self> {
+        Self::with_options(format, len_mib, &[])
+    }
+
+    /// The same with further arguments for `mkfs`.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_options(format: Format, len_mib: u64, options: &[&str]) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("go2cloud-medium-").tempdir()?;
         let image = folder.path().join("image");
         File::create(&image)?.set_len(len_mib << 20)?;
         let (program, arguments) = format.mkfs().split_first().expect("every format names its mkfs");
-        run(Command::new(program).args(arguments).arg(&image))?;
+        run(Command::new(program).args(arguments).args(options).arg(&image))?;
         let medium = Self { folder };
         std::fs::create_dir(medium.path())?;
         run(Command::new("mount")

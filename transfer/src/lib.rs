@@ -11,6 +11,7 @@ pub mod disk;
 pub mod error;
 pub mod limits;
 pub mod link;
+pub mod lock;
 pub mod machine;
 pub mod payload;
 pub mod progress;

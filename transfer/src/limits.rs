@@ -25,6 +25,10 @@ pub const CHUNK_LEN_MAX: u64 = 1024 * 1024;
 /// Number of chunks above which a longer chunk is chosen: 256 Ki digests of 32 bytes are 8 MiB a file.
 pub const CHUNK_COUNT_SOFT_MAX: u64 = 256 * 1024;
 
+/// Number of chunks up to which a file's changes travel alone, a longer one is sent whole: 1 TiB. The digests of the file and
+/// those of what the target holds take 64 bytes a chunk while it is sent, here 64 MiB; those of the file alone 32.
+pub const CHUNK_COUNT_DELTA_MAX: u64 = 4 * CHUNK_COUNT_SOFT_MAX;
+
 /// Raw bytes gathered before a frame is closed.
 pub const FRAME_RAW_LEN_TARGET: usize = 2 * 1024 * 1024;
 

@@ -144,6 +144,8 @@ pub struct Summary {
     pub resumes: u32,
     /// Milliseconds for which the source's file systems were frozen; `None` without a freeze.
     pub frozen_ms: Option<u64>,
+    /// What was in use at the cutover and could not be frozen: it may not be of that moment.
+    pub not_frozen: Vec<String>,
     /// What the boot check before the cutover saw; `None` without one.
     pub boot_check: Option<serde_json::Value>,
     /// Result of re-reading the target's medium; `None` when it was not asked for.

@@ -67,10 +67,11 @@ pub enum Order {
         /// What.
         request: Request,
     },
-    /// Of a tree, before its first frame: what these rules exclude is not removed.
-    Exclude {
-        /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them.
-        rules: Vec<String>,
+    /// See to it that the replica lists what is in the tree; the first order of a session for a tree.
+    Survey {
+        /// Lines of an exclude file, as [`crate::tree::filter::Filter::parse`] reads them: what they exclude is not removed, and
+        /// not looked at, now and in verifications.
+        excludes: Vec<String>,
     },
 }
 
@@ -117,13 +118,13 @@ pub enum Report {
         /// Bytes to re-read.
         bytes_total: u64,
     },
-    /// An entry whose medium differs from the replica, which now says so.
+    /// An entry whose medium differs from the replica; both sides now count that part of it as unknown.
     Differs {
         /// The entry.
         path: EntryPath,
-        /// What differs.
+        /// Which part of it.
         part: Part,
-        /// The same for people.
+        /// What differs.
         what: String,
     },
     /// Verification is through.
@@ -163,16 +164,19 @@ pub enum Report {
         /// Bytes that could not.
         apart: u64,
     },
-    /// From here on the rules hold.
-    Excluding,
+    /// The replica lists what is in the tree.
+    Surveyed {
+        /// What the target durably holds.
+        version: Version,
+    },
 }
 
-/// What of an entry differs from the replica.
+/// What of an entry differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
-    /// Its content, or the entry as such: both sides count its content as unknown.
+    /// What is in it, or that it is there at all: it is sent again.
     Content,
-    /// Nothing but metadata: both sides count the entry as not clean.
+    /// Only its metadata: they are applied again.
     Metadata,
 }
 
@@ -189,13 +193,15 @@ pub enum Failure {
     Protocol,
     /// The receiver was told to stop.
     Stopped,
+    /// It does not hold what its journal said; the next session sends that.
+    Outdated,
 }
 
 impl Failure {
     /// What a source makes of it.
     pub fn kind(self) -> Kind {
         match self {
-            Self::Busy | Self::Stopped => Kind::Retry,
+            Self::Busy | Self::Stopped | Self::Outdated => Kind::Retry,
             Self::OtherMigration => Kind::Refused,
             Self::Medium => Kind::Medium,
             Self::Protocol => Kind::Corrupt,
@@ -263,12 +269,11 @@ mod tests {
             bytes(encode(KIND_ORDER, &Order::Ask { request }).unwrap()),
             "0502"
         );
-        let rules = vec!["/a".into()];
+        let excludes = vec!["/a".into()];
         assert_eq!(
-            bytes(encode(KIND_ORDER, &Order::Exclude { rules }).unwrap()),
+            bytes(encode(KIND_ORDER, &Order::Survey { excludes }).unwrap()),
             "0601022f61"
         );
-        assert_eq!(bytes(encode(KIND_REPORT, &Report::Excluding).unwrap()), "0d");
         let answer = Answer::Done { text: "ok".into() };
         assert_eq!(
             bytes(encode(KIND_REPORT, &Report::Answered { answer }).unwrap()),
@@ -280,15 +285,6 @@ mod tests {
         };
         let done = encode(KIND_REPORT, &Report::RoundDone { version }).unwrap();
         assert_eq!(bytes(done), format!("0502{}", "ab".repeat(32)));
-        let differs = Report::Differs {
-            path: EntryPath::parse(*b"a/b").unwrap(),
-            part: Part::Metadata,
-            what: "no".into(),
-        };
-        assert_eq!(
-            bytes(encode(KIND_REPORT, &differs).unwrap()),
-            "0703612f6201026e6f"
-        );
         let skipped = Report::Skipped {
             path: EntryPath::parse(*b"a/b").unwrap(),
             what: "owner".into(),
@@ -297,6 +293,15 @@ mod tests {
         assert_eq!(
             bytes(encode(KIND_REPORT, &skipped).unwrap()),
             "0403612f62056f776e6572026e6f"
+        );
+        let differs = Report::Differs {
+            path: EntryPath::parse(*b"a/b").unwrap(),
+            part: Part::Metadata,
+            what: "mode".into(),
+        };
+        assert_eq!(
+            bytes(encode(KIND_REPORT, &differs).unwrap()),
+            "0703612f6201046d6f6465"
         );
     }
 

@@ -228,6 +228,7 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 5], seed: u64) {
         (summary.unwrap(), watching.join().unwrap())
     });
     assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert!(summary.not_frozen.is_empty(), "{summary:?}");
     assert!(steps.load(Ordering::Acquire) > 50, "the server was busy");
     // From here on nothing is written, and nothing counts as used that was only reserved for files to come (ext4 does so
     // as long as it is mounted): such blocks hold what they held before, and nobody reads it.

@@ -9,14 +9,14 @@ mod bed;
 mod workload;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bed::{Bed, MIB, assert_equal, make_file_system, partition};
 use sys::block_device::Access;
 use sys::loop_device::{LoopDevice, run};
 use transfer::disk::medium::DiskMedium;
-use transfer::disk::used_map::{Effort, survey};
+use transfer::disk::used_map::{Area, Effort, survey};
 use workload::Dice;
 
 /// Magic number of a superblock of Linux RAID, of every version.
@@ -119,4 +119,62 @@ fn a_signature_inside_of_a_physical_volume_does_not_make_it_a_file_system() {
     let image = bed.path("target.img");
     bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
     assert_equal(&disk, &image);
+}
+
+/// The only area of a disk, and the used parts of its bytes from 128 KiB on.
+fn area_and_used(disk: &LoopDevice) -> (Area, Vec<std::ops::Range<u64>>) {
+    let medium = DiskMedium::open(&disk.path, Access::Read).unwrap();
+    let mut found = survey(&medium, Effort::Look).unwrap();
+    let used = found.map.used_in(128 * 1024..32 * MIB);
+    (found.areas.remove(0), used)
+}
+
+/// A device that the kernel swaps to; not any more when dropped.
+struct Swap<'a>(&'a Path);
+
+impl<'a> Swap<'a> {
+    fn on(device: &'a Path) -> Self {
+        run("swapon", [device.as_os_str()]).unwrap();
+        Self(device)
+    }
+}
+
+impl Drop for Swap<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("swapoff").arg(self.0).output();
+    }
+}
+
+#[test]
+fn only_what_is_swap_for_sure_is_left_out_and_never_its_end() {
+    let disk = LoopDevice::new("g2c-block-swap", 32 * MIB, 512).unwrap();
+    // Room for 15 pages: a machine in need would use more.
+    let name = disk.path.to_str().unwrap();
+    run("mkswap", [name, "64"].map(OsStr::new)).unwrap();
+    let tail = 32 * MIB - 64 * 1024..32 * MIB;
+    assert_eq!(area_and_used(&disk).1, std::slice::from_ref(&tail));
+    // Past the device: the kernel lets nobody write to one that it swaps to.
+    let raw = std::fs::File::options().write(true).open(&disk.backing).unwrap();
+    let put = |bytes: &[u8], at: u64| {
+        raw.write_all_at(bytes, at).unwrap();
+        raw.sync_all().unwrap();
+    };
+    // In use for swapping, whatever its header says by now; not in use; in use for something else.
+    let swap = Swap::on(&disk.path);
+    put(&[2], 1024);
+    let (area, used) = area_and_used(&disk);
+    drop(swap);
+    assert_eq!(used, [tail], "{area:?}");
+    assert!(area_and_used(&disk).0.method.contains("only the signature"));
+    put(&[1], 1024);
+    assert_eq!(area_and_used(&disk).0.method, "header only");
+    const EXCLUSIVE: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
+    let mut user = std::fs::File::options();
+    let user = user.read(true).custom_flags(EXCLUSIVE).open(&disk.path).unwrap();
+    assert!(area_and_used(&disk).0.method.contains("not for swapping"));
+    drop(user);
+    // A pool of ZFS made over it leaves the first 8 KiB alone.
+    put(&0x0210_da7a_b10c_7a11_u64.to_le_bytes(), 128 * 1024 - 40);
+    let (area, used) = area_and_used(&disk);
+    assert_eq!(used, std::slice::from_ref(&(128 * 1024..32 * MIB)), "{area:?}");
 }

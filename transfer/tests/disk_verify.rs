@@ -5,6 +5,8 @@
 
 #[path = "disk/bed.rs"]
 mod bed;
+#[path = "disk/relay.rs"]
+mod relay;
 #[path = "disk/workload.rs"]
 mod workload;
 
@@ -13,10 +15,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bed::{Bed, MIB, assert_trees_equal, make_file_system, mount, with_freeze};
+use bed::{Bed, MIB, assert_equal, assert_trees_equal, make_file_system, mount, random_disk, with_freeze};
+use relay::Relay;
 use sys::loop_device::{LoopDevice, TestMount};
-use transfer::progress::{Event, Observer, Summary};
-use transfer::source::{SourceVolume, SyncPlan};
+use transfer::progress::{Event, Observer, Silent, StopFlag, Summary};
+use transfer::source::{Retry, SourceVolume, SyncPlan, sync};
 
 /// Where a file of the test lies in its disk: found by its content.
 const MARKER: &[u8; 4096] = &[0x5a; 4096];
@@ -145,4 +148,129 @@ fn a_write_that_nobody_saw_is_found_by_reading_again() {
     assert_eq!(summary.verified.unwrap().repaired, 0);
     let read = &receipt(&bed)["disks"][0]["source_read"];
     assert!(read["written_since"].as_u64().unwrap() >= 1, "{read}");
+}
+
+/// Damages the image after the first round, and cuts the link when the target has noticed.
+struct CutWhenNoticed<'a> {
+    damage: Damage<'a>,
+    relay: Relay,
+    is_cut: AtomicBool,
+}
+
+impl Observer for CutWhenNoticed<'_> {
+    fn event(&self, event: &Event) {
+        self.damage.event(event);
+        // What differs in the bytes read so far the target has forgotten and reported.
+        let is_noticed = matches!(event, Event::Verifying { bytes, .. } if *bytes > self.damage.at);
+        if is_noticed && !self.is_cut.swap(true, Ordering::AcqRel) {
+            self.relay.cut(None);
+        }
+    }
+}
+
+/// Cuts over while the image gets damaged at the marker and the link is cut before that could be repaired.
+fn cut_over_and_cut_off(source: &Source, bed: &Bed, after: Option<String>) -> transfer::Result<Summary> {
+    let image = bed.path("target.img");
+    let receiver = bed.receiver(&[&image], false);
+    let observer = CutWhenNoticed {
+        damage: Damage {
+            image: &image,
+            at: source.marker_at + 77,
+            is_done: AtomicBool::new(false),
+        },
+        relay: Relay::to(receiver.local_addr()),
+        is_cut: AtomicBool::new(false),
+    };
+    let mut plan = source.plan(bed, after);
+    plan.target = vec![observer.relay.address];
+    plan.retry = Retry::Times(5);
+    let stop = StopFlag::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+        let summary = sync(&plan, &observer, &StopFlag::default());
+        stop.stop();
+        assert!(observer.is_cut.load(Ordering::Acquire));
+        summary
+    })
+}
+
+#[test]
+fn damage_of_the_frozen_copy_is_repaired_when_the_link_breaks_before_the_repair() {
+    let (source, bed) = (Source::new(), Bed::new());
+    let summary = cut_over_and_cut_off(&source, &bed, None).unwrap();
+    assert!(summary.resumes > 0, "{summary:?}");
+    assert_eq!(summary.verified.as_ref().unwrap().repaired, 1, "{summary:?}");
+    let image = mount(&bed.path("target.img"), "loop,noatime");
+    assert_trees_equal(&source.mount.point, &image.point);
+}
+
+#[test]
+fn a_run_is_cut_over_again_when_the_target_lost_what_the_source_has_changed_since() {
+    let (source, bed) = (Source::new(), Bed::new());
+    let thaws = bed.path("thaws");
+    let after = source.write_at_marker(&source.disk.path);
+    let after = format!("echo thawed >> {} && {after}", thaws.display());
+    let summary = cut_over_and_cut_off(&source, &bed, Some(after)).unwrap();
+    assert!(
+        summary.verified.is_some() && summary.frozen_ms.is_some(),
+        "{summary:?}"
+    );
+    assert_eq!(std::fs::read_to_string(&thaws).unwrap().lines().count(), 2);
+    let mut marker = [0; 4096];
+    let image = std::fs::File::open(bed.path("target.img")).unwrap();
+    image.read_exact_at(&mut marker, source.marker_at).unwrap();
+    assert_eq!((marker[0], &marker[1..]), (b'X', &MARKER[1..]));
+}
+
+/// Turns to another receiver when the rounds are over.
+struct TurnAfterRounds {
+    relay: Relay,
+    to: std::net::SocketAddr,
+    rounds_left: std::sync::atomic::AtomicU32,
+}
+
+impl Observer for TurnAfterRounds {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::RoundFinished { .. })
+            && self.rounds_left.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            self.relay.cut(Some(self.to));
+        }
+    }
+}
+
+#[test]
+fn a_target_that_lost_everything_after_the_last_round_gets_it_again() {
+    let disk = random_disk(8 * MIB, 512, 31);
+    // Alone, and with a cutover, which makes two rounds more.
+    for (freeze, rounds) in [(false, 1), (true, 3)] {
+        let (bed, other) = (Bed::new(), Bed::new());
+        let image = other.path("target.img");
+        let receivers = [
+            bed.receiver(&[&bed.path("target.img")], false),
+            other.receiver(&[&image], false),
+        ];
+        let observer = TurnAfterRounds {
+            relay: Relay::to(receivers[0].local_addr()),
+            to: receivers[1].local_addr(),
+            rounds_left: rounds.into(),
+        };
+        let mut plan = bed.plan(&[&disk.path]);
+        if freeze {
+            plan = with_freeze(plan, Duration::from_secs(20));
+        }
+        plan.target = vec![observer.relay.address];
+        plan.retry = Retry::Times(5);
+        let stop = StopFlag::default();
+        let summary = std::thread::scope(|scope| {
+            for receiver in &receivers {
+                scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+            }
+            let summary = sync(&plan, &observer, &StopFlag::default());
+            stop.stop();
+            summary.unwrap()
+        });
+        assert!(summary.ok && summary.resumes > 0, "{summary:?}");
+        assert_equal(&disk, &image);
+    }
 }

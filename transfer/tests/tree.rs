@@ -10,16 +10,24 @@ use transfer::source::{Rounds, SourceVolume};
 mod bed;
 #[path = "tree/courtesy.rs"]
 mod courtesy;
+#[path = "tree/deep.rs"]
+mod deep;
 #[path = "tree/excludes.rs"]
 mod excludes;
 #[path = "tree/freeze.rs"]
 mod freeze;
+#[path = "tree/hard_links.rs"]
+mod hard_links;
+#[path = "tree/long_files.rs"]
+mod long_files;
 #[path = "tree/reflinks.rs"]
 mod reflinks;
 #[path = "tree/refusals.rs"]
 mod refusals;
 #[path = "tree/renames.rs"]
 mod renames;
+#[path = "tree/verification.rs"]
+mod verification;
 use bed::{Bed, noise};
 
 #[test]

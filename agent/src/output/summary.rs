@@ -57,6 +57,9 @@ fn text(summary: &Summary) -> String {
     if let Some(frozen_ms) = summary.frozen_ms {
         text.push_str(&format!(", frozen for {frozen_ms} ms"));
     }
+    for what in &summary.not_frozen {
+        text.push_str(&format!("\nnot frozen: {what}"));
+    }
     if let Some(verified) = &summary.verified {
         text.push_str(&format!(
             "\nread back from the target's medium and equal: {} entries, {}, root digest {}",
@@ -113,6 +116,7 @@ mod tests {
             rounds: 2,
             resumes: 1,
             frozen_ms: Some(42),
+            not_frozen: vec!["/boot/efi".into()],
             ..Summary::default()
         };
         let text = text(&summary);
@@ -122,6 +126,7 @@ mod tests {
             "2 rounds",
             "1 reconnections",
             "42 ms",
+            "not frozen: /boot/efi",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

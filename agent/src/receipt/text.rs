@@ -64,6 +64,9 @@ fn of_summary(summary: &Value) -> String {
     if let Some(frozen_ms) = summary["frozen_ms"].as_u64() {
         text.push_str(&format!("Frozen for {frozen_ms} ms\n"));
     }
+    for what in list(&summary["not_frozen"]) {
+        text.push_str(&format!("NOT frozen: {}\n", what.as_str().unwrap_or("-")));
+    }
     match summary["boot_check"]["ok"].as_bool() {
         Some(true) => text.push_str("Started for a check before the cutover: the copy boots\n"),
         Some(false) => {

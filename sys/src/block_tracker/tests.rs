@@ -160,9 +160,8 @@ fn free_space_is_told_for_ext4_and_xfs() {
         std::fs::write(mount.point.join("file"), vec![0x5a; 30 << 20]).unwrap();
         run("sync", [OsStr::new("-f"), mount.point.as_os_str()]).unwrap();
         let facts = BlockDevice::look(&device.path).unwrap().unwrap();
-        let free = getfsmap::free_ranges(&mount.point, facts.number)
-            .unwrap()
-            .unwrap();
+        let mut free = Vec::new();
+        assert!(getfsmap::each_free(&mount.point, facts.number, |range| free.push(range)).unwrap());
         let bytes: u64 = free.iter().map(|range| range.end - range.start).sum();
         assert!(
             (200 * MIB..371 * MIB).contains(&bytes),
@@ -180,4 +179,23 @@ fn free_space_is_told_for_ext4_and_xfs() {
             }
         }
     }
+}
+
+#[test]
+fn the_kernel_tells_how_often_it_left_a_program_out() {
+    let device = LoopDevice::new("g2c-block-left-out", 8 * MIB, 512).unwrap();
+    let facts = BlockDevice::look(&device.path).unwrap().unwrap();
+    let tracker = BlockTracker::attach_by(&facts, Method::Bpf).unwrap();
+    let Backend::Bpf(segments) = &tracker.backend else {
+        unreachable!("attached by BPF")
+    };
+    let programs = &segments[0].programs;
+    assert_eq!(programs.len(), EVENTS.len());
+    let first = format!("/proc/self/fdinfo/{}", programs[0].as_raw_fd());
+    let tells = std::fs::read_to_string(first)
+        .unwrap()
+        .contains("recursion_misses");
+    assert_eq!(tracker.left_out().is_some(), tells);
+    let perf = BlockTracker::attach_by(&facts, Method::Perf).unwrap();
+    assert_eq!(perf.left_out(), None);
 }

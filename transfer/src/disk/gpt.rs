@@ -12,6 +12,7 @@ use crate::disk::medium::Medium;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_LEN_MIN: usize = 92;
+const SECTOR_LEN_MAX: u64 = 4096;
 /// Partition entries take 16 KiB; nothing sane needs a MiB.
 const ENTRIES_LEN_MAX: u64 = 1 << 20;
 
@@ -30,12 +31,12 @@ pub struct Move {
 /// The medium cannot be read.
 pub fn backup_len(medium: &dyn Medium) -> io::Result<u64> {
     let sector = medium.sector_len();
-    if medium.length() < 8192 {
+    if medium.length() < 2 * SECTOR_LEN_MAX {
         return Ok(0);
     }
-    let mut head = AlignedBuffer::zeroed(8192);
+    let mut head = AlignedBuffer::zeroed(2 * SECTOR_LEN_MAX as usize);
     medium.read(&mut head, 0)?;
-    let at = sector.min(4096) as usize;
+    let at = sector.min(SECTOR_LEN_MAX) as usize;
     Ok(match Header::parse(&head[at..at + at]) {
         Some(header) => header.entries_len().next_multiple_of(sector) + sector,
         None => 0,
@@ -48,13 +49,14 @@ pub fn backup_len(medium: &dyn Medium) -> io::Result<u64> {
 /// The medium cannot be read.
 pub fn plan_move(medium: &dyn Medium, source_len: u64) -> io::Result<Option<Move>> {
     let sector = medium.sector_len();
-    if medium.length() == source_len {
+    // No disk has longer sectors, but an image file has those that its source says.
+    if medium.length() == source_len || medium.length() < 2 * SECTOR_LEN_MAX || sector > SECTOR_LEN_MAX {
         return Ok(None);
     }
-    let mut head = AlignedBuffer::zeroed(8192);
+    let mut head = AlignedBuffer::zeroed(2 * SECTOR_LEN_MAX as usize);
     medium.read(&mut head, 0)?;
     let at = sector as usize;
-    let Some(header) = Header::parse(&head[at..at + sector.min(4096) as usize]) else {
+    let Some(header) = Header::parse(&head[at..2 * at]) else {
         return Ok(None);
     };
     let last_sector = medium.length() / sector - 1;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sys::aligned::ALIGNMENT;
 use sys::block_device::{Access, BlockDevice, DirectFile};
+use sys::loop_users;
 
 use crate::error::{Error, Kind, Result};
+use crate::lock;
 
 /// Something with a fixed length that is read and written at offsets. Offsets and lengths are multiples of the sector
 /// length; addresses of buffers are aligned to 4096 bytes.
@@ -55,6 +57,7 @@ pub struct DiskMedium {
     /// For the odd tail of an image file: its length need not be a multiple of what direct I/O wants.
     buffered: Option<File>,
     len: u64,
+    sector_len: u64,
 }
 
 impl DiskMedium {
@@ -87,11 +90,60 @@ impl DiskMedium {
             ),
         };
         Ok(Self {
+            sector_len: device
+                .as_ref()
+                .map_or(512, |device| u64::from(device.logical_sector_len)),
             path: path.to_owned(),
             device,
             file,
             buffered,
             len,
+        })
+    }
+
+    /// An image file stands for a disk with sectors of this length: so its partition table counts. A block device has its own.
+    #[must_use]
+    pub fn with_sector_len(mut self, sector_len: u32) -> Self {
+        if self.device.is_none() {
+            self.sector_len = u64::from(sector_len);
+        }
+        self
+    }
+
+    /// Refuses a file that others write to, for as long as this is open: through a loop device, or as its target. What has a
+    /// block device in use, the kernel knows ([`Access::WriteExclusive`]).
+    ///
+    /// # Errors
+    /// Who uses it, and what to do.
+    pub fn claim(&self) -> Result<()> {
+        if self.device.is_some() {
+            return Ok(());
+        }
+        let failed = |error| Error::io("find out who uses the image file", &self.path, error);
+        let free = lock::patiently(|| {
+            let user = loop_users::user_of(&self.path)?;
+            Ok(user.is_none().then_some(()))
+        });
+        let free = free.map_err(failed)?;
+        if free.is_none()
+            && let Some(device) = loop_users::user_of(&self.path).map_err(failed)?
+        {
+            let device = device.display();
+            return Err(Error::new(Kind::Usage, "write to an image file that is in use")
+                .on(&self.path)
+                .remedy(format!(
+                    "{device} stands for it: unmount its file systems, switch off what is stacked on it (lsblk {device}), then \
+                     losetup -d {device}"
+                )));
+        }
+        lock::exclusively(self.file.file()).map_err(|error| {
+            Error::new(
+                Kind::Usage,
+                "write to an image file that another receiver writes to",
+            )
+            .on(&self.path)
+            .because(error)
+            .remedy("end the other receiver, or name another file")
         })
     }
 
@@ -114,9 +166,7 @@ impl Medium for DiskMedium {
     }
 
     fn sector_len(&self) -> u64 {
-        self.device
-            .as_ref()
-            .map_or(512, |device| u64::from(device.logical_sector_len))
+        self.sector_len
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

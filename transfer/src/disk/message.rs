@@ -21,6 +21,8 @@ pub const BATCH_CHUNKS_MAX: usize = 32;
 pub const DESCRIPTION_LEN_MAX: usize = BATCH_CHUNKS_MAX * (10 + 2 * DIGEST_LEN + 3) + 16;
 /// Disks of one migration at most.
 pub const DISKS_MAX: usize = 64;
+/// Areas of one disk at most; a GUID partition table has 128 by default.
+pub const AREAS_MAX: usize = 1024;
 /// Digests in one [`KIND_DISK_DIGESTS`] frame at most: 1 MiB.
 pub const DIGESTS_MAX: u64 = 65_536;
 
@@ -48,6 +50,8 @@ pub struct DiskFacts {
     pub sector_len: u32,
     /// What tells it from other disks.
     pub identity: Identity,
+    /// Where its areas (partitions, or the disk itself) begin, in bytes: what lies there changes whenever they are used.
+    pub areas: Vec<u64>,
 }
 
 /// One chunk in a frame.
@@ -122,6 +126,8 @@ pub enum DiskReport {
         position: Position,
         /// How much of each disk is copied, in bytes: all of it, or less onto a smaller disk.
         lens: Vec<u64>,
+        /// Chunks that somebody else changed since the last session. The target's digests say what they hold now.
+        changed: u64,
     },
     /// Frames became durable.
     Durable {

@@ -12,6 +12,7 @@ pub mod read;
 pub mod receipt;
 pub mod reconcile;
 pub mod session;
+pub mod unreadable;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -27,14 +28,17 @@ use crate::disk::medium::DiskMedium;
 use crate::disk::message::{DISKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::baseline::Baseline;
 use crate::disk::source::copy::{Counters, copy};
-use crate::disk::source::disk::SourceDisk;
-use crate::disk::source::reconcile::{RoundEnd, end_round, look_again_at_wanted, reconcile};
+use crate::disk::source::disk::{Marks, SourceDisk};
+use crate::disk::source::reconcile::{
+    Restored, RoundEnd, end_round, look_again_at_wanted, reconcile, restore,
+};
 use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
+use crate::source::cutover::HandedOver;
 use crate::source::{Course, Freeze, Lead, Next, Standing, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
@@ -123,6 +127,8 @@ struct Run<'a> {
     round: u32,
     /// Whether the last round begun has not been sealed yet.
     round_open: bool,
+    /// Of each disk, whether the last round looked at everything.
+    looked_at_all: Vec<bool>,
     round_began: Instant,
     sent_before_round: u64,
     done_before_round: u64,
@@ -134,7 +140,8 @@ struct Run<'a> {
     last_progress: std::sync::Mutex<Instant>,
     pace: cutover::Pace,
     resumes: u32,
-    frozen: Option<Duration>,
+    /// The cutover, if the run ended so.
+    frozen: Option<HandedOver>,
     /// For how long reading paused for the sake of others.
     backed_off: BackedOff,
     verified: Option<Verified>,
@@ -192,6 +199,7 @@ impl<'a> Run<'a> {
             governor: Arc::new(Governor::new(plan.compression)),
             round: 0,
             round_open: false,
+            looked_at_all: Vec::new(),
             round_began: Instant::now(),
             sent_before_round: 0,
             done_before_round: 0,
@@ -232,7 +240,12 @@ impl<'a> Run<'a> {
             session.order(&DiskOrder::Open {
                 disks: self.disks.iter().map(|disk| disk.facts.clone()).collect(),
             })?;
-            let DiskReport::Opened { position, lens } = session.report()? else {
+            let DiskReport::Opened {
+                position,
+                lens,
+                changed,
+            } = session.report()?
+            else {
                 return Err(out_of_turn());
             };
             if lens.len() != self.disks.len() {
@@ -245,6 +258,15 @@ impl<'a> Run<'a> {
                 target,
                 connections: self.plan.connections,
             });
+            if changed > 0 {
+                self.repaired += changed;
+                self.say(&Event::Warning {
+                    message: format!(
+                        "the copy was changed since the last run, in {changed} places of 64 KiB: it was read again, and they \
+                         are copied again"
+                    ),
+                });
+            }
             self.converse(session, position, &wire)
         });
         self.counters.bytes_wire = wire;
@@ -258,12 +280,9 @@ impl<'a> Run<'a> {
         position: Position,
         wire: &std::sync::atomic::AtomicU64,
     ) -> Result<()> {
-        if self
-            .baseline
-            .take()
-            .is_none_or(|baseline| baseline.position != position)
-        {
-            reconcile(&self.disks, session)?;
+        let baseline = self.baseline.take();
+        if baseline.is_none_or(|baseline| baseline.position != position) {
+            self.bring_into_step(session, position)?;
         }
         while let Some(next) = self.course.next()? {
             let sent = match next {
@@ -275,6 +294,11 @@ impl<'a> Run<'a> {
                 clean: sent == 0,
                 exhaustive: true,
             });
+        }
+        let ends_with_round = !self.plan.verify && self.source.freeze.is_none();
+        if ends_with_round && self.disks.iter().any(|disk| disk.todo().0 > 0) {
+            // The target turned out to lack it when the rounds were over.
+            self.next_round(session, wire)?;
         }
         if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {
             self.rescan(session, wire)?;
@@ -296,6 +320,34 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Brings the digests of both sides into step. What the target turns out to lack of a frozen moment is sent again, and where
+    /// the source has moved on, the run is cut over once more; all else is left to what follows.
+    fn bring_into_step(&mut self, session: &Session<'_>, position: Position) -> Result<()> {
+        if self.frozen.is_some() {
+            let restored = restore(&self.disks, session, &self.governor)?;
+            if restored == Restored::default() && position == self.position {
+                return Ok(());
+            }
+            self.verified = None;
+            let Restored { missing, gone } = self.seal_frozen(restored, session)?;
+            if gone == 0 {
+                return Ok(());
+            }
+            self.say(&Event::Warning {
+                message: format!(
+                    "the target has lost {missing} places of 64 KiB of the frozen moment, and the source has changed {gone} of \
+                     them since: it is cut over again"
+                ),
+            });
+            self.frozen = None;
+            self.readings.clear();
+        }
+        if reconcile(&self.disks, session)? > 0 {
+            self.verified = None;
+        }
+        Ok(())
+    }
+
     /// Makes a round, or goes on with the one that was interrupted. Returns how many chunks it sent.
     fn next_round(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<u64> {
         self.begin_round(wire)?;
@@ -308,6 +360,7 @@ impl<'a> Run<'a> {
         for disk in &self.disks {
             disk.begin_rescan()?;
         }
+        self.looked_at_all = vec![true; self.disks.len()];
         self.announce_round(wire);
         self.copy(session, wire)?;
         self.end_round(session, wire).map(drop)
@@ -317,9 +370,17 @@ impl<'a> Run<'a> {
         if self.round_open {
             return Ok(());
         }
+        let mut looked_at_all = vec![true; self.disks.len()];
         if self.round > 0 {
-            for disk in &self.disks {
-                if let Some(doubt) = disk.begin_round()?
+            let marks = if self.quiet.load(Ordering::Acquire) {
+                Marks::Take
+            } else {
+                Marks::Sift
+            };
+            for (disk, all) in self.disks.iter().zip(&mut looked_at_all) {
+                let doubt = disk.begin_round(marks)?;
+                *all = doubt.is_some();
+                if let Some(doubt) = doubt
                     && disk.is_tracked()
                 {
                     let path = disk.medium.path.display();
@@ -329,6 +390,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        self.looked_at_all = looked_at_all;
         self.announce_round(wire);
         Ok(())
     }
@@ -397,8 +459,7 @@ impl<'a> Run<'a> {
             }
             self.copy(session, wire)?;
         }
-        Err(Error::new(Kind::Corrupt, "bring source and target into step")
-            .remedy("the target's digests change by themselves: check its journal's disk, then run again"))
+        Err(out_of_step())
     }
 
     fn say(&self, event: &Event) {
@@ -460,7 +521,7 @@ impl<'a> Run<'a> {
             )?;
         }
         let proof = receipt::Proof {
-            frozen: self.frozen,
+            frozen: self.frozen.as_ref(),
             verified: self.verified.as_ref(),
             readings: &self.readings,
         };
@@ -478,7 +539,8 @@ impl<'a> Run<'a> {
             seconds: self.began.elapsed().as_secs_f64(),
             rounds: self.round,
             resumes: self.resumes,
-            frozen_ms: self.frozen.map(|frozen| frozen.as_millis() as u64),
+            frozen_ms: self.frozen.as_ref().and_then(HandedOver::frozen_ms),
+            not_frozen: self.frozen.map_or_else(Vec::new, |frozen| frozen.not_frozen),
             backed_off: self.backed_off,
             verified: self.verified,
             sealed: Some(self.position.into()),
@@ -486,6 +548,11 @@ impl<'a> Run<'a> {
             ..Summary::default()
         })
     }
+}
+
+fn out_of_step() -> Error {
+    Error::new(Kind::Corrupt, "bring source and target into step")
+        .remedy("the target's digests change by themselves: check its journal's disk, then run again")
 }
 
 fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFacts)> {
@@ -498,14 +565,14 @@ fn identity(disks: &[SourceDisk]) -> Vec<(PathBuf, crate::disk::message::DiskFac
 fn unreadable(disk: &SourceDisk) -> Vec<Skipped> {
     disk.unreadable()
         .into_iter()
-        .map(|range| Skipped {
+        .map(|(range, in_place)| Skipped {
             path: format!(
                 "{} bytes {}-{}",
                 disk.medium.path.display(),
                 range.start,
                 range.end - 1
             ),
-            what: "content; zeros are in its place".to_owned(),
+            what: format!("content; {in_place} in its place"),
             why: "the disk returns a read error".to_owned(),
         })
         .collect()

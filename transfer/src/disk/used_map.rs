@@ -4,7 +4,6 @@
 //! may be allocated and written later and then counts (a tracker or the next map says so), and *scratch* space (swap),
 //! whose content never matters. Memory is bounded: a very fragmented file system's smallest gaps count as used.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use sys::block_tracker::CHUNK_LEN;
@@ -12,15 +11,15 @@ use sys::chunk_set::ChunkSet;
 
 pub mod btrfs;
 pub mod ext;
+pub mod gaps;
+pub mod mounted;
 pub mod survey;
+pub mod swap;
 
 pub use survey::{Area, Effort, Survey, survey};
 
 /// Granularity of the map in bytes: the largest block of the file systems that are understood is not smaller.
 pub const BLOCK_LEN: u64 = 4096;
-/// Ranges kept per disk: 512 Ki of 16 bytes are 8 MiB.
-const RANGES_MAX: usize = 512 * 1024;
-
 /// The used ranges of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsedMap {
@@ -35,11 +34,13 @@ impl UsedMap {
         Self::new(len, Vec::new(), Vec::new())
     }
 
-    /// All of a disk of `len` bytes but the `free` and the `scratch` ranges, which may come in any order.
+    /// All of a disk of `len` bytes but the `free` and the `scratch` ranges, which may come in any order;
+    /// how many these are is bounded by who collected them ([`gaps::Gaps`]).
     pub fn new(len: u64, free: Vec<Range<u64>>, scratch: Vec<Range<u64>>) -> Self {
         let scratch = normalise(scratch, len);
-        let absent = normalise(free.into_iter().chain(scratch.iter().cloned()).collect(), len);
-        let absent = keep_longest(absent);
+        let mut absent = free;
+        absent.extend(scratch.iter().cloned());
+        let absent = normalise(absent, len);
         let mut used = Vec::with_capacity(absent.len() + 1);
         let mut at = 0;
         for gap in &absent {
@@ -109,7 +110,8 @@ impl UsedMap {
     }
 }
 
-fn overlap(ranges: &[Range<u64>], window: &Range<u64>) -> Vec<Range<u64>> {
+/// The parts of ascending `ranges` that lie in `window`.
+pub(crate) fn overlap(ranges: &[Range<u64>], window: &Range<u64>) -> Vec<Range<u64>> {
     let first = ranges.partition_point(|range| range.end <= window.start);
     ranges[first..]
         .iter()
@@ -118,44 +120,21 @@ fn overlap(ranges: &[Range<u64>], window: &Range<u64>) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Rounds absent ranges inwards to blocks, sorts and merges them.
-fn normalise(ranges: Vec<Range<u64>>, len: u64) -> Vec<Range<u64>> {
-    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    let mut sorted: Vec<Range<u64>> = ranges;
-    sorted.sort_by_key(|range| range.start);
-    for range in sorted {
-        let end = range.end.min(len);
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(end),
-            _ => merged.push(range.start..end),
+/// Rounds absent ranges inwards to blocks, sorts and merges them; all in the memory that they came in.
+fn normalise(mut ranges: Vec<Range<u64>>, len: u64) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let continues = next.start <= last.end;
+        if continues {
+            last.end = last.end.max(next.end);
         }
-    }
-    merged
-        .into_iter()
-        .map(|range| range.start.next_multiple_of(BLOCK_LEN)..range.end / BLOCK_LEN * BLOCK_LEN)
-        .filter(|range| range.start < range.end)
-        .collect()
-}
-
-/// Forgets the shortest gaps when there are too many: what is not known as free is copied.
-fn keep_longest(mut gaps: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    if gaps.len() <= RANGES_MAX {
-        return gaps;
-    }
-    let mut lengths: Vec<u64> = gaps.iter().map(|gap| gap.end - gap.start).collect();
-    let (_, shortest_kept, _) = lengths.select_nth_unstable_by(RANGES_MAX, |a, b| b.cmp(a));
-    let shortest_kept = *shortest_kept;
-    let longer = gaps.iter().filter(|gap| gap.end - gap.start > shortest_kept);
-    let mut equal = RANGES_MAX - longer.count();
-    gaps.retain(|gap| match (gap.end - gap.start).cmp(&shortest_kept) {
-        Ordering::Greater => true,
-        Ordering::Equal if equal > 0 => {
-            equal -= 1;
-            true
-        }
-        _ => false,
+        continues
     });
-    gaps
+    ranges.retain_mut(|range| {
+        *range = range.start.next_multiple_of(BLOCK_LEN)..range.end.min(len) / BLOCK_LEN * BLOCK_LEN;
+        range.start < range.end
+    });
+    ranges
 }
 
 #[cfg(test)]
@@ -179,23 +158,6 @@ mod tests {
         );
         assert!(map.chunks().contains(0) && !map.chunks().contains(1));
         assert_eq!(UsedMap::whole(512 * 77).bytes(), 512 * 77);
-    }
-
-    #[test]
-    fn of_too_many_gaps_the_longest_are_kept() {
-        let extra = 1000;
-        // Of those that are equally long as many as there is room for.
-        let lengths = (0..RANGES_MAX as u64 + extra).map(|at| 1 + at % 2 * u64::from(at < 100));
-        let mut at = 0;
-        let gaps = lengths.map(|blocks| {
-            let start = at;
-            at += (blocks + 1) * BLOCK_LEN;
-            start..start + blocks * BLOCK_LEN
-        });
-        let kept = keep_longest(gaps.collect());
-        assert_eq!(kept.len(), RANGES_MAX);
-        let double = kept.iter().filter(|gap| gap.end - gap.start == 2 * BLOCK_LEN);
-        assert_eq!(double.count(), 50);
     }
 
     proptest! {

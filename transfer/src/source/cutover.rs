@@ -7,9 +7,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sys::freeze::{FreezePoint, Frozen};
+use sys::freeze::{FreezePoint, Frozen, Thawed};
 
 use crate::error::{Error, Kind, Result};
+use crate::source::freeze_points::ToFreeze;
 
 /// Part of the frozen time that does not depend on the amount of data: freezing itself takes 30 to 150 ms.
 pub(crate) const FIXED: Duration = Duration::from_millis(100);
@@ -55,8 +56,8 @@ pub(crate) trait Engine {
     fn next_round(&mut self) -> Result<()>;
     /// What the last round would be.
     fn forecast(&mut self, freeze: &Freeze) -> Forecast;
-    /// What to freeze, in order.
-    fn points(&mut self) -> Result<Vec<FreezePoint>>;
+    /// What to freeze.
+    fn to_freeze(&mut self) -> Result<ToFreeze>;
     /// From here on nothing is written to a disk, until [`Engine::release`].
     fn hold(&mut self) -> Result<()>;
     /// Reads and sends what is left; all writers are frozen.
@@ -69,14 +70,50 @@ pub(crate) trait Engine {
     fn warn(&self, message: String);
 }
 
-/// Rounds until the forecast is short enough, then the frozen round. Returns for how long the file systems were frozen.
-pub(crate) fn cut_over(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Duration> {
+/// How a frozen round went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HandedOver {
+    /// For how long the file systems were frozen; `None` where all that is in use could not be.
+    pub(crate) frozen_for: Option<Duration>,
+    /// What was in use and not frozen, for people.
+    pub(crate) not_frozen: Vec<String>,
+}
+
+impl HandedOver {
+    fn new(thawed: Thawed, out_of_reach: Vec<String>) -> Self {
+        let unsupported = thawed.unsupported.iter();
+        let mut not_frozen: Vec<String> = unsupported
+            .map(|point| format!("{} has a file system that knows no freeze", point.display()))
+            .collect();
+        not_frozen.extend(out_of_reach);
+        // What nobody has in use stands still by itself.
+        let stood_still = thawed.frozen > 0 || not_frozen.is_empty();
+        Self {
+            frozen_for: stood_still.then_some(thawed.frozen_for),
+            not_frozen,
+        }
+    }
+
+    /// In milliseconds, as summary and receipt say it.
+    pub(crate) fn frozen_ms(&self) -> Option<u64> {
+        self.frozen_for.map(|time| time.as_millis() as u64)
+    }
+}
+
+/// Rounds until the forecast is short enough, then the frozen round.
+pub(crate) fn cut_over(engine: &mut dyn Engine, freeze: &Freeze) -> Result<HandedOver> {
     let (mut best, mut stalls, mut missed) = (Duration::MAX, 0, 0);
     loop {
         let forecast = engine.forecast(freeze);
         if forecast.takes <= freeze.max {
-            if let Some(frozen) = frozen_round(engine, freeze)? {
-                return Ok(frozen);
+            if let Some(handed_over) = frozen_round(engine, freeze)? {
+                for what in &handed_over.not_frozen {
+                    engine.warn(format!(
+                        "not frozen: {what}. What was written there in the last round may be copied in part: stop what writes \
+                         there with --pre-freeze"
+                    ));
+                }
+                return Ok(handed_over);
             }
             missed += 1;
         } else if forecast.takes.as_secs_f64() > best.as_secs_f64() * 0.9 {
@@ -90,14 +127,14 @@ pub(crate) fn cut_over(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Durat
     }
 }
 
-/// Returns for how long all was frozen, if the round was made in one freeze.
-fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Duration>> {
+/// Returns how it went, if the round was made in one freeze.
+fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<HandedOver>> {
     let after = AfterFreeze(freeze.after.as_deref());
     run_command("--pre-freeze", freeze.before.as_deref())?;
-    synchronised_points(engine)?;
+    synchronised(engine)?;
     // What the command and the synchronisation wrote is sent before the freeze.
     engine.next_round()?;
-    let points = synchronised_points(engine)?;
+    let ToFreeze { points, out_of_reach } = synchronised(engine)?;
     let forecast = engine.forecast(freeze).takes;
     if forecast > freeze.max {
         engine.warn(format!(
@@ -106,6 +143,7 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Durat
         ));
         return Ok(None);
     }
+    warn_of_exposure(engine)?;
     engine.hold()?;
     let result = freeze_and_copy(engine, points, freeze.max);
     let released = engine.release();
@@ -121,15 +159,24 @@ fn frozen_round(engine: &mut dyn Engine, freeze: &Freeze) -> Result<Option<Durat
         return Ok(None);
     }
     // What was sent again was read after the thaw.
-    Ok(is_whole.then_some(thawed.frozen_for))
+    Ok(is_whole.then(|| HandedOver::new(thawed, out_of_reach)))
+}
+
+/// Beforehand, for nothing is said while all is frozen.
+fn warn_of_exposure(engine: &dyn Engine) -> Result<()> {
+    let exposure = sys::watchdog::exposure()
+        .map_err(|error| Error::new(Kind::Medium, "prepare the freeze").because(error))?;
+    if let Some(exposure) = exposure {
+        engine.warn(format!(
+            "the process that ends the freeze if this one dies could be killed together with it: {exposure}. Should that \
+             happen while file systems are frozen, fsfreeze --unfreeze ends it"
+        ));
+    }
+    Ok(())
 }
 
 /// Everything between freeze and thaw. Nothing in here may write to a disk.
-fn freeze_and_copy(
-    engine: &mut dyn Engine,
-    points: Vec<FreezePoint>,
-    deadline: Duration,
-) -> Result<sys::freeze::Thawed> {
+fn freeze_and_copy(engine: &mut dyn Engine, points: Vec<FreezePoint>, deadline: Duration) -> Result<Thawed> {
     let failed = |error| {
         Error::new(Kind::Medium, "freeze the file systems")
             .because(error)
@@ -154,14 +201,14 @@ fn too_busy(freeze: &Freeze, forecast: &Forecast) -> Error {
 }
 
 /// The file systems to freeze, written back. Looked for anew each time: the command may unmount some.
-fn synchronised_points(engine: &mut dyn Engine) -> Result<Vec<FreezePoint>> {
-    let points = engine.points()?;
-    for point in &points {
+fn synchronised(engine: &mut dyn Engine) -> Result<ToFreeze> {
+    let to_freeze = engine.to_freeze()?;
+    for point in &to_freeze.points {
         point
             .synchronise()
             .map_err(|error| Error::new(Kind::Medium, "synchronise the file system").because(error))?;
     }
-    Ok(points)
+    Ok(to_freeze)
 }
 
 /// Runs the command after the freeze, whatever happens in between.
@@ -195,4 +242,81 @@ pub(crate) fn run_command(flag: &str, command: Option<&str>) -> Result<()> {
         "it ended with {status} after {:.1} s",
         began.elapsed().as_secs_f64()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    /// Makes rounds of nothing over what cannot be frozen.
+    #[derive(Default)]
+    struct Idle {
+        out_of_reach: Vec<String>,
+        warnings: RefCell<Vec<String>>,
+    }
+
+    impl Engine for Idle {
+        fn next_round(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn forecast(&mut self, _: &Freeze) -> Forecast {
+            Forecast::default()
+        }
+
+        fn to_freeze(&mut self) -> Result<ToFreeze> {
+            Ok(ToFreeze {
+                points: vec![FreezePoint::open(Path::new("/proc")).unwrap()],
+                out_of_reach: self.out_of_reach.clone(),
+            })
+        }
+
+        fn hold(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn copy(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn release(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn end_round(&mut self) -> Result<bool> {
+            Ok(true)
+        }
+
+        fn warn(&self, message: String) {
+            self.warnings.borrow_mut().push(message);
+        }
+    }
+
+    #[test]
+    fn what_knows_no_freeze_or_is_out_of_reach_is_named_and_no_time_is_claimed() {
+        let freeze = Freeze {
+            max: Duration::from_secs(20),
+            before: None,
+            after: None,
+        };
+        let mut engine = Idle {
+            out_of_reach: vec!["/dev/somewhere is in use".to_owned()],
+            ..Idle::default()
+        };
+        let handed_over = cut_over(&mut engine, &freeze).unwrap();
+        assert_eq!(handed_over.frozen_for, None);
+        let warnings = engine.warnings.borrow();
+        for (at, what) in ["/proc has a file system", "/dev/somewhere is in use"]
+            .iter()
+            .enumerate()
+        {
+            assert!(handed_over.not_frozen[at].starts_with(what), "{handed_over:?}");
+            assert!(
+                warnings.iter().any(|warning| warning.contains(what)),
+                "{warnings:?}"
+            );
+        }
+    }
 }

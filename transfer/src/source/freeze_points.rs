@@ -6,13 +6,15 @@
 //! A file system that only a container has mounted is found by the mount tables of all processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use sys::block_device::{BlockDevice, DeviceNumber};
+use sys::btrfs;
 use sys::freeze::FreezePoint;
-use sys::mounts::{Mount, mounts_everywhere};
+use sys::mounts::{Mount, mounts_everywhere, swaps};
 
 /// Levels of stacked devices that are followed: LVM on crypt on RAID on partitions is four.
 const DEPTH_MAX: usize = 16;
@@ -30,6 +32,44 @@ pub(crate) fn devices_of(disks: &[&BlockDevice]) -> io::Result<BTreeSet<DeviceNu
         devices.extend(disk.partitions()?.into_iter().map(|partition| partition.number));
     }
     Ok(devices)
+}
+
+/// What a freeze covers.
+#[derive(Debug, Default)]
+pub(crate) struct ToFreeze {
+    /// The file systems to freeze, in order.
+    pub(crate) points: Vec<FreezePoint>,
+    /// What is in use and will not stand still, for people: nothing that could be frozen was found there.
+    pub(crate) out_of_reach: Vec<String>,
+}
+
+/// What to freeze of what lies on these disks. A device that somebody has in use and that is neither mounted, nor a part of
+/// another device, nor swap is out of reach: it is in a mount table that no process sees, or belongs to a file system
+/// that does not tell on which devices it lies.
+///
+/// # Errors
+/// As [`freeze_points`].
+pub(crate) fn of_disks(disks: &[&BlockDevice]) -> io::Result<ToFreeze> {
+    let points = freeze_points(&devices_of(disks)?)?;
+    let mut known: BTreeSet<DeviceNumber> = swaps().into_iter().collect();
+    known.extend(mounts_everywhere()?.iter().flat_map(Mount::block_devices));
+    let mut out_of_reach = Vec::new();
+    for disk in disks {
+        let mut pieces = disk.partitions()?;
+        if pieces.is_empty() {
+            pieces.push((*disk).clone());
+        }
+        for piece in pieces {
+            if !known.contains(&piece.number) && piece.holders()?.is_empty() && piece.is_used() == Some(true)
+            {
+                out_of_reach.push(format!(
+                    "{} is in use, but no file system mounted on it was found",
+                    piece.path.display()
+                ));
+            }
+        }
+    }
+    Ok(ToFreeze { points, out_of_reach })
 }
 
 /// What to freeze of what lies on these devices, in order, each file system opened.
@@ -58,12 +98,15 @@ fn look(below: &BTreeSet<DeviceNumber>) -> io::Result<Vec<FreezePoint>> {
     // One file system may be mounted several times; freezing it once is enough.
     let mut found: BTreeMap<DeviceNumber, Found<'_>> = BTreeMap::new();
     for (order, mount) in table.iter().enumerate() {
-        let Some(device) = mount.block_device() else {
+        let devices = mount.block_devices();
+        // Of several devices always the same one stands for the file system.
+        let Some(&device) = devices.iter().min() else {
             continue;
         };
+        let depths = || devices.iter().map(|device| depth_over(*device, below, &table, 0));
         if let Some(known) = found.get_mut(&device) {
             known.mounts.push(mount);
-        } else if let Some(depth) = depth_over(device, below, &table, 0) {
+        } else if let Some(depth) = depths().flatten().max() {
             found.insert(
                 device,
                 Found {
@@ -139,32 +182,37 @@ fn lower_devices(device: DeviceNumber, table: &[Mount]) -> Vec<DeviceNumber> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| number_in(&entry.path().join("dev")))
+        .filter_map(|entry| DeviceNumber::read(&entry.path().join("dev")))
         .collect();
     if let Ok(file) = std::fs::read_to_string(whole.join("loop/backing_file")) {
-        lower.extend(device_of_file(Path::new(file.trim_end_matches('\n')), table));
+        lower.extend(devices_of_file(Path::new(file.trim_end_matches('\n')), table));
     }
     lower
 }
 
-fn number_in(path: &Path) -> Option<DeviceNumber> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let (major, minor) = text.trim().split_once(':')?;
-    Some(DeviceNumber {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    })
-}
-
-fn device_of_file(path: &Path, table: &[Mount]) -> Option<DeviceNumber> {
-    let number = DeviceNumber::from_raw(std::fs::metadata(path).ok()?.dev());
-    let mount = table.iter().find(|mount| mount.device == number)?;
-    mount.block_device()
+/// Where a file lies; a device is its own place.
+fn devices_of_file(path: &Path, table: &[Mount]) -> Vec<DeviceNumber> {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return Vec::new();
+    };
+    if metadata.file_type().is_block_device() {
+        return vec![DeviceNumber::from_raw(metadata.rdev())];
+    }
+    let number = DeviceNumber::from_raw(metadata.dev());
+    match table.iter().find(|mount| mount.device == number) {
+        Some(mount) => mount.block_devices(),
+        // A subvolume of btrfs has a number that is in no table.
+        None if metadata.is_file() => {
+            File::open(path).map_or_else(|_| Vec::new(), |file| btrfs::devices_of(&file))
+        }
+        None => Vec::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
     use std::io::Read as _;
     use std::time::Duration;
 
@@ -177,7 +225,7 @@ mod tests {
         run("mkfs.ext4", ["-q".as_ref(), outer.path.as_os_str()]).unwrap();
         let outer_mount = TestMount::new("g2c-block-points", &outer.path, "noatime").unwrap();
         let image = outer_mount.point.join("inner.img");
-        std::fs::File::create(&image).unwrap().set_len(100 << 20).unwrap();
+        File::create(&image).unwrap().set_len(100 << 20).unwrap();
         run("mkfs.ext4", ["-q".as_ref(), image.as_os_str()]).unwrap();
         let inner = TestMount::new("g2c-block-points", &image, "loop").unwrap();
         let again = outer_mount.point.join("again");
@@ -186,6 +234,34 @@ mod tests {
         assert_eq!(paths(&device), [inner.point.clone(), outer_mount.point.clone()]);
         drop(inner);
         assert_eq!(paths(&device), std::slice::from_ref(&outer_mount.point));
+    }
+
+    #[test]
+    fn btrfs_belongs_to_all_of_its_devices_and_so_does_what_stands_on_a_subvolume() {
+        let disks = [(); 2].map(|()| LoopDevice::new("g2c-block-points", 120 << 20, 512).unwrap());
+        let nodes = disks.each_ref().map(|disk| disk.path.as_os_str());
+        run("mkfs.btrfs", ["-q".as_ref(), nodes[0], nodes[1]]).unwrap();
+        let outer = TestMount::new("g2c-block-points", &disks[0].path, "noatime").unwrap();
+        let volume = outer.point.join("volume");
+        let create = ["subvolume", "create"].map(OsStr::new);
+        run("btrfs", create.into_iter().chain([volume.as_os_str()])).unwrap();
+        let image = volume.join("inner.img");
+        File::create(&image).unwrap().set_len(20 << 20).unwrap();
+        run("mkfs.ext4", ["-q".as_ref(), image.as_os_str()]).unwrap();
+        let inner = TestMount::new("g2c-block-points", &image, "loop").unwrap();
+        for disk in &disks {
+            let device = BlockDevice::look(&disk.path).unwrap().unwrap();
+            assert_eq!(paths(&device), [inner.point.clone(), outer.point.clone()]);
+        }
+    }
+
+    #[test]
+    fn a_loop_device_over_a_device_stands_on_it() {
+        let disk = LoopDevice::new("g2c-block-points", 64 << 20, 512).unwrap();
+        run("mkfs.ext4", ["-q".as_ref(), disk.path.as_os_str()]).unwrap();
+        let mount = TestMount::new("g2c-block-points", &disk.path, "loop").unwrap();
+        let device = BlockDevice::look(&disk.path).unwrap().unwrap();
+        assert_eq!(paths(&device), std::slice::from_ref(&mount.point));
     }
 
     fn points_of(device: &BlockDevice) -> Vec<FreezePoint> {

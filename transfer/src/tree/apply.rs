@@ -1,20 +1,19 @@
 //! Applies verified operations to the target's tree, and says what is to be journalled.
 
-use std::collections::HashMap;
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Kind, Result};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node};
 use crate::tree::operation::{Chunk, Existing, Loaded, Operation};
 use crate::tree::replica::{Cursor, GROUP_LEN, Record, Snapshot};
-use crate::tree::verify::Verified;
+use crate::tree::verify::{Verified, metadata_difference};
 use crate::tree::write::{LinkOutcome, LongFile, Prepared, Refusal, RenameOutcome, Shared, TreeWriter};
 
 /// Long files open at a time; a source works on as many as it has connections, and ends them soon after.
 const LONG_FILES_MAX: usize = 4096;
-/// Bytes copied at a time where a link is not possible.
-const COPY_LEN: usize = 1024 * 1024;
 
 /// Long files of a session that have begun and not ended.
 #[derive(Default)]
@@ -51,6 +50,57 @@ impl LongFiles {
     }
 }
 
+/// What a session could not make as the source has it. What is at the path of an entry that could not be made is something
+/// else, so nothing is linked to it.
+#[derive(Default)]
+pub struct Shortfall {
+    /// Marks of their paths: some 16 bytes each, for a target that refuses one entry may refuse many.
+    marks: Mutex<HashSet<u64>>,
+    /// Whether there have been any: most sessions have none.
+    any: AtomicBool,
+    /// Whether the target lacked something of which only changes came.
+    is_outdated: AtomicBool,
+    /// Whether something of an entry was refused: its other names share what was accepted.
+    has_refused: AtomicBool,
+}
+
+impl Shortfall {
+    /// Whether everything was there of which only changes came.
+    ///
+    /// # Errors
+    /// [`Kind::Retry`]: the journal now counts as unknown what was not; the next session sends it whole.
+    pub fn check(&self) -> Result<()> {
+        if self.is_outdated.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Kind::Retry,
+                "change files: the target holds other ones than its journal says",
+            ));
+        }
+        Ok(())
+    }
+
+    fn add(&self, path: &EntryPath) {
+        self.marks.lock().expect("not poisoned").insert(mark(path));
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn made(&self, path: &EntryPath) {
+        if self.any.load(Ordering::Acquire) {
+            self.marks.lock().expect("not poisoned").remove(&mark(path));
+        }
+    }
+
+    fn contains(&self, path: &EntryPath) -> bool {
+        self.any.load(Ordering::Acquire) && self.marks.lock().expect("not poisoned").contains(&mark(path))
+    }
+}
+
+/// Tells paths apart: where two have the same by chance, a link is named as refused.
+fn mark(path: &EntryPath) -> u64 {
+    let digest = blake3::hash(path.as_bytes());
+    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("32 bytes hold 8"))
+}
+
 /// What applying an operation led to.
 #[derive(Default)]
 pub struct Outcome {
@@ -67,15 +117,22 @@ pub struct Applier<'a> {
     writer: TreeWriter,
     journal: Cursor,
     long_files: &'a LongFiles,
+    shortfall: &'a Shortfall,
 }
 
 impl<'a> Applier<'a> {
     /// A hand with a cache of directories of its own; `sealed` is what the journal held when the round began.
-    pub fn new(writer: TreeWriter, sealed: &Snapshot, long_files: &'a LongFiles) -> Self {
+    pub fn new(
+        writer: TreeWriter,
+        sealed: &Snapshot,
+        long_files: &'a LongFiles,
+        shortfall: &'a Shortfall,
+    ) -> Self {
         Self {
             writer,
             journal: sealed.cursor(),
             long_files,
+            shortfall,
         }
     }
 
@@ -84,12 +141,13 @@ impl<'a> Applier<'a> {
         self.journal = sealed.cursor();
     }
 
-    /// What must be in the journal before `operation` is applied: contents that the journal knows and that it
-    /// overwrites.
+    /// What must be in the journal before `operation` is applied: that what it knows at a path, and what the operation
+    /// overwrites or replaces there, is unknown from now on. A removal needs none: after a crash names are compared
+    /// ([`super::survey`]).
     ///
     /// # Errors
-    /// The source broke the protocol.
-    pub fn intents(&self, operation: &Operation) -> Result<Vec<Record>> {
+    /// The source broke the protocol, or the journal is damaged.
+    pub fn intents(&mut self, operation: &Operation) -> Result<Vec<Record>> {
         let intent = |path: &EntryPath, chunks| {
             vec![Record::Intent {
                 path: path.clone(),
@@ -105,6 +163,21 @@ impl<'a> Applier<'a> {
                 torn: Some(torn),
                 ..
             } => intent(&entry.path, vec![*torn]),
+            Operation::LongBegin { entry, existing, .. } if self.replaces(entry, *existing)? => {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Special(entry) | Operation::Link { entry, .. }
+                if self.journal.get(&entry.path)?.is_some() =>
+            {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Directory { path } if self.knows_other_than_directory(path)? => {
+                intent(path, Vec::new())
+            }
+            Operation::FinishDirectory(entry) if self.knows_other_inode(entry)? => {
+                intent(&entry.path, Vec::new())
+            }
+            Operation::Unknown { paths } => paths.iter().flat_map(|path| intent(path, Vec::new())).collect(),
             Operation::LongChunks { file, first, chunks } => {
                 let open = self.long_files.get(*file)?;
                 if open.rewritten {
@@ -115,6 +188,30 @@ impl<'a> Applier<'a> {
             }
             _ => Vec::new(),
         })
+    }
+
+    /// Whether the journal knows a content at the path of a long file whose chunks are not those that will be changed.
+    fn replaces(&mut self, entry: &Entry, existing: Existing) -> Result<bool> {
+        let Some(known) = self.journal.get(&entry.path)? else {
+            return Ok(false);
+        };
+        let chunks_of = |entry: &Entry| match &entry.node {
+            Node::File(content) => Some((entry.stamp.ino, content.chunk_log2)),
+            _ => None,
+        };
+        Ok(existing == Existing::Replace || chunks_of(&known) != chunks_of(entry))
+    }
+
+    fn knows_other_than_directory(&mut self, path: &EntryPath) -> Result<bool> {
+        let known = self.journal.get(path)?;
+        Ok(known.is_some_and(|known| !matches!(known.node, Node::Directory)))
+    }
+
+    /// Whether metadata of another directory are about to be lost that no change at the source need ever bring back: this one
+    /// and the other one may have changed places with what is above them.
+    fn knows_other_inode(&mut self, entry: &Entry) -> Result<bool> {
+        let known = self.journal.get(&entry.path)?;
+        Ok(known.is_some_and(|known| known.stamp.ino != entry.stamp.ino))
     }
 
     /// Applies one operation.
@@ -128,10 +225,7 @@ impl<'a> Applier<'a> {
                 let refusals = self.writer.put_directory(&path)?;
                 Ok(outcome(&path, Vec::new(), refusals))
             }
-            Operation::FinishDirectory(entry) => {
-                let refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
-                Ok(done(entry, refusals))
-            }
+            Operation::FinishDirectory(entry) => self.finish_directory(entry),
             Operation::File {
                 entry,
                 extents,
@@ -139,16 +233,16 @@ impl<'a> Applier<'a> {
                 ..
             } => {
                 let refusals = self.writer.put_file(&entry, &extents, data, existing)?;
-                Ok(done(entry, refusals))
+                self.leader_done(entry, refusals)
             }
             Operation::Special(entry) => {
                 let refusals = self.writer.put_special(&entry)?;
-                Ok(done(entry, refusals))
+                self.leader_done(entry, refusals)
             }
             Operation::Metadata(entry) => {
                 let refusals = self.writer.apply_metadata(&entry)?;
                 let path = entry.path.clone();
-                let mut outcome = done(entry, refusals);
+                let mut outcome = self.leader_done(entry, refusals)?;
                 if outcome.records.is_empty() {
                     // It is not there, whatever the journal says: the next round sends its content.
                     outcome.records = vec![Record::Intent {
@@ -180,11 +274,16 @@ impl<'a> Applier<'a> {
                 base,
                 ..
             } => {
-                self.expect_base(&entry.path, base)?;
-                self.long_begin(file, entry, existing)
+                let held = match base {
+                    Some(base) => Some(self.expect_base(&entry, base)?),
+                    None => None,
+                };
+                self.long_begin(file, entry, existing, held)
             }
             Operation::LongChunks { file, first, chunks } => self.long_chunks(file, first, &chunks, data),
             Operation::LongEnd { file, entry } => self.long_end(file, entry),
+            // Its intents are in the journal.
+            Operation::Unknown { .. } => Ok(Outcome::default()),
         }
     }
 
@@ -196,31 +295,53 @@ impl<'a> Applier<'a> {
             return Ok(Vec::new());
         };
         entry.stamp.clean = false;
+        // What was removed in it has moved its time.
+        entry.meta = self.writer.metadata_held(path)?.unwrap_or(entry.meta);
         Ok(vec![Record::Remove { path: path.clone() }, Record::Entry(entry)])
     }
 
-    /// Compare-and-swap: changed chunks fit only to the content that the source took them from.
-    fn expect_base(&mut self, path: &EntryPath, base: Digest) -> Result<()> {
-        if base.is_unknown() {
-            return Ok(());
+    fn finish_directory(&mut self, entry: Entry) -> Result<Outcome> {
+        let mut refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
+        if refusals.iter().any(Refusal::is_of_entry) && self.writer.put_directory(&entry.path)?.is_empty() {
+            // It was gone, with nothing in it that would have made it again.
+            refusals = self.writer.finish_directory(&entry.path, &entry.meta)?;
         }
-        let held = match self.journal.get(path)?.map(|entry| entry.node) {
-            Some(Node::File(content)) => content.digest,
-            _ => Digest::default(),
-        };
-        if held == base {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Retry,
-            "change a file: the target holds another version of it than the source assumes",
-        )
-        .on(path.display()))
+        self.done(entry, refusals)
     }
 
-    fn link(&mut self, leader: &EntryPath, entry: Entry) -> Result<Outcome> {
+    /// Compare-and-swap: changed chunks fit only to the content that the source took them from. Returns the lengths that the
+    /// file may have, if it is what the journal says.
+    fn expect_base(&mut self, entry: &Entry, base: Digest) -> Result<RangeInclusive<u64>> {
+        let path = &entry.path;
+        let held = match self.journal.get(path)?.map(|entry| entry.node) {
+            Some(Node::File(content)) if !content.digest.is_unknown() => Some(content),
+            _ => None,
+        };
+        let held_digest = held.as_ref().map_or_else(Digest::default, |held| held.digest);
+        if !base.is_unknown() && held_digest != base {
+            return Err(Error::new(
+                Kind::Retry,
+                "change a file: the target holds another version of it than the source assumes",
+            )
+            .on(path.display()));
+        }
+        if let Some(held) = held {
+            return Ok(held.len..=held.len);
+        }
+        // Of one that an interruption left only chunks are known: it holds them, whatever its length.
+        let last = self.journal.chunks(path, entry.stamp.ino)?.and_then(|chunks| {
+            let last = (chunks.digests.len() as u64).checked_sub(1)?;
+            Some((last << chunks.chunk_log2) + 1)
+        });
+        Ok(last.unwrap_or_default()..=u64::MAX)
+    }
+
+    fn link(&mut self, leader: &EntryPath, mut entry: Entry) -> Result<Outcome> {
+        if self.shortfall.contains(leader) {
+            return Ok(refused(entry, "hard link", "its first name could not be written"));
+        }
         let why = match self.writer.link(leader, &entry.path)? {
-            LinkOutcome::Linked => return Ok(done(entry, Vec::new())),
+            LinkOutcome::Linked => return self.linked(entry),
             LinkOutcome::TooManyLinks => "the file system allows no more names for one file".to_owned(),
             LinkOutcome::NotPossible(error) => error.to_string(),
             LinkOutcome::LeaderMissing => {
@@ -228,11 +349,31 @@ impl<'a> Applier<'a> {
             }
         };
         let refusals = self.copy(leader, &entry)?;
-        let mut outcome = done(entry.clone(), refusals);
+        // Tried and named again in every round, as what is refused of an entry.
+        entry.stamp.clean = false;
+        let mut outcome = self.done(entry.clone(), refusals)?;
+        if outcome.records.is_empty() {
+            // What was there made room for it.
+            outcome.records = vec![Record::Remove {
+                path: entry.path.clone(),
+            }];
+        }
         outcome
             .refusals
             .push((entry.path, "hard link, copied instead".to_owned(), why));
         Ok(outcome)
+    }
+
+    /// A further name of an inode that may not have taken all of its metadata.
+    fn linked(&mut self, mut entry: Entry) -> Result<Outcome> {
+        if self.shortfall.has_refused.load(Ordering::Acquire)
+            && let Some(held) = self.writer.metadata_held(&entry.path)?
+            && metadata_difference(&held, &entry.meta).is_some()
+        {
+            entry.stamp.clean = false;
+            entry.meta = held;
+        }
+        self.done(entry, Vec::new())
     }
 
     /// Makes an entry of its own where a link is not possible.
@@ -240,35 +381,18 @@ impl<'a> Applier<'a> {
         let Node::File(content) = &entry.node else {
             return self.writer.put_special(entry);
         };
-        let from = match self
-            .writer
-            .begin_long_file(leader, &entry.meta, content.len, Existing::Rewrite)?
-        {
+        let prepared =
+            self.writer
+                .begin_long_file(&entry.path, &entry.meta, content.len, Existing::Replace)?;
+        let file = match prepared {
             Prepared::Ready(file) => file,
             Prepared::Refused(refusal) => return Ok(vec![refusal]),
         };
-        let to =
-            match self
-                .writer
-                .begin_long_file(&entry.path, &entry.meta, content.len, Existing::Replace)?
-            {
-                Prepared::Ready(file) => file,
-                Prepared::Refused(refusal) => return Ok(vec![refusal]),
-            };
-        let mut buffer = vec![0; COPY_LEN];
-        let mut at = 0;
-        while at < content.len {
-            let count = from.read_at(at, &mut buffer)?;
-            if count == 0 {
-                break;
-            }
-            if buffer[..count].iter().any(|byte| *byte != 0) {
-                to.write_at(at, &buffer[..count])?;
-            }
-            at += count as u64;
+        if !self.writer.copy_content(leader, &file, content.len)? {
+            self.writer.remove(&entry.path)?;
+            return Ok(vec![Refusal::another_content()]);
         }
-        from.finish(entry)?;
-        to.finish(entry)
+        file.finish(entry)
     }
 
     fn rename(&mut self, from: EntryPath, to: EntryPath) -> Result<Outcome> {
@@ -289,22 +413,36 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn long_begin(&mut self, number: u64, entry: Entry, existing: Existing) -> Result<Outcome> {
-        let Node::File(content) = entry.node else {
+    /// `held`: the lengths of which the file that is to be changed must have one; `None` when all of it follows.
+    fn long_begin(
+        &mut self,
+        number: u64,
+        entry: Entry,
+        existing: Existing,
+        held: Option<RangeInclusive<u64>>,
+    ) -> Result<Outcome> {
+        let Node::File(content) = entry.node.clone() else {
             return Err(broken("a long file that is none"));
         };
         if !(1..=62).contains(&content.chunk_log2) {
             return Err(broken("a chunk length out of range"));
         }
-        let prepared = self
-            .writer
-            .begin_long_file(&entry.path, &entry.meta, content.len, existing)?;
-        let (file, refusals) = match prepared {
-            Prepared::Ready(file) => (Some(file), Vec::new()),
-            Prepared::Refused(refusal) => (None, vec![refusal]),
+        let (path, writer) = (&entry.path, &mut self.writer);
+        let prepared = match &held {
+            Some(held) => writer.change_long_file(path, held, content.len)?,
+            None => Some(writer.begin_long_file(path, &entry.meta, content.len, existing)?),
         };
-        let outcome = outcome(&entry.path, Vec::new(), refusals);
-        let rewritten = existing == Existing::Rewrite;
+        let (file, records, refusals) = match prepared {
+            // From here on something is at the path, and no content is proven.
+            Some(Prepared::Ready(file)) => (Some(file), vec![Record::Entry(entry.clone())], Vec::new()),
+            Some(Prepared::Refused(refusal)) => (None, Vec::new(), vec![refusal]),
+            None => (None, self.outdated(path), Vec::new()),
+        };
+        if file.is_none() {
+            self.shortfall.add(path);
+        }
+        let outcome = outcome(path, records, refusals);
+        let rewritten = existing == Existing::Rewrite && file.is_some();
         let open = Open {
             file,
             path: entry.path,
@@ -314,6 +452,20 @@ impl<'a> Applier<'a> {
         };
         self.long_files.begin(number, open)?;
         Ok(outcome)
+    }
+
+    /// Only changes come of something that is not there. The session goes on, so that all such files are found, but its round
+    /// does not end well, and the next session sends them whole.
+    fn outdated(&self, path: &EntryPath) -> Vec<Record> {
+        tracing::warn!(
+            path = path.display(),
+            "the target does not hold what its journal lists: the file is sent again"
+        );
+        self.shortfall.is_outdated.store(true, Ordering::Release);
+        vec![Record::Intent {
+            path: path.clone(),
+            chunks: Vec::new(),
+        }]
     }
 
     fn long_chunks(&mut self, number: u64, first: u64, chunks: &[Chunk], data: &[u8]) -> Result<Outcome> {
@@ -368,7 +520,34 @@ impl<'a> Applier<'a> {
             return Ok(Outcome::default());
         };
         let refusals = file.finish(&entry)?;
-        Ok(done(entry, refusals))
+        self.leader_done(entry, refusals)
+    }
+
+    /// The same as [`Self::done`] for what links may follow.
+    fn leader_done(&mut self, entry: Entry, refusals: Vec<Refusal>) -> Result<Outcome> {
+        if refusals.iter().any(Refusal::is_of_entry) {
+            self.shortfall.add(&entry.path);
+        } else {
+            self.shortfall.made(&entry.path);
+        }
+        self.done(entry, refusals)
+    }
+
+    /// What was refused is tried and named again in every round: a second run must not look complete. Verification compares
+    /// with what was accepted instead.
+    fn done(&mut self, mut entry: Entry, refusals: Vec<Refusal>) -> Result<Outcome> {
+        let path = entry.path.clone();
+        if refusals.iter().any(Refusal::is_of_entry) {
+            return Ok(outcome(&path, Vec::new(), refusals));
+        }
+        if !refusals.is_empty() {
+            entry.stamp.clean = false;
+            self.shortfall.has_refused.store(true, Ordering::Release);
+            if let Some(held) = self.writer.metadata_held(&path)? {
+                entry.meta = held;
+            }
+        }
+        Ok(outcome(&path, vec![Record::Entry(entry)], refusals))
     }
 }
 
@@ -406,19 +585,6 @@ impl Pieces<'_> {
         }
         Ok(())
     }
-}
-
-fn done(mut entry: Entry, refusals: Vec<Refusal>) -> Outcome {
-    let missing = refusals.iter().any(Refusal::is_of_entry);
-    let path = entry.path.clone();
-    // What was refused is tried and named again in every round: a second run must not look complete.
-    entry.stamp.clean &= refusals.is_empty();
-    let records = if missing {
-        Vec::new()
-    } else {
-        vec![Record::Entry(entry)]
-    };
-    outcome(&path, records, refusals)
 }
 
 fn refused(entry: Entry, what: &str, why: &str) -> Outcome {

@@ -60,11 +60,11 @@ impl Baseline {
         }
     }
 
-    /// Makes the baseline equal to what the target holds.
+    /// Makes the baseline equal to what the target holds. Returns whether it was so already.
     ///
     /// # Errors
     /// The session broke, or the disk is full.
-    pub fn reconcile(&mut self, theirs: Version, conversation: &Conversation) -> Result<()> {
+    pub fn reconcile(&mut self, theirs: Version, conversation: &Conversation) -> Result<bool> {
         // Closing and opening throws away what was not sealed.
         let slot = self.replica.get_mut().expect("not poisoned");
         drop(slot.take());
@@ -73,10 +73,10 @@ impl Baseline {
         let ours = replica.version();
         if ours == theirs {
             *slot = Some(replica);
-            return Ok(());
+            return Ok(true);
         }
         drop(replica);
-        self.fetch(ours, conversation)
+        self.fetch(ours, conversation).map(|()| false)
     }
 
     /// Fetches what the target holds.

@@ -7,15 +7,14 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use sys::freeze::FreezePoint;
 
 use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Silent};
-use crate::source::cutover::{AfterFreeze, Engine, FIXED, Forecast, Freeze, cut_over, run_command};
-use crate::source::freeze_points::freeze_points;
+use crate::source::cutover::{
+    AfterFreeze, Engine, FIXED, Forecast, Freeze, HandedOver, cut_over, run_command,
+};
+use crate::source::freeze_points::{ToFreeze, freeze_points};
 use crate::tree::round::{Busy, Ground, Pace, Session, busy_files};
 use crate::tree::sync::{Round, Run};
 
@@ -46,8 +45,12 @@ impl<'a> Run<'a> {
         let Some(freeze) = source.freeze.as_ref().filter(|_| !self.handed_over) else {
             return Ok(());
         };
-        if let Some(frozen) = self.freeze(freeze, session)? {
-            self.summary.frozen_ms = Some(frozen.as_millis() as u64);
+        if let Some(handed_over) = self.freeze(freeze, session)? {
+            self.summary.frozen_ms = handed_over.frozen_ms();
+            self.summary.not_frozen.extend(handed_over.not_frozen);
+        }
+        if self.mounts.some_without_device() {
+            self.summary.not_frozen.push(self.without_device());
         }
         self.handed_over = true;
         Ok(())
@@ -61,12 +64,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Rounds until the forecast is short enough, then the frozen round. Returns for how long it was frozen, if it was.
-    fn freeze(&mut self, freeze: &Freeze, session: &mut Session<'_>) -> Result<Option<Duration>> {
+    /// Rounds until the forecast is short enough, then the frozen round. Returns how it went, if there was something to freeze.
+    fn freeze(&mut self, freeze: &Freeze, session: &mut Session<'_>) -> Result<Option<HandedOver>> {
         if self.mounts.some_without_device() {
             self.warn(format!(
-                "a part of {} lies on a file system that cannot be frozen: stop what writes there with --pre-freeze",
-                self.source.root.display()
+                "{}: stop what writes there with --pre-freeze",
+                self.without_device()
             ));
         }
         if self.mounts.devices().is_empty() {
@@ -94,6 +97,13 @@ impl<'a> Run<'a> {
         self.round(session, false).map(drop)
     }
 
+    fn without_device(&self) -> String {
+        format!(
+            "a part of {} lies on a file system that cannot be frozen",
+            self.source.root.display()
+        )
+    }
+
     fn warn(&self, message: String) {
         self.ground.observer.event(&Event::Warning { message });
     }
@@ -116,9 +126,13 @@ impl Engine for CutOver<'_, '_, '_, '_> {
         }
     }
 
-    fn points(&mut self) -> Result<Vec<FreezePoint>> {
-        freeze_points(self.run.mounts.devices())
-            .map_err(|error| Error::new(Kind::Medium, "find the file systems to freeze").because(error))
+    fn to_freeze(&mut self) -> Result<ToFreeze> {
+        let points = freeze_points(self.run.mounts.devices())
+            .map_err(|error| Error::new(Kind::Medium, "find the file systems to freeze").because(error))?;
+        Ok(ToFreeze {
+            points,
+            out_of_reach: Vec::new(),
+        })
     }
 
     fn hold(&mut self) -> Result<()> {

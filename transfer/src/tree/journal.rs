@@ -1,7 +1,7 @@
 //! The target's journal: what has been applied becomes durable in groups, and only then is it acknowledged.
 //!
 //! The one sentence that matters: data first (`syncfs` of the tree), then the record (`fdatasync` of the journal), then
-//! the acknowledgement. A content that is about to be overwritten is named in the journal before ([`Journal::intend`]),
+//! the acknowledgement. A content that is about to be overwritten or replaced is named in the journal before ([`Journal::intend`]),
 //! so that a crash in between leaves it unknown and never taken for what it was.
 
 use std::path::{Path, PathBuf};

@@ -81,12 +81,9 @@ impl TreeMounts {
     }
 
     fn add_device(&mut self, mount: &Mount) {
-        match mount.block_device() {
-            Some(device) => {
-                self.devices.insert(device);
-            }
-            None => self.some_without_device = true,
-        }
+        let devices = mount.block_devices();
+        self.some_without_device |= devices.is_empty();
+        self.devices.extend(devices);
     }
 
     /// Mount points inside that the walk enters.

@@ -82,8 +82,9 @@ pub enum Operation {
         entry: Entry,
         /// What becomes of the old one.
         existing: Existing,
-        /// Digest of the content that the target must hold now, when only changed chunks will follow; else unknown.
-        base: Digest,
+        /// `None` when every chunk will follow; else only those will that differ from what the target holds now: the
+        /// content with this digest, or, if that is unknown, the chunks that the replica knows.
+        base: Option<Digest>,
         /// Chunks, first and count, that a change of length tears: both sides count them as unknown until they are sent.
         torn: Option<(u64, u64)>,
     },
@@ -111,6 +112,11 @@ pub enum Operation {
         to: EntryPath,
         /// Which ranges.
         ranges: Vec<SharedRange>,
+    },
+    /// Contents at these paths are about to change: they are other names of a file that follows and is rewritten.
+    Unknown {
+        /// Where.
+        paths: Vec<EntryPath>,
     },
 }
 
@@ -302,6 +308,7 @@ fn operation_len(operation: &Operation) -> usize {
             Operation::Share { from, to, ranges } => {
                 from.as_bytes().len() + to.as_bytes().len() + ranges.len() * 20
             }
+            Operation::Unknown { paths } => paths.iter().map(|path| path.as_bytes().len() + 4).sum(),
             Operation::LongChunks { chunks, .. } => {
                 chunks.iter().map(|chunk| 48 + chunk.extents.len() * 10).sum()
             }

@@ -16,17 +16,20 @@ use crate::error::{Error, Kind, Result};
 use crate::link::tls::{Breaker, KEEP_ALIVE};
 use crate::link::{Accepted, Frame, FrameReader, FrameWriter};
 use crate::progress::StopFlag;
-use crate::protocol::{self, Failure, KIND_ORDER, KIND_REPLICA, KIND_REPORT, KIND_TREE, Order, Report};
+use crate::protocol::{self, Failure, KIND_ORDER, KIND_REPLICA, KIND_REPORT, KIND_TREE, Order, Part, Report};
 use crate::receipt::Holdings;
 use crate::sequence::Sequence;
 use crate::signature::hex;
-use crate::tree::apply::{Applier, LongFiles};
+use crate::tree::apply::{Applier, LongFiles, Shortfall};
+use crate::tree::capture::Directory;
 use crate::tree::entry::EntryPath;
 use crate::tree::filter::Filter;
 use crate::tree::journal::{Applied, Entering, Journal};
-use crate::tree::operation;
-use crate::tree::replica::Record;
-use crate::tree::verify::{self, Verified};
+use crate::tree::operation::{self, Operation};
+use crate::tree::replica::{Record, Version};
+use crate::tree::survey::{Finding, Survey};
+use crate::tree::trust::{Bond, Trust};
+use crate::tree::verify::{self, Difference, Verified};
 use crate::tree::write::{Shared, TreeWriter};
 
 /// Frames that wait to become durable, records only; those of many small entries count as several.
@@ -39,12 +42,15 @@ const WATCH: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Entries looked at before a journal is believed.
 const SAMPLE_MAX: usize = 256;
+/// Findings of a survey that are written to the journal together.
+const FINDINGS_MAX: usize = 1024;
 
 /// A target tree.
 pub struct TreeTarget {
     root: PathBuf,
     writer: TreeWriter,
     journal: Journal,
+    trust: Trust,
     holdings: Arc<Holdings>,
 }
 
@@ -58,6 +64,7 @@ impl TreeTarget {
             root: root.to_owned(),
             writer: TreeWriter::open(root)?,
             journal: Journal::new(journal, root),
+            trust: Trust::new(journal),
             holdings,
         })
     }
@@ -82,6 +89,7 @@ impl TreeTarget {
             breakers,
             sequence: Sequence::default(),
             long_files: LongFiles::default(),
+            shortfall: Shortfall::default(),
             failure: Mutex::new(None),
             over: StopFlag::default(),
             round: AtomicU64::new(0),
@@ -131,17 +139,40 @@ impl TreeTarget {
             session.end();
             drop(entering);
         });
+        if let Err(error) = self.trust.leave() {
+            session.fail_at_once(error);
+        }
         session.verdict()
     }
 
     /// Opens the journal and has a look whether the tree is what it says: a target that was emptied or replaced behind
     /// our back must not be taken for complete.
-    fn open_journal(&self, migration: crate::link::auth::Id) -> Result<crate::tree::replica::Version> {
+    fn open_journal(&self, migration: crate::link::auth::Id) -> Result<Version> {
         let version = self.journal.open(migration, &self.writer)?;
+        self.trust.enter();
+        let directory = self.directory()?;
+        match self.trust.bond(&directory)? {
+            Bond::Same => {}
+            Bond::None => self.trust.bind(&directory)?,
+            Bond::Other => {
+                tracing::warn!(
+                    target = %self.root.display(),
+                    "the target directory is another one than that of its journal: the journal begins anew"
+                );
+                let version = self.journal.restart(migration)?;
+                self.trust.bind(&directory)?;
+                return Ok(version);
+            }
+        }
+        if !self.trust.is_doubtful() && self.is_something_missing(&directory)? {
+            self.trust.doubt();
+        }
+        Ok(version)
+    }
+
+    /// Whether one of the journal's first entries is not in the tree.
+    fn is_something_missing(&self, directory: &Directory) -> Result<bool> {
         let (snapshot, _) = self.journal.sealed()?;
-        let mut names_missing = false;
-        let directory = crate::tree::capture::Directory::open_root(&self.root)
-            .map_err(|error| Error::io("open the target directory", &self.root, error))?;
         for entry in snapshot.iter().take(SAMPLE_MAX) {
             let entry = entry?;
             let Some((parent, name)) = entry.path.split() else {
@@ -152,16 +183,28 @@ impl TreeTarget {
             let found = directory
                 .open_beneath(&parent)
                 .and_then(|parent| parent.stat_entry(&name));
-            names_missing |= found.is_err();
+            if found.is_err() {
+                return Ok(true);
+            }
         }
-        if names_missing {
-            tracing::warn!(
-                target = %self.root.display(),
-                "the target directory does not hold what its journal lists: the journal begins anew"
-            );
-            return self.journal.restart(migration);
-        }
-        Ok(version)
+        Ok(false)
+    }
+
+    fn directory(&self) -> Result<Directory> {
+        Directory::open_root(&self.root)
+            .map_err(|error| Error::io("open the target directory", &self.root, error))
+    }
+
+    /// Compares the names in the tree with those that the journal has sealed.
+    fn survey(&self, filter: &Filter, found: &mut dyn FnMut(Finding) -> Result<()>) -> Result<()> {
+        let (snapshot, _) = self.journal.sealed()?;
+        let survey = Survey {
+            root: &self.directory()?,
+            snapshot: &snapshot,
+            filter,
+            since: self.trust.since()?,
+        };
+        survey.run(found)
     }
 }
 
@@ -197,6 +240,7 @@ struct Session<'a> {
     breakers: Vec<Breaker>,
     sequence: Sequence,
     long_files: LongFiles,
+    shortfall: Shortfall,
     failure: Mutex<Option<Error>>,
     over: StopFlag,
     /// Rounds sealed in this session: appliers then look at the new contents of the journal.
@@ -209,7 +253,7 @@ impl Session<'_> {
     /// Receives and applies the frames of one connection.
     fn receive(&self, mut reader: FrameReader, entering: &Sender<Entering>) -> Result<()> {
         let (snapshot, _) = self.target.journal.sealed()?;
-        let mut applier = Applier::new(self.writer.clone(), &snapshot, &self.long_files);
+        let mut applier = Applier::new(self.writer.clone(), &snapshot, &self.long_files, &self.shortfall);
         let mut round = self.round.load(Ordering::Acquire);
         while let Some(frame) = reader.receive()? {
             let now = self.round.load(Ordering::Acquire);
@@ -244,6 +288,7 @@ impl Session<'_> {
             .map(Verified::check)
             .collect::<Result<Vec<_>>>()?;
         self.sequence.wait_for(number, after)?;
+        self.target.trust.apply()?;
         let mut intents = Vec::new();
         for operation in &verified {
             intents.extend(applier.intents(operation.operation())?);
@@ -262,7 +307,12 @@ impl Session<'_> {
         let mut touched = None;
         for operation in verified {
             operation.operation().note_touched(&mut touched, &mut records);
+            let removes = matches!(operation.operation(), Operation::Remove { .. });
             let outcome = applier.apply(operation)?;
+            if removes && !outcome.refusals.is_empty() {
+                // A part of it may be gone.
+                self.target.trust.doubt();
+            }
             records.extend(outcome.records);
             self.count_shared(outcome.shared);
             for (path, what, why) in outcome.refusals {
@@ -305,19 +355,20 @@ impl Session<'_> {
                 Order::EndRound { frames } => {
                     self.sequence.wait_below(frames)?;
                     self.flush(entering)?;
+                    if let Err(error) = self.shortfall.check() {
+                        let (why, message) = (Failure::Outdated, error.describe());
+                        self.say(&Report::Failed { why, message })?;
+                        return Err(error);
+                    }
                     self.say_shared()?;
                     let version = self.target.journal.seal()?;
+                    self.target.trust.seal();
                     self.target.holdings.seal(version.into())?;
                     self.round.fetch_add(1, Ordering::AcqRel);
                     self.say(&Report::RoundDone { version })?;
                 }
                 Order::Verify => self.verify()?,
-                Order::Exclude { rules } => {
-                    if !self.writer.exclude(Filter::parse(&rules)?) {
-                        return Err(Error::new(Kind::Corrupt, "take exclude rules twice"));
-                    }
-                    self.say(&Report::Excluding)?;
-                }
+                Order::Survey { excludes } => self.survey(&excludes)?,
                 Order::Ask { .. } => {
                     return Err(Error::new(
                         Kind::Corrupt,
@@ -348,6 +399,39 @@ impl Session<'_> {
         done.recv().map_err(|_| gone())
     }
 
+    /// Makes the journal list what is in the tree, where the two may have parted.
+    fn survey(&self, excludes: &[String]) -> Result<()> {
+        let filter = Filter::parse(excludes)?;
+        let mut parted = false;
+        if self.target.trust.is_doubtful() {
+            tracing::info!(target = %self.target.root.display(), "the target's names are compared with its journal");
+            let mut records = Vec::new();
+            self.target.survey(&filter, &mut |finding| {
+                self.go_on()?;
+                parted = true;
+                records.extend(finding.into_records());
+                if records.len() >= FINDINGS_MAX {
+                    self.target.journal.append(&records)?;
+                    records.clear();
+                }
+                Ok(())
+            })?;
+            self.target.journal.append(&records)?;
+        }
+        let version = if parted {
+            self.target.journal.seal()?
+        } else {
+            self.target.journal.sealed()?.1
+        };
+        self.target.trust.settle();
+        self.target.holdings.seal(version.into())?;
+        self.round.fetch_add(1, Ordering::AcqRel);
+        if !filter.is_empty() && !self.writer.exclude(filter) {
+            return Err(Error::new(Kind::Corrupt, "take exclude rules twice"));
+        }
+        self.say(&Report::Surveyed { version })
+    }
+
     /// Re-reads the medium and compares it with the journal.
     fn verify(&self) -> Result<()> {
         let (snapshot, _) = self.target.journal.sealed()?;
@@ -358,20 +442,14 @@ impl Session<'_> {
                 told = Instant::now();
                 self.say(&Report::VerifyProgress { bytes, bytes_total })?;
             }
-            if self.over.is_stopped() {
-                Err(Error::new(Kind::Retry, "go on: the session is over"))
-            } else {
-                Ok(())
-            }
+            self.go_on()
         })?;
-        let differences = findings.differences.len() as u64;
-        for difference in findings.differences {
-            self.target.journal.append(&[difference.record])?;
-            self.say(&Report::Differs {
-                path: difference.path,
-                part: difference.part,
-                what: difference.what,
-            })?;
+        let differences = findings.differences.len() as u64 + self.tell_surplus()?;
+        let mut replica = snapshot.cursor();
+        for (path, Difference { part, what }) in findings.differences {
+            let record = verify::record_of(path.clone(), part, &mut replica)?;
+            self.target.journal.append(&[record])?;
+            self.say(&Report::Differs { path, part, what })?;
         }
         let version = if differences > 0 {
             self.target.journal.seal()?
@@ -396,6 +474,34 @@ impl Session<'_> {
             differences,
             version,
         })
+    }
+
+    /// Names what is in the tree and not in the journal, which then lists it as unknown; returns how much that is.
+    fn tell_surplus(&self) -> Result<u64> {
+        let everything = Filter::default();
+        let mut surplus = 0;
+        self.target
+            .survey(self.writer.rules().unwrap_or(&everything), &mut |finding| {
+                self.go_on()?;
+                // What is missing or of another kind has been found by reading.
+                let Finding::Surplus(entry) = finding else {
+                    return Ok(());
+                };
+                surplus += 1;
+                let (path, what) = (entry.path.clone(), "not at the source".to_owned());
+                self.target.journal.append(&[Record::Entry(entry)])?;
+                let part = Part::Content;
+                self.say(&Report::Differs { path, part, what })
+            })?;
+        Ok(surplus)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.over.is_stopped() {
+            Err(gone())
+        } else {
+            Ok(())
+        }
     }
 
     fn watch(&self, stop: &StopFlag) {

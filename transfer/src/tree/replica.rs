@@ -34,9 +34,6 @@ mod walk;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use rustix::io::Errno;
 
 use self::log::{Log, LogName, LogReader};
 use self::manifest::Manifest;
@@ -45,9 +42,6 @@ use self::rename::Sweep;
 use self::run::{Run, RunInfo};
 use super::entry::Digest;
 use crate::{Error, Kind, Result};
-
-/// For how long a lock that somebody else holds is tried again.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 pub use self::exchange::Export;
 pub use self::limits::{EXPORT_PIECE_LEN_MAX, GROUP_LEN};
@@ -548,26 +542,16 @@ fn must_reopen(folder: &Path) -> Error {
         .remedy("run the same command again: what is durable is kept")
 }
 
-/// Locks the folder for as long as the returned file is open. A predecessor that was killed, or a child that it was about
-/// to start, may take a moment to be gone.
+/// Locks the folder for as long as the returned file is open.
 fn lock(folder: &Path) -> Result<File> {
-    let failed = |e| Error::io("open the replica's folder", folder, e);
-    let file = File::open(folder).map_err(failed)?;
-    let begin = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if begin.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(LOCK_PATIENCE / 100);
-            }
-            Err(error) => {
-                return Err(Error::new(Kind::Usage, "lock the replica")
-                    .on(folder)
-                    .because(std::io::Error::from(error))
-                    .remedy("end the other program that uses it, or wait for it"));
-            }
-        }
-    }
+    let file = File::open(folder).map_err(|e| Error::io("open the replica's folder", folder, e))?;
+    crate::lock::exclusively(&file).map_err(|error| {
+        Error::new(Kind::Usage, "lock the replica")
+            .on(folder)
+            .because(error)
+            .remedy("end the other program that uses it, or wait for it")
+    })?;
+    Ok(file)
 }
 
 /// Removes files of ours that the manifest does not name: leftovers of a crash, and what a seal replaced.

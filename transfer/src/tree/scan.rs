@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use sys::open_files::FileId;
 
 use crate::courtesy::Courtesy;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::progress::Skipped;
 use crate::source::counters::{self, Counters};
 use crate::tree::capture::{self, Directory, FileKind, Stat};
@@ -398,7 +398,8 @@ impl<'a> Walker<'a> {
 
     /// Walks one directory that a listing named.
     fn subdirectory(&mut self, parent: &Arc<OpenDirectory>, pending: &Pending) -> Result<()> {
-        let path = child_path(&parent.path, &pending.name)?;
+        let path = parent.path.join(pending.name.to_bytes());
+        let path = path.expect("its path was made when its parent was compared");
         let opened = parent.directory.open_child(&pending.name).and_then(|directory| {
             let stat = directory.stat()?;
             Ok((directory, stat))
@@ -441,6 +442,7 @@ impl<'a> Walker<'a> {
             depth,
             subdirectories: Vec::new(),
             touched: false,
+            too_long: false,
         };
         let mut next = 0;
         let mut cursor = self
@@ -472,8 +474,12 @@ impl<'a> Walker<'a> {
         let Merge {
             subdirectories,
             touched,
+            too_long,
             ..
         } = merge;
+        if too_long {
+            self.too_long(&open.path)?;
+        }
         self.stack.push(open, subdirectories);
         if touched || known != Some(stat.ctime) {
             self.finish_later(open, stat)?;
@@ -501,7 +507,10 @@ impl<'a> Walker<'a> {
 
     /// Looks at one name.
     fn entry(&mut self, merge: &mut Merge<'_>, name: &CStr, known: Option<Entry>) -> Result<()> {
-        let path = child_path(&merge.open.path, name)?;
+        let Ok(path) = merge.open.path.join(name.to_bytes()) else {
+            merge.too_long = true;
+            return Ok(());
+        };
         let stat = match merge.open.directory.stat_entry(name) {
             Ok(stat) => stat,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -510,17 +519,18 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(&path, "entry", error),
         };
         let is_directory = stat.kind == FileKind::Directory;
-        if self.passes_over(merge, &path, &stat, known.as_ref())? {
+        if self.scan.leaves_out(&path, &stat) {
+            return known.map_or(Ok(()), |known| self.left_out(merge, known, is_directory));
+        }
+        if self.sets_aside(merge, &path, &stat, known.as_ref())? {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
         if is_directory {
             return self.directory_entry(merge, name, path, &stat, known);
         }
-        counters::add(
-            &self.scan.counters.bytes_total,
-            if stat.kind == FileKind::File { stat.size } else { 0 },
-        );
+        let content_len = if stat.kind == FileKind::File { stat.size } else { 0 };
+        counters::add(&self.scan.counters.bytes_total, content_len);
         let present = merge.open.stamp(&stat, self.scan.t0);
         let same_kind = known
             .as_ref()
@@ -554,10 +564,7 @@ impl<'a> Walker<'a> {
             return self.scan.links.lock().expect("not poisoned").push(&seen);
         }
         if unchanged {
-            counters::add(
-                &self.scan.counters.bytes_done,
-                if stat.kind == FileKind::File { stat.size } else { 0 },
-            );
+            counters::add(&self.scan.counters.bytes_done, content_len);
             return Ok(());
         }
         let file = File {
@@ -572,27 +579,16 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Entry(Box::new(file)))
     }
 
-    /// Whether an entry is left out or set aside. Where it is left out, what the baseline knows there goes if it is of the
-    /// other kind, and that is not excluded: rules may speak of directories alone.
-    fn passes_over(
-        &mut self,
-        merge: &mut Merge<'_>,
-        path: &EntryPath,
-        stat: &Stat,
-        known: Option<&Entry>,
-    ) -> Result<bool> {
-        if !self.scan.leaves_out(path, stat) {
-            return self.sets_aside(merge, path, stat, known);
+    /// What is there now is left out. What the baseline knows there goes if it is of the other kind, and that is not
+    /// excluded: rules may speak of directories alone.
+    fn left_out(&mut self, merge: &mut Merge<'_>, known: Entry, is_directory: bool) -> Result<()> {
+        let was_directory = matches!(known.node, Node::Directory);
+        let excludes = |is_directory| self.scan.filter.excludes(known.path.as_bytes(), is_directory);
+        if was_directory == is_directory || excludes(was_directory) {
+            return Ok(());
         }
-        let was_directory = known.map(|known| matches!(known.node, Node::Directory));
-        if let Some(was_directory) = was_directory
-            && was_directory != (stat.kind == FileKind::Directory)
-            && !self.scan.filter.excludes(path.as_bytes(), was_directory)
-        {
-            merge.touched = true;
-            self.work.push(Task::Remove(path.clone()))?;
-        }
-        Ok(true)
+        merge.touched = true;
+        self.work.push(Task::Remove(known.path))
     }
 
     fn directory_entry(
@@ -687,6 +683,12 @@ impl<'a> Walker<'a> {
         self.work.push(Task::Remove(known.path.clone()))
     }
 
+    /// Once for all entries of a directory: anybody can make as many as they like.
+    fn too_long(&mut self, directory: &EntryPath) -> Result<()> {
+        let error = std::io::Error::other("their paths are longer than 64 KiB");
+        self.unreadable(directory, "entries in it", error)
+    }
+
     /// What cannot be read is named; what vanished meanwhile is for the next round.
     fn unreadable(&mut self, path: &EntryPath, what: &str, error: std::io::Error) -> Result<()> {
         if error.kind() == std::io::ErrorKind::NotFound {
@@ -717,6 +719,8 @@ struct Merge<'a> {
     subdirectories: Vec<Pending>,
     /// Whether anything directly in it will change at the target, which moves its modification time there.
     touched: bool,
+    /// Whether there are entries in it whose paths are longer than a path can be here.
+    too_long: bool,
 }
 
 /// The kind of file that a baseline entry is.
@@ -730,15 +734,6 @@ pub fn kind_of(node: &Node) -> FileKind {
         Node::CharDevice { .. } => FileKind::CharDevice,
         Node::BlockDevice { .. } => FileKind::BlockDevice,
     }
-}
-
-fn child_path(parent: &EntryPath, name: &CStr) -> Result<EntryPath> {
-    parent.join(name.to_bytes()).map_err(|error| {
-        Error::new(Kind::Usage, "copy so deep a directory")
-            .on(parent.display())
-            .remedy("exclude it: its path exceeds 64 KiB")
-            .because(error)
-    })
 }
 
 /// A file system inside the volume is named after the place where it begins: device numbers change at every boot.

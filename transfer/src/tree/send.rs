@@ -21,13 +21,16 @@ use crate::protocol::KIND_TREE;
 use crate::source::counters::{self, Counters};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::{self, FileKind, Stat};
-use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Time};
+use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Stamp, Time};
 use crate::tree::long::{self, LongFile};
 use crate::tree::operation::{Batch, Existing, Extent, Operation};
 use crate::tree::replica::{Cursor, Record, Snapshot};
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
 use crate::tree::tasks::{Dispatcher, File, Item, Task};
+
+/// Names that one operation speaks of: with the longest paths 4 MiB, which a frame that is not full has room for.
+const NAMES_MAX: usize = 64;
 
 /// A link to be made when its leader is through.
 pub type PendingLink = Operation;
@@ -147,6 +150,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             Ok(_) => return self.unsettled(),
             Err(error) => return self.unreadable(&file, "content", &error),
         };
+        self.forget_other_names(&file)?;
         if before.size > limits::WHOLE_FILE_LEN_MAX {
             return self.begin_long(file, data, before);
         }
@@ -165,6 +169,21 @@ impl<'a, 'b> Sender<'a, 'b> {
             }
             Err(error) => self.unreadable(&file, "content", &error),
         }
+    }
+
+    /// Says of the other names of a file that may be about to be rewritten that their content is known no more.
+    fn forget_other_names(&mut self, file: &File) -> Result<()> {
+        if !file.rewrite {
+            return Ok(());
+        }
+        for some in file.other_names.chunks(NAMES_MAX) {
+            let paths = some.to_vec();
+            self.push(Operation::Unknown { paths });
+            if self.batch.is_full() {
+                self.send()?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads a whole file into the batch. On an error the batch is as before.
@@ -334,7 +353,11 @@ impl<'a, 'b> Sender<'a, 'b> {
         };
         let entry = Entry {
             path: file.path.clone(),
-            stamp,
+            // Nothing is proven before the end.
+            stamp: Stamp {
+                clean: false,
+                ..stamp
+            },
             meta,
             node: Node::File(content),
         };
@@ -357,7 +380,7 @@ impl<'a, 'b> Sender<'a, 'b> {
             file: number,
             entry,
             existing,
-            base: base_digest,
+            base: (!base.is_empty()).then_some(base_digest),
             torn,
         });
         self.send()?;
@@ -396,8 +419,7 @@ impl<'a, 'b> Sender<'a, 'b> {
         };
         let (chunk_log2, mut digests) = (known.chunk_log2, known.digests);
         let count = before.size.div_ceil(1 << chunk_log2);
-        if count > limits::CHUNK_COUNT_SOFT_MAX * 4 || held.is_some_and(|held| held.chunk_log2 != chunk_log2)
-        {
+        if count > limits::CHUNK_COUNT_DELTA_MAX || held.is_some_and(|held| held.chunk_log2 != chunk_log2) {
             return Ok(fresh);
         }
         if held.is_some_and(|held| held.len == before.size) {
@@ -558,20 +580,21 @@ impl<'a, 'b> Sender<'a, 'b> {
                     to: to.clone(),
                 });
             }
-            Operation::LongBegin {
-                entry,
-                torn: Some(torn),
-                ..
-            } => {
-                self.records.push(Record::Intent {
+            Operation::LongBegin { entry, torn, .. } => {
+                self.records.extend(torn.map(|torn| Record::Intent {
                     path: entry.path.clone(),
-                    chunks: vec![*torn],
-                });
+                    chunks: vec![torn],
+                }));
+                self.records.push(Record::Entry(entry.clone()));
             }
-            Operation::Directory { .. }
-            | Operation::LongBegin { .. }
-            | Operation::LongChunks { .. }
-            | Operation::Share { .. } => {}
+            Operation::Unknown { paths } => {
+                let intent = |path: &EntryPath| Record::Intent {
+                    path: path.clone(),
+                    chunks: Vec::new(),
+                };
+                self.records.extend(paths.iter().map(intent));
+            }
+            Operation::Directory { .. } | Operation::LongChunks { .. } | Operation::Share { .. } => {}
         }
         self.batch.push(operation);
     }

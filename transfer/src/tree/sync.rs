@@ -12,14 +12,13 @@ use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
 use crate::link::{self, FrameWriter};
 use crate::progress::{Event, Observer, Skipped, StopFlag, Summary, Verified};
-use crate::protocol::{Order, Part, Report};
+use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
 use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
-use crate::tree::entry::EntryPath;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::mounts::TreeMounts;
@@ -198,12 +197,7 @@ impl Run<'_> {
 
     /// The story of a session.
     fn converse(&mut self, conversation: &Conversation, writers: &mut [FrameWriter]) -> Result<()> {
-        let version = match conversation.report()? {
-            Report::Opened { version } => version,
-            report => return Err(unexpected(report)),
-        };
-        self.baseline.reconcile(version, conversation)?;
-        self.tell_rules(conversation)?;
+        self.agree(conversation)?;
         let (target, connections) = (conversation.target.to_string(), writers.len());
         self.ground
             .observer
@@ -254,17 +248,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Tells the target what it must not remove.
-    fn tell_rules(&self, conversation: &Conversation) -> Result<()> {
-        if self.ground.filter.is_empty() {
-            return Ok(());
+    /// Makes the target's journal list what is in its tree, and the baseline what is in the journal.
+    fn agree(&mut self, conversation: &Conversation) -> Result<()> {
+        let Report::Opened { .. } = conversation.report()? else {
+            return Err(unexpected("something else than that the session is open"));
+        };
+        let excludes = self.source.excludes.clone();
+        conversation.order(&Order::Survey { excludes })?;
+        let version = match conversation.report()? {
+            Report::Surveyed { version } => version,
+            report => return Err(unexpected(report)),
+        };
+        if !self.baseline.reconcile(version, conversation)? {
+            // The target may lack what no event names.
+            self.walked = false;
         }
-        let rules = self.source.excludes.clone();
-        conversation.order(&Order::Exclude { rules })?;
-        match conversation.report()? {
-            Report::Excluding => Ok(()),
-            report => Err(unexpected(report)),
-        }
+        Ok(())
     }
 
     /// Whether the next round can rely on the tracker.
@@ -387,27 +386,11 @@ impl Run<'_> {
         summary.bytes_wire += get(&counters.bytes_wire) + control;
     }
 
-    /// Notes in the baseline that the target's medium holds something else. Gives back what is to be repaired: of what the
-    /// target refused, the metadata differ and are named already.
-    fn differs(&self, path: &EntryPath, part: Part, what: String) -> Result<Option<Skipped>> {
-        self.baseline.with(|replica| {
-            let known = replica.snapshot().cursor().get(path)?;
-            let known = known.ok_or_else(|| unexpected("a difference in what nobody knows"))?;
-            replica.append(&[verify::record_of_difference(known, part)])
-        })?;
-        let path = path.display();
-        let refused = self.ground.findings.skipped.lock().expect("not poisoned");
-        if part == Part::Metadata && refused.iter().any(|refused| refused.path == path) {
-            return Ok(None);
-        }
-        let why = "the target's medium holds something else".to_owned();
-        Ok(Some(Skipped { path, what, why }))
-    }
-
-    /// Has the target re-read its medium. Returns what is to be repaired; the baseline then knows that it differs.
+    /// Has the target re-read its medium. Returns what differs; the baseline then counts that as unknown.
     fn verify(&mut self, conversation: &Conversation) -> Result<Vec<Skipped>> {
         conversation.order(&Order::Verify)?;
-        let (mut differing, mut differing_count) = (Vec::new(), 0);
+        let mut known = self.baseline.with(|replica| Ok(replica.snapshot().cursor()))?;
+        let mut differing = Vec::new();
         loop {
             match conversation.report()? {
                 Report::VerifyProgress { bytes, bytes_total } => {
@@ -416,8 +399,14 @@ impl Run<'_> {
                         .event(&Event::Verifying { bytes, bytes_total });
                 }
                 Report::Differs { path, part, what } => {
-                    differing_count += 1;
-                    differing.extend(self.differs(&path, part, what)?);
+                    let why = "the target's medium holds something else".to_owned();
+                    differing.push(Skipped {
+                        path: path.display(),
+                        what,
+                        why,
+                    });
+                    let record = verify::record_of(path, part, &mut known)?;
+                    self.baseline.with(|replica| replica.append(&[record]))?;
                 }
                 Report::Verified {
                     root,
@@ -426,7 +415,7 @@ impl Run<'_> {
                     differences,
                     version,
                 } => {
-                    if differences != differing_count {
+                    if differences != differing.len() as u64 {
                         return Err(unexpected("another count of differences"));
                     }
                     if differences > 0 {

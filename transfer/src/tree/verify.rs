@@ -2,7 +2,7 @@
 //!
 //! [`Verified`] is the only thing that the writer takes. [`read_back`] opens every entry of the replica again, has its
 //! pages dropped from the cache, and compares content and metadata; the root digest covers every entry, and the source
-//! computes it from its own baseline.
+//! computes it from its own baseline. Of what the target refused, the replica lists what it accepted instead.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -13,7 +13,8 @@ use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Time};
 use crate::tree::long::{digest_of_chunks, digest_of_extents};
 use crate::tree::operation::{Loaded, Operation};
-use crate::tree::replica::{Record, Snapshot};
+use crate::tree::replica::{Cursor, Record, Snapshot};
+use crate::tree::write::LABEL;
 
 /// Entries compared at a time: they are spread over the threads and come together in order.
 const BATCH: usize = 2048;
@@ -82,35 +83,34 @@ pub struct Findings {
     /// Content bytes read.
     pub bytes: u64,
     /// What differs.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<(EntryPath, Difference)>,
 }
 
-/// An entry whose medium differs from the replica.
+/// How an entry differs.
 #[derive(Debug)]
 pub struct Difference {
-    /// The entry.
-    pub path: EntryPath,
-    /// What differs.
+    /// Which part of it.
     pub part: Part,
-    /// The same for people.
+    /// What, for people.
     pub what: String,
-    /// How both sides note it.
-    pub record: Record,
 }
 
-/// How a replica notes that `part` of an entry differs. Metadata are applied anew, whatever the next round finds; the content
-/// is known as before.
-pub fn record_of_difference(mut entry: Entry, part: Part) -> Record {
-    match part {
-        Part::Content => Record::Intent {
-            path: entry.path,
-            chunks: Vec::new(),
-        },
-        Part::Metadata => {
-            entry.stamp.clean = false;
-            Record::Entry(entry)
-        }
+/// What both sides record of an entry that differs. A content is unknown then and will be sent again; where only metadata
+/// differ, the entry is not clean, so that they are applied again.
+///
+/// # Errors
+/// The replica is damaged.
+pub fn record_of(path: EntryPath, part: Part, replica: &mut Cursor) -> Result<Record> {
+    if part == Part::Metadata
+        && let Some(mut entry) = replica.get(&path)?
+    {
+        entry.stamp.clean = false;
+        return Ok(Record::Entry(entry));
     }
+    Ok(Record::Intent {
+        path,
+        chunks: Vec::new(),
+    })
 }
 
 /// Root digest and number of entries of a replica.
@@ -176,23 +176,17 @@ pub fn read_back(
         for (entry, compared) in batch.into_iter().zip(compared.into_iter().flatten()) {
             findings.compared += 1;
             findings.bytes += compared.bytes;
-            if let Some((part, what)) = compared.difference {
-                findings.differences.push(Difference {
-                    path: entry.path.clone(),
-                    part,
-                    what,
-                    record: record_of_difference(entry.clone(), part),
-                });
-            }
-            let path = entry.path;
-            let present = compared.present.unwrap_or_default();
-            let node = present.1.unwrap_or(Node::Fifo);
+            let Some(difference) = compared.difference else {
+                hasher.update(&leaf(entry)?);
+                continue;
+            };
+            let (meta, node) = compared.present.unwrap_or((Meta::default(), Node::Fifo));
             hasher.update(&leaf(Entry {
-                path,
-                stamp: crate::tree::entry::Stamp::default(),
-                meta: present.0,
+                meta,
                 node,
+                ..entry.clone()
             })?);
+            findings.differences.push((entry.path, difference));
         }
         progress(findings.bytes)?;
     }
@@ -203,8 +197,9 @@ pub fn read_back(
 /// One entry, compared.
 #[derive(Default)]
 struct Compared {
-    present: Option<(Meta, Option<Node>)>,
-    difference: Option<(Part, String)>,
+    /// What is there instead of an entry that differs.
+    present: Option<(Meta, Node)>,
+    difference: Option<Difference>,
     bytes: u64,
 }
 
@@ -235,7 +230,10 @@ fn compare_all(root: &Directory, entries: &[Entry]) -> Vec<Compared> {
         Ok(judge(entry, meta, node, bytes))
     };
     let failed = |error: std::io::Error| Compared {
-        difference: Some((Part::Content, error.to_string())),
+        difference: Some(Difference {
+            part: Part::Content,
+            what: error.to_string(),
+        }),
         ..Compared::default()
     };
     entries
@@ -245,23 +243,27 @@ fn compare_all(root: &Directory, entries: &[Entry]) -> Vec<Compared> {
 }
 
 fn judge(entry: &Entry, meta: Meta, node: Node, bytes: u64) -> Compared {
-    let (present, expected) = (without_atime(meta), without_atime(entry.meta.clone()));
     let difference = if node != entry.node {
-        Some((Part::Content, "content".to_owned()))
-    } else if present != expected {
-        let what = format!("metadata: {}", metadata_difference(&present, &expected));
-        Some((Part::Metadata, what))
+        Some(Difference {
+            part: Part::Content,
+            what: "content".to_owned(),
+        })
     } else {
-        None
+        metadata_difference(&meta, &entry.meta).map(|what| Difference {
+            part: Part::Metadata,
+            what: format!("metadata: {what}"),
+        })
     };
     Compared {
-        present: Some((present, Some(node))),
+        present: difference.is_some().then_some((meta, node)),
         difference,
         bytes,
     }
 }
 
-fn metadata_difference(present: &Meta, expected: &Meta) -> String {
+/// What differs of `present` metadata, if anything does: not the access time, which reading moves, and not a label that a
+/// kernel which labels everything gives to what should have none.
+pub fn metadata_difference(present: &Meta, expected: &Meta) -> Option<String> {
     let mut what = Vec::new();
     let mut note = |differs: bool, name: &str| {
         if differs {
@@ -274,10 +276,13 @@ fn metadata_difference(present: &Meta, expected: &Meta) -> String {
         "owner",
     );
     note(present.mtime != expected.mtime, "modification time");
-    note(present.xattrs != expected.xattrs, "extended attributes");
+    let is_labelled = expected.xattrs.iter().any(|xattr| xattr.name == LABEL);
+    let xattrs = present.xattrs.iter();
+    let xattrs = xattrs.filter(|xattr| is_labelled || xattr.name != LABEL);
+    note(!xattrs.eq(&expected.xattrs), "extended attributes");
     note(present.flags != expected.flags, "inode flags");
     note(present.project != expected.project, "project id");
-    what.join(", ")
+    (!what.is_empty()).then(|| what.join(", "))
 }
 
 /// What is at a name, its content read from the medium.

@@ -14,6 +14,7 @@
 
 mod create;
 mod fresh;
+mod held;
 mod link;
 mod long_file;
 mod metadata;
@@ -26,6 +27,7 @@ mod share;
 
 pub use link::LinkOutcome;
 pub use long_file::{LongFile, Prepared};
+pub use metadata::LABEL;
 pub use refusal::{Refusal, Refused};
 pub use rename::RenameOutcome;
 pub use share::Shared;
@@ -120,6 +122,11 @@ impl TreeWriter {
     /// From here on nothing that `rules` exclude is removed. Whether these are the first rules; others count for nothing.
     pub fn exclude(&self, rules: Filter) -> bool {
         self.rules.set(rules).is_ok()
+    }
+
+    /// The rules, if there are any.
+    pub fn rules(&self) -> Option<&Filter> {
+        self.rules.get()
     }
 
     /// Makes everything written so far durable, on every file system that the tree consists of.

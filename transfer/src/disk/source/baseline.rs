@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::protocol::Position;
 
 const MAGIC: &[u8; 4] = b"G2DB";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What the digest files beside it speak of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,7 @@ mod tests {
             needed_len: 1 << 20,
             sector_len: 512,
             identity: [3; 16],
+            areas: vec![0],
         };
         let position = Position {
             generation: 3,

@@ -18,7 +18,7 @@ use crate::disk::message::{
 };
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
-use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::read::bytes_of;
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::link::Frame;
@@ -95,7 +95,8 @@ impl<'a> Reader<'a> {
     }
 
     fn process(&mut self, number: usize, disk: &SourceDisk, job: &[u64]) -> Result<()> {
-        let bad = self.read(disk, job);
+        let bad = self.read(disk, job)?;
+        let mut kept = Vec::new();
         let mut batch = Batch {
             disk: number as u16,
             pieces: Vec::new(),
@@ -112,6 +113,10 @@ impl<'a> Reader<'a> {
                 .fetch_add(content.len() as u64, Ordering::Relaxed);
             let digest = Digest::of(content);
             if digest == expected {
+                continue;
+            }
+            if expected.is_known() && disk.would_lose(chunk, &bad) {
+                kept.push(chunk);
                 continue;
             }
             batch.pieces.push(Piece {
@@ -140,12 +145,11 @@ impl<'a> Reader<'a> {
             self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
             pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
         }
-        disk.done(job, &bad);
-        Ok(())
+        disk.done(job, &bad, &kept)
     }
 
     /// Reads the chunks of a job into their slots. Returns what cannot be read.
-    fn read(&mut self, disk: &SourceDisk, job: &[u64]) -> Vec<Range<u64>> {
+    fn read(&mut self, disk: &SourceDisk, job: &[u64]) -> Result<Vec<Range<u64>>> {
         let mut bad = Vec::new();
         let mut slot = 0;
         self.content.set_len(BATCH_CHUNKS_MAX * CHUNK_LEN as usize);
@@ -153,12 +157,12 @@ impl<'a> Reader<'a> {
             let chunks = run[0]..run[run.len() - 1] + 1;
             let range = bytes_of(&chunks, disk.len());
             let buffer = &mut self.content[slot * CHUNK_LEN as usize..][..(range.end - range.start) as usize];
-            let (bytes, unreadable) = read_parts(&disk.medium, buffer, range.start, &disk.parts(&chunks));
+            let (bytes, unreadable) = disk.read(buffer, &chunks)?;
             self.counters.bytes_read.fetch_add(bytes, Ordering::Relaxed);
             bad.extend(unreadable);
             slot += run.len();
         }
-        bad
+        Ok(bad)
     }
 }
 
@@ -176,7 +180,7 @@ pub fn send_again(
     let chunks = chunk..chunk + 1;
     let range = bytes_of(&chunks, disk.len());
     let mut buffer = AlignedBuffer::zeroed((range.end - range.start) as usize);
-    read_parts(&disk.medium, &mut buffer, range.start, &disk.parts(&chunks));
+    disk.read(&mut buffer, &chunks)?;
     let digest = Digest::of(&buffer);
     let known = disk.digests.get(chunk, 1);
     let known = known.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use sys::block_device::BlockDevice;
 use sys::block_tracker::CHUNK_LEN;
-use sys::freeze::FreezePoint;
 
 use crate::disk::source::Run;
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Event;
-use crate::source::cutover::{Engine, FIXED, Forecast, Freeze, cut_over};
-use crate::source::freeze_points::{devices_of, freeze_points};
+use crate::source::cutover::{Engine, FIXED, Forecast, Freeze, HandedOver, cut_over};
+use crate::source::freeze_points::{ToFreeze, of_disks};
 
 /// Further readings while frozen, for writers beneath the file systems.
 const RAW_ROUNDS_MAX: u32 = 3;
@@ -70,8 +69,8 @@ impl Run<'_> {
         Ok(self.counters.sent.load(Ordering::Relaxed) - sent_before)
     }
 
-    /// Rounds until the forecast is short enough, then the frozen round. Returns for how long it was frozen.
-    fn freeze(&mut self, freeze: &Freeze, session: &Session<'_>, wire: &AtomicU64) -> Result<Duration> {
+    /// Rounds until the forecast is short enough, then the frozen round.
+    fn freeze(&mut self, freeze: &Freeze, session: &Session<'_>, wire: &AtomicU64) -> Result<HandedOver> {
         if self.round_open {
             self.next_round(session, wire)?;
         }
@@ -105,11 +104,10 @@ impl Engine for CutOver<'_, '_, '_, '_> {
         }
     }
 
-    fn points(&mut self) -> Result<Vec<FreezePoint>> {
+    fn to_freeze(&mut self) -> Result<ToFreeze> {
         let disks = self.run.disks.iter();
         let devices: Vec<&BlockDevice> = disks.filter_map(|disk| disk.medium.device.as_ref()).collect();
-        devices_of(&devices)
-            .and_then(|devices| freeze_points(&devices))
+        of_disks(&devices)
             .map_err(|error| Error::new(Kind::Medium, "find the file systems to freeze").because(error))
     }
 

@@ -3,8 +3,10 @@
 //! A chunk that was marked is *whole* from then on: all of it counts, whatever the map said when it was taken. A chunk
 //! is looked at in the round after its mark and once more in the round after that, so that a completion which the
 //! tracker missed (a program interrupted by a program) cannot hide a write that was still on its way when it was read.
+//!
+//! A discard marks, too. When there are many marks a new map, taken after them, tells which of these chunks are wholly free: they
+//! do not count until they are marked again, for what is allocated after the map is written after it.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,18 +14,31 @@ use std::sync::{Mutex, MutexGuard};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_device::Access;
-use sys::block_tracker::{BlockTracker, CHUNK_LEN};
+use sys::block_tracker::{BlockTracker, CHUNK_LEN, LeftOut};
 use sys::chunk_set::ChunkSet;
 
 use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::identity::identity;
 use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::message::{BLOCK_LEN, DiskFacts, is_zero};
-use crate::disk::source::read::bytes_of;
+use crate::disk::message::{AREAS_MAX, BLOCK_LEN, DiskFacts, is_zero};
+use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::unreadable::{InPlace, Unreadable};
 use crate::disk::used_map::survey::TAIL_LEN;
-use crate::disk::used_map::{Effort, Survey, ext, survey};
+use crate::disk::used_map::{Effort, Survey, ext, overlap, survey};
 use crate::error::{Error, Kind, Result};
+
+/// Marked chunks from which on a new map pays: reading 64 MiB takes longer than asking the file systems what is free.
+const SIFT_CHUNKS_MIN: u64 = 1024;
+
+/// What a round does with many marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// Asks the file systems which of the chunks are free by now.
+    Sift,
+    /// Takes them as they are: while all is frozen, asking could take too long.
+    Take,
+}
 
 /// A disk being copied.
 pub struct SourceDisk {
@@ -46,9 +61,11 @@ struct State {
     chunks: Chunks,
     /// Chunks from this one on are not copied.
     chunk_limit: u64,
-    unreadable: BTreeMap<u64, Vec<Range<u64>>>,
+    unreadable: Unreadable,
     /// Whether the disk was read since the last look at the tracker.
     was_read: bool,
+    /// Whether the tracker lost records since everything was looked at. A look between two rounds may be the one that learns it.
+    has_lost: bool,
 }
 
 /// Sets of chunks.
@@ -59,6 +76,8 @@ struct Chunks {
     fresh: ChunkSet,
     /// Marked before the current round began, and looked at in it: once more in the next one.
     carried: ChunkSet,
+    /// Marked, and found wholly free after that.
+    free: ChunkSet,
 }
 
 impl SourceDisk {
@@ -79,6 +98,12 @@ impl SourceDisk {
             sector_len: medium.sector_len() as u32,
             // A disk whose first sectors cannot be read has no identity; its bytes are reported by the round.
             identity: identity(&medium).unwrap_or_default(),
+            areas: survey
+                .areas
+                .iter()
+                .map(|area| area.range.start)
+                .take(AREAS_MAX)
+                .collect(),
         };
         let disk = Self {
             medium,
@@ -93,11 +118,13 @@ impl SourceDisk {
                     whole: ChunkSet::empty(chunk_count),
                     fresh: ChunkSet::empty(chunk_count),
                     carried: ChunkSet::empty(chunk_count),
+                    free: ChunkSet::empty(chunk_count),
                 },
                 survey,
                 chunk_limit: chunk_count,
-                unreadable: BTreeMap::new(),
+                unreadable: Unreadable::default(),
                 was_read: false,
+                has_lost: false,
             }),
         };
         Ok(disk)
@@ -148,9 +175,11 @@ impl SourceDisk {
         self.lock().tracker.is_some()
     }
 
-    /// How changes are tracked, or why they are not.
+    /// How changes are tracked, or why they are not; and what the tracker may have missed.
     pub fn tracking(&self) -> String {
-        self.lock().tracking.clone()
+        let state = self.lock();
+        let left_out = state.tracker.as_ref().and_then(BlockTracker::left_out);
+        format!("{}{}", state.tracking, remark_on(left_out))
     }
 
     /// What the disk holds, as last surveyed.
@@ -163,7 +192,15 @@ impl SourceDisk {
         let state = self.lock();
         let mut chunks = state.survey.map.chunks();
         chunks.union_with(&state.chunks.whole);
+        chunks.subtract(&state.chunks.free);
         chunks.truncate(state.chunk_limit);
+        chunks
+    }
+
+    /// Chunks that hold something and were not marked since the last round began: the target has them since it ended.
+    pub fn settled(&self) -> ChunkSet {
+        let mut chunks = self.present();
+        chunks.subtract(&self.lock().chunks.fresh);
         chunks
     }
 
@@ -215,36 +252,64 @@ impl SourceDisk {
         parts
     }
 
-    /// Chunks were looked at; `bad` are the ranges of them that cannot be read.
-    pub fn done(&self, chunks: &[u64], bad: &[Range<u64>]) {
+    /// Fills `buffer` with what counts of a run of chunks. Returns the bytes read and what cannot be read, zeros in the buffer.
+    ///
+    /// # Errors
+    /// The disk fails as a whole.
+    pub fn read(&self, buffer: &mut [u8], chunks: &Range<u64>) -> Result<(u64, Vec<Range<u64>>)> {
+        let start = bytes_of(chunks, self.len()).start;
+        read_parts(&self.medium, buffer, start, &self.parts(chunks)).map_err(|error| {
+            Error::new(Kind::Medium, "read the disk")
+                .on(&self.medium.path)
+                .because(error)
+                .remedy(
+                    "this is no bad sector: see the kernel's log (dmesg) whether the disk is still there, then run again; what \
+                     was copied before is kept",
+                )
+        })
+    }
+
+    /// Whether zeros for what cannot be read of `chunk`, which the target holds something of, would replace what could be
+    /// read once: not if there are zeros already.
+    pub fn would_lose(&self, chunk: u64, bad: &[Range<u64>]) -> bool {
+        let own = overlap(bad, &bytes_of(&(chunk..chunk + 1), self.len()));
+        !own.is_empty() && !self.lock().unreadable.are_zeros(chunk, &own)
+    }
+
+    /// Chunks were looked at; `bad` are the ranges of them that cannot be read. Of the chunks `kept` the target still holds what
+    /// was copied earlier.
+    ///
+    /// # Errors
+    /// So much cannot be read that the disk counts as broken.
+    pub fn done(&self, chunks: &[u64], bad: &[Range<u64>], kept: &[u64]) -> Result<()> {
         let mut state = self.lock();
         state.was_read = true;
         for &chunk in chunks {
             state.chunks.todo.remove(chunk);
             let bytes = bytes_of(&(chunk..chunk + 1), self.len());
-            let own: Vec<Range<u64>> = bad
-                .iter()
-                .filter(|range| range.start < bytes.end && bytes.start < range.end)
-                .map(|range| range.start.max(bytes.start)..range.end.min(bytes.end))
-                .collect();
-            if own.is_empty() {
-                state.unreadable.remove(&chunk);
+            let in_place = if kept.contains(&chunk) {
+                InPlace::Earlier
             } else {
-                state.unreadable.insert(chunk, own);
-            }
+                InPlace::Zeros
+            };
+            state.unreadable.set(chunk, in_place, overlap(bad, &bytes));
         }
+        state.unreadable.check(&self.medium.path)
     }
 
-    /// The ranges that could not be read, merged.
-    pub fn unreadable(&self) -> Vec<Range<u64>> {
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in self.lock().unreadable.values().flatten() {
-            match merged.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => merged.push(range.clone()),
-            }
-        }
-        merged
+    /// The ranges that could not be read, merged, and what the target holds there.
+    pub fn unreadable(&self) -> Vec<(Range<u64>, InPlace)> {
+        self.lock()
+            .unreadable
+            .ranges(|chunk| bytes_of(&(chunk..chunk + 1), self.len()))
+    }
+
+    /// Chunks of which the target holds what could be read once.
+    pub fn kept(&self) -> ChunkSet {
+        let state = self.lock();
+        let mut kept = ChunkSet::empty(state.chunks.whole.len());
+        state.unreadable.kept().for_each(|chunk| kept.insert(chunk));
+        kept
     }
 
     /// Begins a round after the first: what the tracker marked, or everything if there is any doubt. Returns why the
@@ -252,10 +317,10 @@ impl SourceDisk {
     ///
     /// # Errors
     /// A new map cannot be taken.
-    pub fn begin_round(&self) -> Result<Option<String>> {
+    pub fn begin_round(&self, marks: Marks) -> Result<Option<String>> {
         let mut state = self.lock();
         state.chunks.todo.shrink();
-        let unreadable: Vec<u64> = state.unreadable.keys().copied().collect();
+        let unreadable: Vec<u64> = state.unreadable.chunks().collect();
         let doubt = state.take_marks();
         let empty = ChunkSet::empty(state.chunks.fresh.len());
         let fresh = std::mem::replace(&mut state.chunks.fresh, empty);
@@ -264,11 +329,37 @@ impl SourceDisk {
         unreadable
             .iter()
             .for_each(|chunk| state.chunks.todo.insert(*chunk));
+        let many = state.chunks.todo.count() >= SIFT_CHUNKS_MIN;
+        drop(state);
         if doubt.is_some() {
-            drop(state);
             self.begin_rescan()?;
+        } else if many && marks == Marks::Sift {
+            self.sift()?;
         }
         Ok(doubt)
+    }
+
+    /// Forgets what has to be looked at and is wholly free. All of it was marked before the map is taken here.
+    fn sift(&self) -> Result<()> {
+        let used = survey(&self.medium, Effort::Look)?.map.chunks();
+        let mut state = self.lock();
+        let mut free = state.chunks.todo.clone();
+        free.subtract(&used);
+        for chunk in free.iter() {
+            state.unreadable.set(chunk, InPlace::Zeros, Vec::new());
+        }
+        let Chunks {
+            todo,
+            whole,
+            carried,
+            free: all,
+            ..
+        } = &mut state.chunks;
+        for set in [todo, whole, carried] {
+            set.subtract(&free);
+        }
+        all.union_with(&free);
+        Ok(())
     }
 
     /// Begins a round that looks at everything by a new map.
@@ -277,13 +368,18 @@ impl SourceDisk {
     /// The map cannot be taken.
     pub fn begin_rescan(&self) -> Result<()> {
         // Before the map is taken: what is written from now on is marked.
-        drop(self.lock().take_marks());
+        {
+            let mut state = self.lock();
+            drop(state.take_marks());
+            state.has_lost = false;
+        }
         let survey = survey(&self.medium, Effort::Copy)?;
         let mut state = self.lock();
         if state.tracker.is_none() {
             let chunk_count = state.chunks.whole.len();
             state.chunks.whole = ChunkSet::empty(chunk_count);
         }
+        state.chunks.free = ChunkSet::empty(state.chunks.whole.len());
         state.chunks.todo = survey.map.chunks();
         let whole = state.chunks.whole.clone();
         state.chunks.todo.union_with(&whole);
@@ -299,7 +395,7 @@ impl SourceDisk {
     }
 
     /// Chunks written since the last round looked at everything that was marked. `None` when nobody watched, or something
-    /// was lost.
+    /// was lost since.
     pub fn moved_on(&self) -> Option<ChunkSet> {
         let mut state = self.lock();
         match state.take_marks() {
@@ -334,8 +430,9 @@ impl State {
             whole,
             fresh,
             carried,
+            free,
         } = &mut self.chunks;
-        for set in [todo, whole, fresh, carried] {
+        for set in [todo, whole, fresh, carried, free] {
             set.truncate(self.chunk_limit);
         }
     }
@@ -351,12 +448,14 @@ impl State {
             self.tracker = None;
             return Some(self.tracking.clone());
         }
-        if harvest.lost {
+        self.has_lost |= harvest.lost;
+        if self.has_lost {
             return Some("records of the tracker were lost".to_owned());
         }
         let mut dirty = harvest.dirty;
         dirty.subtract(&self.survey.map.scratch_chunks());
         dirty.truncate(self.chunk_limit);
+        self.chunks.free.subtract(&dirty);
         self.chunks.whole.union_with(&dirty);
         self.chunks.fresh.union_with(&dirty);
         self.chunks.todo.union_with(&dirty);
@@ -397,6 +496,17 @@ fn bare_len(medium: &DiskMedium, survey: &Survey) -> u64 {
     }
 }
 
+/// A program left out at one end of a request is made up for at the other one.
+fn remark_on(left_out: Option<LeftOut>) -> String {
+    match left_out {
+        Some(LeftOut { before, after }) if before > 0 && after > 0 => format!(
+            "; left out by the kernel {before} times before and {after} times after requests: should both have been the same \
+             one, a write was missed, which --checksum finds"
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Attaches a tracker; the text says how the disk is tracked, or why it is not.
 pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
     let Some(device) = &medium.device else {
@@ -416,5 +526,17 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
             (Some(tracker), described)
         }
         Err(error) => (None, format!("not tracked: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_left_out_at_both_ends_is_worth_a_remark() {
+        let of = |before, after| remark_on(Some(LeftOut { before, after }));
+        assert!(remark_on(None).is_empty() && of(7, 0).is_empty() && of(0, 7).is_empty());
+        assert!(of(3, 7).contains("3 times before and 7 times after"));
     }
 }

@@ -3,7 +3,6 @@
 //! `receipt.json` in the state folder. Roots are over the digests of chunks: of the disk, and of every partition.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 use sys::block_tracker::CHUNK_LEN;
@@ -13,6 +12,7 @@ use crate::disk::source::disk::SourceDisk;
 use crate::error::{Error, Result};
 use crate::progress::Verified;
 use crate::signature::hex;
+use crate::source::cutover::HandedOver;
 
 /// How a source disk was read for the verification.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +25,8 @@ pub struct Reading {
     pub written_since: u64,
     /// Bytes read for this.
     pub bytes: u64,
+    /// Whether a write that nobody saw would have been found: of all that reads differently it is known that it was written.
+    pub complete: bool,
 }
 
 impl Reading {
@@ -35,14 +37,15 @@ impl Reading {
             compared: chunks,
             written_since: 0,
             bytes: 0,
+            complete: true,
         }
     }
 }
 
 /// What is known of a run.
 pub struct Proof<'a> {
-    /// How long the file systems were frozen.
-    pub frozen: Option<Duration>,
+    /// How the cutover went.
+    pub(crate) frozen: Option<&'a HandedOver>,
     /// What the comparison of the media found.
     pub verified: Option<&'a Verified>,
     /// How each disk was read for it; nothing without a comparison.
@@ -52,6 +55,8 @@ pub struct Proof<'a> {
 #[derive(Serialize)]
 struct Receipt<'a> {
     frozen_ms: Option<u64>,
+    /// What was in use meanwhile and could not be frozen.
+    not_frozen: &'a [String],
     /// The target's side of the comparison.
     verified: Option<&'a Verified>,
     disks: Vec<DiskReceipt>,
@@ -89,7 +94,8 @@ pub fn write(folder: &Path, disks: &[SourceDisk], proof: &Proof<'_>) -> Result<(
     let path = folder.join("receipt.json");
     let build = || {
         let receipt = Receipt {
-            frozen_ms: proof.frozen.map(|frozen| frozen.as_millis() as u64),
+            frozen_ms: proof.frozen.and_then(HandedOver::frozen_ms),
+            not_frozen: proof.frozen.map_or(&[], |frozen| &frozen.not_frozen),
             verified: proof.verified,
             disks: disks
                 .iter()

@@ -3,8 +3,10 @@
 //! The target is right about what it holds. Only regions whose digests differ are fetched chunk by chunk: three
 //! exchanges, whatever the size of the disk.
 
+use crate::compress::Governor;
 use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::message::{DiskOrder, DiskReport};
+use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::session::{Session, out_of_turn};
 use crate::error::{Error, Kind, Result};
@@ -25,13 +27,67 @@ pub enum RoundEnd {
 /// # Errors
 /// The session ended, or the digests cannot be written.
 pub fn reconcile(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
-    let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
     let mut wrong = 0;
+    each_difference(disks, session, |number, first, ours, theirs| {
+        let disk = &disks[usize::from(number)];
+        disk.digests.set(first, theirs).map_err(not_kept)?;
+        // Where this side knew nothing, the round looks at what is used anyway.
+        let differ = (0..ours.len()).filter(|at| ours[*at] != theirs[*at] && ours[*at].is_known());
+        let known: Vec<u64> = differ.map(|at| first + at as u64).collect();
+        wrong += known.len() as u64;
+        disk.look_again(known);
+        Ok(())
+    })?;
+    Ok(wrong)
+}
+
+/// What the target turned out not to hold of what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Chunks that it did not hold.
+    pub missing: u64,
+    /// Those of them that the source has changed since: they are gone. The others were sent again.
+    pub gone: u64,
+}
+
+/// Sends again what the target does not hold of a state that this side must not replace by a later one: our digests stay,
+/// and only what still fits them is sent.
+///
+/// # Errors
+/// The session ended, or the digests cannot be read or written.
+pub fn restore(disks: &[SourceDisk], session: &Session<'_>, governor: &Governor) -> Result<Restored> {
+    let mut restored = Restored::default();
+    each_difference(disks, session, |number, first, ours, theirs| {
+        let disk = &disks[usize::from(number)];
+        for ((chunk, our), their) in (first..).zip(ours).zip(theirs) {
+            if our == their {
+                continue;
+            }
+            if !our.is_known() {
+                // Free space: it does not matter what the target has there.
+                disk.digests.set(chunk, &[*their]).map_err(not_kept)?;
+                continue;
+            }
+            restored.missing += 1;
+            restored.gone += u64::from(!send_again(number, disk, chunk, session, governor)?);
+        }
+        Ok(())
+    })?;
+    Ok(restored)
+}
+
+/// Fetches the target's digests where the two sides differ. `visit` gets the disk's number, a first chunk, and the digests
+/// from that one on, ours and the target's.
+fn each_difference(
+    disks: &[SourceDisk],
+    session: &Session<'_>,
+    mut visit: impl FnMut(u16, u64, &[Digest], &[Digest]) -> Result<()>,
+) -> Result<()> {
     for (number, disk) in disks.iter().enumerate() {
         let number = number as u16;
         session.order(&DiskOrder::FetchRegions { disk: number })?;
         let theirs = session.digests(disk.digests.region_count())?;
-        let ours = disk.digests.regions().map_err(failed)?;
+        let ours = disk.digests.regions().map_err(not_kept)?;
         for region in (0..ours.len()).filter(|region| ours[*region] != theirs[*region]) {
             let first = region as u64 * REGION_CHUNKS;
             let count = REGION_CHUNKS.min(disk.digests.chunk_count() - first);
@@ -41,19 +97,15 @@ pub fn reconcile(disks: &[SourceDisk], session: &Session<'_>) -> Result<u64> {
                 count,
             })?;
             let theirs = session.digests(count)?;
-            let ours = disk.digests.get(first, count).map_err(failed)?;
-            disk.digests.set(first, &theirs).map_err(failed)?;
-            // Where this side knew nothing, the round looks at what is used anyway.
-            let differ = (0..count).filter(|at| ours[*at as usize] != theirs[*at as usize]);
-            let known = differ
-                .filter(|at| ours[*at as usize].is_known())
-                .map(|at| first + at);
-            let known: Vec<u64> = known.collect();
-            wrong += known.len() as u64;
-            disk.look_again(known);
+            let ours = disk.digests.get(first, count).map_err(not_kept)?;
+            visit(number, first, &ours, &theirs)?;
         }
     }
-    Ok(wrong)
+    Ok(())
+}
+
+fn not_kept(error: std::io::Error) -> Error {
+    Error::new(Kind::Medium, "keep the digests").because(error)
 }
 
 /// Schedules chunks that the target refused to replace: they are sent again, whatever it holds. Returns how many.
@@ -67,9 +119,7 @@ pub fn look_again_at_wanted(disks: &[SourceDisk], session: &Session<'_>) -> Resu
         if *chunk >= disk.digests.chunk_count() {
             return Err(out_of_turn());
         }
-        disk.digests
-            .set(*chunk, &[Digest::UNKNOWN])
-            .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+        disk.digests.set(*chunk, &[Digest::UNKNOWN]).map_err(not_kept)?;
         disk.look_again([*chunk]);
     }
     Ok(wanted.len() as u64)

@@ -12,15 +12,15 @@ use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
 use crate::courtesy::Courtesy;
-use crate::disk::digest::{Digest, root, root_of_all};
+use crate::disk::digest::{Digest, REGION_CHUNKS, root, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
-use crate::disk::source::Run;
-use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
-use crate::disk::source::read::{bytes_of, read_parts};
+use crate::disk::source::read::bytes_of;
 use crate::disk::source::receipt::Reading;
+use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore};
 use crate::disk::source::session::{Session, out_of_turn};
+use crate::disk::source::{RECONCILE_MAX, Run, out_of_step};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Verified};
 use crate::signature::hex;
@@ -33,7 +33,8 @@ struct Finding {
     roots: Vec<[u8; 32]>,
     compared: u64,
     bytes: u64,
-    differing: Vec<(usize, u64)>,
+    /// Disk by disk.
+    differing: Vec<ChunkSet>,
 }
 
 impl Run<'_> {
@@ -46,17 +47,18 @@ impl Run<'_> {
                 self.readings = self.re_read_source(wire)?;
             }
             let finding = self.follow_target(session)?;
-            if finding.differing.is_empty() {
+            let count: u64 = finding.differing.iter().map(ChunkSet::count).sum();
+            if count == 0 {
                 return self.accept(finding);
             }
-            self.repaired += finding.differing.len() as u64;
             if self.frozen.is_some() {
-                self.repair_frozen(&finding.differing, session)?;
+                self.repair_frozen(session)?;
             } else {
+                self.repaired += count;
                 self.repair(&finding.differing)?;
                 self.copy(session, wire)?;
+                self.end_round(session, wire)?;
             }
-            self.end_round(session, wire)?;
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because("it returns something else than was written, again and again")
@@ -64,33 +66,49 @@ impl Run<'_> {
     }
 
     /// Schedules what the target's medium lost.
-    fn repair(&self, differing: &[(usize, u64)]) -> Result<()> {
-        for (disk, chunk) in differing {
-            let disk = &self.disks[*disk];
-            disk.digests
-                .set(*chunk, &[Digest::UNKNOWN])
-                .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
-            disk.look_again([*chunk]);
+    fn repair(&self, differing: &[ChunkSet]) -> Result<()> {
+        for (disk, differing) in self.disks.iter().zip(differing) {
+            for chunk in differing.iter() {
+                disk.digests
+                    .set(chunk, &[Digest::UNKNOWN])
+                    .map_err(|error| Error::new(Kind::Medium, "keep the digests").because(error))?;
+            }
+            disk.look_again(differing.iter());
         }
         Ok(())
     }
 
     /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
-    fn repair_frozen(&self, differing: &[(usize, u64)], session: &Session<'_>) -> Result<()> {
-        let mut gone = 0;
-        for (disk, chunk) in differing {
-            let still_there = send_again(*disk as u16, &self.disks[*disk], *chunk, session, &self.governor)?;
-            gone += u64::from(!still_there);
-        }
+    fn repair_frozen(&mut self, session: &Session<'_>) -> Result<()> {
+        let restored = restore(&self.disks, session, &self.governor)?;
+        let Restored { missing, gone } = self.seal_frozen(restored, session)?;
         if gone == 0 {
             return Ok(());
         }
         Err(Error::new(Kind::Medium, "trust the target's medium")
             .because(format!(
-                "{} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
-                differing.len()
+                "{missing} chunks read back wrong, and the source has changed {gone} of them since it was frozen",
             ))
             .remedy("check the target's disk, then run again: the copy of the frozen moment is not whole"))
+    }
+
+    /// Seals the frozen moment anew after a part of it was sent again. What still differs is restored likewise, for a round
+    /// would send later content. Nothing is sealed when something is gone.
+    pub(super) fn seal_frozen(&mut self, mut restored: Restored, session: &Session<'_>) -> Result<Restored> {
+        for _ in 0..RECONCILE_MAX {
+            if restored.gone > 0 {
+                return Ok(restored);
+            }
+            if let RoundEnd::Sealed(position) = end_round(&self.disks, session)? {
+                self.position = position;
+                self.repaired += restored.missing;
+                return Ok(restored);
+            }
+            let more = restore(&self.disks, session, &self.governor)?;
+            restored.missing += more.missing;
+            restored.gone += more.gone;
+        }
+        Err(out_of_step())
     }
 
     /// Reads the source again after a cutover.
@@ -99,16 +117,18 @@ impl Run<'_> {
             let whole = |disk: &SourceDisk| Reading::whole("in the last round", disk.present().count());
             return Ok(self.disks.iter().map(whole).collect());
         }
-        // Without a tracker the round in the freeze read everything.
-        let unchanged: Vec<Option<ChunkSet>> = self.disks.iter().map(unchanged_since_frozen).collect();
+        let disks = self.disks.iter().zip(&self.looked_at_all);
+        let again: Vec<Again> = disks.map(|(disk, all)| Again::after_freeze(disk, *all)).collect();
         let cursor = Cursor::default();
         let next = || {
-            cursor.next(self.disks.len(), |disk, from| match &unchanged[disk] {
-                Some(chunks) => chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect(),
-                None => Vec::new(),
+            cursor.next(self.disks.len(), |disk, from| match &again[disk] {
+                Again::Nothing => Vec::new(),
+                Again::Unmarked(chunks) | Again::All(chunks) => {
+                    chunks.iter_from(from).take(BATCH_CHUNKS_MAX).collect()
+                }
             })
         };
-        let differing = Mutex::new(Vec::new());
+        let differing = Mutex::new(self.no_chunks());
         let bytes: Vec<AtomicU64> = self.disks.iter().map(|_| AtomicU64::new(0)).collect();
         let courtesy = Courtesy::new(self.plan.gives_way);
         let disks = &self.disks;
@@ -117,11 +137,11 @@ impl Run<'_> {
             let (differing, bytes) = (&differing, &bytes);
             Ok(move |job: Job| {
                 for chunk in job.chunks {
-                    let (digest, read) = read_again(&disks[job.disk], chunk, &mut buffer);
+                    let (digest, read) = read_again(&disks[job.disk], chunk, &mut buffer)?;
                     bytes[job.disk].fetch_add(read, Ordering::Relaxed);
                     if digest != known(&disks[job.disk], chunk)? {
                         let mut differing = differing.lock().expect("noting a chunk does not panic");
-                        differing.push((job.disk, chunk));
+                        differing[job.disk].insert(chunk);
                     }
                 }
                 Ok(())
@@ -130,33 +150,28 @@ impl Run<'_> {
         self.backed_off = self.backed_off + courtesy.backed_off();
         let differing = differing.into_inner().expect("noting a chunk does not panic");
         let mut readings = Vec::new();
-        for (number, (disk, unchanged)) in self.disks.iter().zip(&unchanged).enumerate() {
-            let Some(unchanged) = unchanged else {
-                readings.push(Reading::whole("while frozen", disk.present().count()));
-                continue;
-            };
-            // What was written while it was read is marked by now.
-            let still = unchanged_since_frozen(disk).unwrap_or_else(|| ChunkSet::empty(0));
-            let own = differing.iter().filter(|(of, _)| *of == number);
-            let unseen = own.filter(|(_, chunk)| still.contains(*chunk)).count();
-            if unseen > 0 {
-                return Err(unseen_writes(disk, unseen));
+        for (number, (disk, again)) in self.disks.iter().zip(again).enumerate() {
+            let bytes = bytes[number].load(Ordering::Relaxed);
+            let reading = again.reading(disk, &differing[number], bytes)?;
+            if !reading.complete {
+                self.say(&Event::Warning {
+                    message: format!("{}: read {}", disk.medium.path.display(), reading.how),
+                });
             }
-            let compared =
-                unchanged.count() - differing.iter().filter(|(of, _)| *of == number).count() as u64;
-            readings.push(Reading {
-                how: "again after the freeze, where nothing was written since".to_owned(),
-                compared,
-                written_since: disk.present().count() - compared,
-                bytes: bytes[number].load(Ordering::Relaxed),
-            });
+            readings.push(reading);
         }
         Ok(readings)
     }
 
+    /// A set for each disk: a bit for each chunk, however many differ.
+    fn no_chunks(&self) -> Vec<ChunkSet> {
+        let empty = |disk: &SourceDisk| ChunkSet::empty(disk.digests.chunk_count());
+        self.disks.iter().map(empty).collect()
+    }
+
     /// Takes what the target says while it re-reads.
     fn follow_target(&self, session: &Session<'_>) -> Result<Finding> {
-        let mut differing = Vec::new();
+        let mut differing = self.no_chunks();
         loop {
             match session.report()? {
                 DiskReport::VerifyProgress { bytes, bytes_total } => {
@@ -168,7 +183,7 @@ impl Run<'_> {
                     if count > known || first > known - count {
                         return Err(out_of_turn());
                     }
-                    differing.extend((first..first + count).map(|chunk| (disk, chunk)));
+                    differing[disk].insert_range(first..first + count);
                 }
                 DiskReport::Verified {
                     roots,
@@ -201,6 +216,14 @@ impl Run<'_> {
                 "compare source and target: their roots differ",
             ));
         }
+        for disk in &self.disks {
+            // After a cutover, what was written since waits there.
+            let left = if self.frozen.is_some() { 0 } else { disk.todo().0 };
+            let unknown = unknown_among(&disk.settled(), disk)?;
+            if left + unknown > 0 {
+                return Err(not_compared(disk, left.max(unknown)));
+            }
+        }
         self.verified = Some(Verified {
             root: hex(&root_of_all(&ours)),
             compared: finding.compared,
@@ -211,12 +234,89 @@ impl Run<'_> {
     }
 }
 
-/// Chunks that hold something and were not written since the file systems were frozen; `None` when nobody watched.
+/// What of a disk is read again after a cutover.
+enum Again {
+    /// Nothing: the frozen round read everything.
+    Nothing,
+    /// What was not marked since the freeze.
+    Unmarked(ChunkSet),
+    /// Everything that was there: what was written since the freeze is not known.
+    All(ChunkSet),
+}
+
+impl Again {
+    fn after_freeze(disk: &SourceDisk, frozen_round_read_all: bool) -> Self {
+        match unchanged_since_frozen(disk) {
+            Some(chunks) => Self::Unmarked(chunks),
+            None if frozen_round_read_all => Self::Nothing,
+            None => Self::All(disk.settled()),
+        }
+    }
+
+    /// What it showed: these chunks read differently than when they were frozen.
+    fn reading(self, disk: &SourceDisk, differing: &ChunkSet, bytes: u64) -> Result<Reading> {
+        let present = disk.present().count();
+        let chunks = match &self {
+            Self::Nothing => return Ok(Reading::whole("while frozen", present)),
+            Self::Unmarked(chunks) | Self::All(chunks) => chunks.count(),
+        };
+        let compared = chunks - differing.count();
+        let mut reading = Reading {
+            how: "again after the freeze, where nothing was written since".to_owned(),
+            compared,
+            written_since: present - compared,
+            bytes,
+            complete: true,
+        };
+        // What was written while it was read is marked by now.
+        let still = match self {
+            Self::Unmarked(_) => unchanged_since_frozen(disk),
+            _ => None,
+        };
+        if let Some(still) = still {
+            let unseen = differing.iter().filter(|chunk| still.contains(*chunk)).count();
+            if unseen > 0 {
+                return Err(unseen_writes(disk, unseen));
+            }
+        } else {
+            let why = match disk.is_tracked() {
+                true => "the tracker lost records".to_owned(),
+                false => disk.tracking(),
+            };
+            reading.how = format!("again after the freeze; what was written since is not known: {why}");
+            reading.complete = false;
+        }
+        Ok(reading)
+    }
+}
+
+/// Chunks that hold something, can be read and were not written since the file systems were frozen; `None` when nobody
+/// watched, or not all the time.
 fn unchanged_since_frozen(disk: &SourceDisk) -> Option<ChunkSet> {
     let moved_on = disk.moved_on()?;
     let mut chunks = disk.present();
     chunks.subtract(&moved_on);
+    chunks.subtract(&disk.kept());
     Some(chunks)
+}
+
+/// How many of these chunks the target has no content for: it skips them when it compares.
+fn unknown_among(chunks: &ChunkSet, disk: &SourceDisk) -> Result<u64> {
+    let mut unknown = 0;
+    for first in (0..disk.digests.chunk_count()).step_by(REGION_CHUNKS as usize) {
+        let digests = disk.digests.get(first, REGION_CHUNKS);
+        let digests = digests.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        let without = (first..).zip(&digests).filter(|(_, digest)| !digest.is_known());
+        unknown += without.filter(|(chunk, _)| chunks.contains(*chunk)).count() as u64;
+    }
+    Ok(unknown)
+}
+
+fn not_compared(disk: &SourceDisk, count: u64) -> Error {
+    Error::new(Kind::Corrupt, "call the copy verified")
+        .on(&disk.medium.path)
+        .because(format!("{count} chunks of it have not reached the target"))
+        .remedy("run the same command again: what is durable at the target is kept")
 }
 
 fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
@@ -226,12 +326,17 @@ fn known(disk: &SourceDisk, chunk: u64) -> Result<Digest> {
 }
 
 /// Digest of a chunk as it is on the medium now, and how much of it was read.
-fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> (Digest, u64) {
+fn read_again(disk: &SourceDisk, chunk: u64, buffer: &mut AlignedBuffer) -> Result<(Digest, u64)> {
     let chunks = chunk..chunk + 1;
     let range = bytes_of(&chunks, disk.len());
     let content = &mut buffer[..(range.end - range.start) as usize];
-    let (bytes, _) = read_parts(&disk.medium, content, range.start, &disk.parts(&chunks));
-    (Digest::of(content), bytes)
+    let (bytes, bad) = disk.read(content, &chunks)?;
+    let digest = Digest::of(content);
+    if !bad.is_empty() && digest != known(disk, chunk)? {
+        // It could be read before, and that is what the target holds.
+        disk.done(&[chunk], &bad, &[chunk])?;
+    }
+    Ok((digest, bytes))
 }
 
 fn unseen_writes(disk: &SourceDisk, count: usize) -> Error {

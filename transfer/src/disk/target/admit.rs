@@ -21,15 +21,32 @@ pub struct Admitted {
     pub medium: DiskMedium,
     /// Whether it reads as zeros everywhere: an image file that was made just now.
     pub is_blank: bool,
+    /// What it is.
+    pub standing: Standing,
 }
 
-/// Opens a disk for a copy of `source`.
-///
-/// `is_ours` says that the journal knows this disk: what it holds is our own earlier work.
+/// What is known of a disk that is to be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// What it holds is our own earlier work.
+    Ours,
+    /// It was, but somebody else wrote to it since.
+    Changed,
+    /// The journal speaks of a copy, and this is not it.
+    Replaced,
+    /// Nothing.
+    New,
+}
+
+/// Opens a disk for a copy of `source`. Once nobody else can write to it, `look` says what it is.
 ///
 /// # Errors
-/// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set.
-pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<Admitted> {
+/// In use, too small, of a larger sector size, read-only, or holding something while `overwrite` is not set; those of `look`.
+pub fn admit(
+    target: &DiskTarget,
+    source: &DiskFacts,
+    look: impl FnOnce(&DiskMedium) -> Result<Standing>,
+) -> Result<Admitted> {
     let path = &target.copy_path();
     if let Some(image) = target.image() {
         check_tool(image)?;
@@ -41,7 +58,11 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
     }
     let is_new = make_image(path)?;
     let mut medium = DiskMedium::open(path, Access::WriteExclusive).map_err(|error| busy(path, error))?;
+    medium.claim()?;
     check_sectors(&medium, source)?;
+    medium = medium.with_sector_len(source.sector_len);
+    let standing = if is_new { Standing::New } else { look(&medium)? };
+    let is_ours = matches!(standing, Standing::Ours | Standing::Changed);
     let is_empty_file = medium.device.is_none() && medium.length() == 0;
     let may_grow = is_empty_file || is_ours || target.overwrite;
     if medium.device.is_none() && medium.length() < source.len && may_grow {
@@ -63,11 +84,12 @@ pub fn admit(target: &DiskTarget, source: &DiskFacts, is_ours: bool) -> Result<A
             )));
     }
     if !is_ours && !target.overwrite && !is_new && !is_empty_file {
-        refuse_unless_blank(&medium, path)?;
+        refuse_unless_blank(&medium, path, standing)?;
     }
     Ok(Admitted {
         medium,
         is_blank: is_new || is_empty_file,
+        standing,
     })
 }
 
@@ -131,7 +153,14 @@ fn check_sectors(medium: &DiskMedium, source: &DiskFacts) -> Result<()> {
     Ok(())
 }
 
-fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
+fn refuse_unless_blank(medium: &DiskMedium, path: &Path, standing: Standing) -> Result<()> {
+    let remedy = match standing {
+        Standing::Replaced => {
+            "it is not the copy that was begun here, as its content shows: make sure that it is the right disk, then allow it \
+             with --overwrite"
+        }
+        _ => "make sure that it is the right one, then allow it with --overwrite",
+    };
     let len = LOOK_LEN.min(medium.length());
     for start in [0, (medium.length() - len) / 4096 * 4096] {
         let mut bytes = AlignedBuffer::zeroed(len.min(medium.length() - start) as usize);
@@ -142,7 +171,7 @@ fn refuse_unless_blank(medium: &DiskMedium, path: &Path) -> Result<()> {
             return Err(
                 Error::new(Kind::Usage, "write to a disk that already holds something")
                     .on(path)
-                    .remedy("make sure that it is the right one, then allow it with --overwrite"),
+                    .remedy(remedy),
             );
         }
     }

@@ -13,7 +13,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sys::sighting::Sighting;
 
+use crate::disk::digest::Digest;
 use crate::disk::identity::Identity;
 use crate::disk::message::DISKS_MAX;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,7 @@ use crate::protocol::Position;
 const MAGIC: &[u8; 4] = b"G2DJ";
 const NAME: &str = "disks.journal";
 /// Version of the record and of the digest files.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// A disk as the journal knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,28 @@ pub struct DiskRecord {
     pub identity: Identity,
     /// Whether chunks without a digest read as zeros.
     pub blank: bool,
+    /// Numbers of the chunks that change whenever the copy is used.
+    pub landmarks: Vec<u64>,
+    /// What the target showed of itself when the last session ended, after its last write; `None` while a session lasts.
+    pub seen: Option<Seen>,
+}
+
+/// A [`Sighting`], shortened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Which medium.
+    pub medium: [u8; 16],
+    /// Moves on with every write.
+    pub written: [u8; 16],
+}
+
+impl Seen {
+    /// Looks at a target; `None` where the system does not tell enough.
+    pub fn at(path: &Path) -> Option<Self> {
+        let Sighting { medium, written } = Sighting::of(path).ok().flatten()?;
+        let [medium, written] = [medium, written].map(|text| Digest::of(text.as_bytes()).0);
+        Some(Self { medium, written })
+    }
 }
 
 /// A region of a disk: 1024 chunks.
@@ -65,6 +89,8 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
+    /// The folder, locked for as long as this lives.
+    _lock: File,
     /// The content as it is on disk.
     pub record: Record,
 }
@@ -73,23 +99,22 @@ impl Journal {
     /// Opens the journal in `folder`, which is made when missing.
     ///
     /// # Errors
-    /// The folder cannot be used, or the journal is damaged or of another version.
+    /// The folder cannot be used or somebody else uses it, or the journal is damaged or of another version.
     pub fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Error::io("make the journal's folder", folder, error))?;
-        let path = folder.join(NAME);
-        let record = match std::fs::read(&path) {
-            Ok(bytes) => parse(&bytes).ok_or_else(|| {
-                Error::new(Kind::Corrupt, "understand the journal")
-                    .on(&path)
-                    .remedy("remove the folder to begin anew with --overwrite; everything is then sent again")
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(Error::io("read the journal", path, error)),
-        };
+        let lock =
+            File::open(folder).map_err(|error| Error::io("open the journal's folder", folder, error))?;
+        crate::lock::exclusively(&lock).map_err(|error| {
+            Error::new(Kind::Usage, "lock the journal")
+                .on(folder)
+                .because(error)
+                .remedy("end the other receiver that uses it, or give this one a --journal of its own")
+        })?;
         Ok(Self {
             folder: folder.to_owned(),
-            record,
+            _lock: lock,
+            record: read(folder)?,
         })
     }
 
@@ -118,6 +143,20 @@ impl Journal {
         file.sync_all()?;
         std::fs::rename(&aside, path)?;
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// Reads the record; an empty one when there is none.
+pub(super) fn read(folder: &Path) -> Result<Record> {
+    let path = folder.join(NAME);
+    match std::fs::read(&path) {
+        Ok(bytes) => parse(&bytes).ok_or_else(|| {
+            Error::new(Kind::Corrupt, "understand the journal")
+                .on(&path)
+                .remedy("remove the folder to begin anew with --overwrite; everything is then sent again")
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(error) => Err(Error::io("read the journal", path, error)),
     }
 }
 
@@ -166,10 +205,22 @@ mod tests {
             source_len: 1 << 30,
             identity: [5; 16],
             blank: true,
+            landmarks: vec![0, 16],
+            seen: Some(Seen {
+                medium: [1; 16],
+                written: [2; 16],
+            }),
         });
         record.open_regions.insert(Region { disk: 0, number: 7 });
         move_on(&mut record.position).unwrap();
         journal.save(record.clone()).unwrap();
+        assert!(
+            Journal::open(folder.path())
+                .unwrap_err()
+                .describe()
+                .contains("end the other")
+        );
+        drop(journal);
         let again = Journal::open(folder.path()).unwrap().record;
         assert_eq!((again.disks, again.position), (record.disks, record.position));
         let path = folder.path().join(NAME);

@@ -11,8 +11,8 @@ use sys::aligned::AlignedBuffer;
 
 use crate::disk::digest::root_of_all;
 use crate::disk::message::{
-    DIGESTS_MAX, DISKS_MAX, DiskFacts, DiskOrder, DiskReport, KIND_DISK, KIND_DISK_DIGESTS, KIND_DISK_ORDER,
-    KIND_DISK_REPORT,
+    AREAS_MAX, DIGESTS_MAX, DISKS_MAX, DiskFacts, DiskOrder, DiskReport, KIND_DISK, KIND_DISK_DIGESTS,
+    KIND_DISK_ORDER, KIND_DISK_REPORT,
 };
 use crate::disk::target::DiskTarget;
 use crate::disk::target::batch::VerifiedBatch;
@@ -96,7 +96,7 @@ fn open(control: &mut FrameReader, targets: &[DiskTarget], journal: &std::path::
     let DiskOrder::Open { disks } = decode(KIND_DISK_ORDER, frame)? else {
         return Err(out_of_turn());
     };
-    if disks.len() > DISKS_MAX {
+    if disks.len() > DISKS_MAX || disks.iter().any(|disk| disk.areas.len() > AREAS_MAX) {
         return Err(out_of_turn());
     }
     let facts: Vec<DiskFacts> = disks;
@@ -174,6 +174,7 @@ impl Session<'_> {
                 self.reports.send(&DiskReport::Opened {
                     position: self.store.position(),
                     lens: self.store.disk_lens(),
+                    changed: self.store.changed,
                 })
             });
             let result = result.and_then(|()| self.follow_orders(control));

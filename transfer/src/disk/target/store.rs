@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -18,18 +18,20 @@ use crate::disk::digest::{Digest, REGION_CHUNKS, root};
 use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::medium::Medium;
-use crate::disk::message::DiskFacts;
-use crate::disk::target::admit::admit;
 use crate::disk::target::batch::VerifiedBatch;
-use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
+use crate::disk::target::image;
+use crate::disk::target::journal::{Journal, Record, Region, Seen, move_on};
 use crate::disk::target::past::{Past, WithPast};
-use crate::disk::target::store::known::is_our_copy;
+use crate::disk::target::store::founded::Founded;
+use crate::disk::target::store::landmarks::Landmarks;
 use crate::disk::target::store::write::write_batch;
-use crate::disk::target::{DiskTarget, image};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Position;
 
+mod founded;
 mod known;
+mod landmarks;
+mod open;
 mod write;
 
 /// Regions opened ahead of the one written to, twice as much as is written between two checkpoints. Doubled with every
@@ -58,6 +60,10 @@ pub struct StoredDisk {
     image: Option<PathBuf>,
     /// Whether chunks without a digest read as zeros.
     blank: AtomicBool,
+    /// Whether anything durable on it proves that it is ours.
+    founded: Founded,
+    /// Where to look whether somebody else used it.
+    landmarks: Landmarks,
 }
 
 impl StoredDisk {
@@ -102,6 +108,8 @@ struct Ledger {
 pub struct DiskStore {
     /// The disks, in the order of the source's.
     pub disks: Vec<StoredDisk>,
+    /// Chunks that somebody else changed before the store was opened.
+    pub changed: u64,
     journal: Mutex<Journal>,
     ledger: Mutex<Ledger>,
     /// Held for the length of a checkpoint.
@@ -109,75 +117,6 @@ pub struct DiskStore {
 }
 
 impl DiskStore {
-    /// Opens the disks and their journal in `folder`, and repairs after a crash.
-    ///
-    /// # Errors
-    /// A disk is not admitted ([`admit`]), or the journal or a medium cannot be used.
-    pub fn open(targets: &[DiskTarget], sources: &[DiskFacts], folder: &Path) -> Result<Self> {
-        if targets.len() != sources.len() {
-            return Err(Error::new(Kind::Usage, "match the disks of source and target").remedy(format!(
-                "the source sends {} and the target has {}: name as many --into-disk as --disk, in the same order",
-                sources.len(),
-                targets.len()
-            )));
-        }
-        let mut journal = Journal::open(folder)?;
-        let known = std::mem::take(&mut journal.record.disks);
-        let mut record = journal.record.clone();
-        let mut disks = Vec::new();
-        for (number, (target, source)) in targets.iter().zip(sources).enumerate() {
-            let path = target.copy_path();
-            let path = std::path::absolute(&path).unwrap_or(path);
-            let digests_path = journal.digests_path(number);
-            let open = regions_of(&record, number);
-            let ours = known
-                .get(number)
-                .filter(|disk| disk.path == path && path.exists())
-                .filter(|disk| is_our_copy(&path, disk.source_len, &digests_path, &open));
-            let ours = ours.filter(|_| !target.overwrite || !is_other_source(ours, source));
-            if is_other_source(ours, source) {
-                return Err(other_source(&path));
-            }
-            let admitted = admit(target, source, ours.is_some())?;
-            // Onto a smaller disk goes what fits; that it suffices is admitted.
-            let source_len = source.len.min(admitted.medium.length());
-            let failed = |error| Error::io("open the digests", &digests_path, error);
-            let digests = DigestFile::open(&digests_path, source_len.div_ceil(CHUNK_LEN)).map_err(failed)?;
-            let same = ours.filter(|disk| disk.source_len == source_len && !admitted.is_blank);
-            if same.is_none() {
-                move_on(&mut record.position)?;
-                digests.clear().map_err(failed)?;
-                record
-                    .open_regions
-                    .retain(|region| usize::from(region.disk) != number);
-            }
-            let blank = same.map_or(admitted.is_blank, |disk| disk.blank);
-            record.disks.push(DiskRecord {
-                path: path.clone(),
-                source_len,
-                identity: source.identity,
-                blank,
-            });
-            disks.push(StoredDisk {
-                path,
-                medium: Box::new(admitted.medium),
-                digests,
-                source_len,
-                disk_len: source.len,
-                image: target.image().map(Path::to_owned),
-                blank: AtomicBool::new(blank),
-            });
-        }
-        let store = Self {
-            disks,
-            journal: Mutex::new(journal),
-            ledger: Mutex::new(Ledger::default()),
-            checkpoint: Mutex::new(()),
-        };
-        store.recover(record, &known)?;
-        Ok(store)
-    }
-
     /// From now on `pasts`, one for each disk, can keep what is replaced.
     #[must_use]
     pub fn with_pasts(mut self, pasts: &[Arc<Past>]) -> Self {
@@ -192,33 +131,6 @@ impl DiskStore {
             })
             .collect();
         self
-    }
-
-    /// Computes the digests of open regions anew, and makes the record of the disks durable.
-    fn recover(&self, mut record: Record, known: &[DiskRecord]) -> Result<()> {
-        if record.disks != known || !record.open_regions.is_empty() {
-            move_on(&mut record.position)?;
-        }
-        for region in std::mem::take(&mut record.open_regions) {
-            let Some(disk) = self.disks.get(usize::from(region.disk)) else {
-                continue;
-            };
-            let failed = |error| {
-                Error::io(
-                    "read back what was written before the interruption",
-                    &disk.path,
-                    error,
-                )
-            };
-            let first = region.number * REGION_CHUNKS;
-            let end = (first + REGION_CHUNKS).min(disk.digests.chunk_count());
-            if first < end {
-                let digests = read_digests(disk, first, end - first).map_err(failed)?;
-                disk.digests.set(first, &digests).map_err(failed)?;
-                disk.digests.sync().map_err(failed)?;
-            }
-        }
-        self.lock_journal().save(record)
     }
 
     /// Lengths of the source's disks in bytes.
@@ -250,8 +162,12 @@ impl DiskStore {
         // After a failure the regions stay under way, and so open: what they hold now is found out by reading.
         let written = self
             .held(disk, batch)
-            .and_then(|held| write_batch(disk, batch, &held))
+            .and_then(|held| {
+                disk.founded
+                    .write(disk, batch, || write_batch(disk, batch, &held))
+            })
             .map_err(|error| Error::io("write to the target disk", &disk.path, error))?;
+        disk.landmarks.note(batch);
         let mut ledger = self.lock_ledger();
         for region in regions {
             if let Some(count) = ledger.under_way.get_mut(&region) {
@@ -430,7 +346,25 @@ impl DiskStore {
     /// A medium or the journal refuses.
     pub fn close(&self) -> Result<()> {
         self.checkpoint()?;
-        self.close_regions(0)
+        self.close_regions(0)?;
+        self.look_at_disks()
+    }
+
+    fn note_landmarks(&self, record: &mut Record) {
+        for (disk, known) in self.disks.iter().zip(&mut record.disks) {
+            known.landmarks = disk.landmarks.list();
+        }
+    }
+
+    /// Notes what the disks show of themselves, so that the next session sees whether somebody wrote to them.
+    fn look_at_disks(&self) -> Result<()> {
+        let mut journal = self.lock_journal();
+        let mut record = journal.record.clone();
+        for (disk, known) in self.disks.iter().zip(&mut record.disks) {
+            known.seen = Seen::at(&disk.path);
+        }
+        self.note_landmarks(&mut record);
+        journal.save(record)
     }
 
     /// Roots of the digests, disk by disk.
@@ -455,6 +389,7 @@ impl DiskStore {
         move_on(&mut record.position)?;
         record.position.generation += 1;
         record.sealed = true;
+        self.note_landmarks(&mut record);
         {
             let mut ledger = self.lock_ledger();
             record.open_regions.clone_from(&ledger.touched);
@@ -466,7 +401,8 @@ impl DiskStore {
         Ok(position)
     }
 
-    /// Forgets what is known of chunks whose content on the medium is not what it should be.
+    /// Forgets what is known of chunks whose content on the medium is not what it should be. Durable only after
+    /// [`DiskStore::settle`]; that whoever knew the position knows no longer what is here, is at once.
     ///
     /// # Errors
     /// The journal or the digests refuse.
@@ -474,15 +410,28 @@ impl DiskStore {
         let stored = &self.disks[disk];
         let mut journal = self.lock_journal();
         let mut record = journal.record.clone();
-        move_on(&mut record.position)?;
+        if std::mem::take(&mut record.sealed) {
+            move_on(&mut record.position)?;
+        }
         record.disks[disk].blank = false;
         stored.blank.store(false, Ordering::Release);
-        journal.save(record)?;
+        if record != journal.record {
+            journal.save(record)?;
+        }
         stored
             .digests
             .set(first, &vec![Digest::UNKNOWN; count as usize])
-            .and_then(|()| stored.digests.sync())
             .map_err(|error| Error::io("write the digests", &stored.path, error))
+    }
+
+    /// Makes durable what was forgotten of a disk.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn settle(&self, disk: usize) -> Result<()> {
+        let stored = &self.disks[disk];
+        let synchronised = stored.digests.sync();
+        synchronised.map_err(|error| Error::io("write the digests", &stored.path, error))
     }
 
     /// Adapts the copies to disks of another length than their sources, and makes images of them where these are wanted.
@@ -506,6 +455,7 @@ impl DiskStore {
                     self.forget(number, first, end - first)?;
                 }
             }
+            self.settle(number)?;
             change.apply(disk.medium.as_ref()).map_err(failed)?;
             disk.make_image()?;
             changes.push(format!(
@@ -527,31 +477,6 @@ impl DiskStore {
             .lock()
             .expect("no thread panics while it holds the ledger")
     }
-}
-
-/// Whether the journal knows the disk as the copy of another source disk.
-fn is_other_source(ours: Option<&DiskRecord>, source: &DiskFacts) -> bool {
-    let nobody = [0; 16];
-    ours.is_some_and(|disk| {
-        disk.identity != source.identity && disk.identity != nobody && source.identity != nobody
-    })
-}
-
-fn other_source(path: &Path) -> Error {
-    Error::new(Kind::Usage, "write over the copy of another disk")
-        .on(path)
-        .remedy(
-            "name the source's disks in the order of the first run; if the source's disk was replaced or partitioned anew, \
-             allow it with --overwrite",
-        )
-}
-
-fn regions_of(record: &Record, disk: usize) -> BTreeSet<u64> {
-    let own = record
-        .open_regions
-        .iter()
-        .filter(|region| usize::from(region.disk) == disk);
-    own.map(|region| region.number).collect()
 }
 
 /// Computes the digests of chunks from what is on the medium.

@@ -35,26 +35,34 @@ pub fn verify(store: &DiskStore, mut report: impl FnMut(&DiskReport) -> Result<(
                 + 1;
             let found = read_digests(disk, first + start as u64, (end - start) as u64).map_err(failed)?;
             bytes += found.len() as u64 * CHUNK_LEN;
-            for (at, (expected, found)) in expected[start..end].iter().zip(&found).enumerate() {
-                if !expected.is_known() {
-                    continue;
-                }
-                compared += 1;
+            let known = (first + start as u64..)
+                .zip(expected[start..end].iter().zip(&found))
+                .filter(|(_, (expected, _))| expected.is_known());
+            let (mut known_count, mut differing) = (0, Vec::new());
+            for (chunk, (expected, found)) in known {
+                known_count += 1;
                 if expected != found {
-                    differences += 1;
-                    let chunk = first + (start + at) as u64;
-                    store.forget(number, chunk, 1)?;
-                    report(&DiskReport::Differs {
-                        disk: number as u16,
-                        first: chunk,
-                        count: 1,
-                    })?;
+                    differing.push(chunk);
                 }
+            }
+            compared += known_count;
+            for range in differing.chunk_by(|a, b| a + 1 == *b) {
+                let (first, count) = (range[0], range.len() as u64);
+                differences += count;
+                store.forget(number, first, count)?;
+                report(&DiskReport::Differs {
+                    disk: number as u16,
+                    first,
+                    count,
+                })?;
             }
             report(&DiskReport::VerifyProgress {
                 bytes: passed,
                 bytes_total,
             })?;
+        }
+        if differences > 0 {
+            store.settle(number)?;
         }
     }
     report(&DiskReport::Verified {

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use sys::btrfs::{Key, search};
 
+use crate::disk::used_map::gaps::Gaps;
+
 const TREE_EXTENT: u64 = 2;
 const TREE_CHUNK: u64 = 3;
 const TREE_DEVICE: u64 = 4;
@@ -49,32 +51,53 @@ pub fn free_ranges(point: &Path, head: &[u8], range: &Range<u64>) -> io::Result<
     let Some(extents) = device_extents(&directory, device_id)? else {
         return Ok(None);
     };
-    let mut used: Vec<Range<u64>> = ALWAYS.to_vec();
+    // Extents of the device come in ascending order, and what is allocated in each does, too.
+    let mut free = Free {
+        start: range.start,
+        at: 0,
+        gaps: Gaps::default(),
+    };
     for extent in &extents {
         let all = extent.physical..extent.physical + extent.len;
         if is_striped(&directory, extent.logical)? {
-            used.push(all);
+            free.until(&all);
             continue;
         }
         let logical = extent.logical..extent.logical + extent.len;
         let allocated = |at: u64, len: u64| {
             let start = at.max(logical.start) - logical.start + extent.physical;
             let end = (at + len).min(logical.end) - logical.start + extent.physical;
-            used.push(start..end);
+            free.until(&(start..end));
         };
         each_allocation(&directory, &logical, node_len, allocated)?;
     }
-    used.sort_by_key(|part| part.start);
-    let mut free = Vec::new();
-    let mut at = 0;
-    for part in used {
-        if part.start > at {
-            free.push(range.start + at..range.start + part.start);
+    let end = range.end - range.start;
+    free.until(&(end..end));
+    Ok(Some(free.gaps.longest()))
+}
+
+/// What lies between the parts of a device that are used.
+struct Free {
+    /// Where the device begins on the disk.
+    start: u64,
+    /// The end of the last used part.
+    at: u64,
+    gaps: Gaps,
+}
+
+impl Free {
+    /// Everything up to this used part is free, but what is always copied.
+    fn until(&mut self, used: &Range<u64>) {
+        for part in ALWAYS.iter().chain(std::iter::once(used)) {
+            if part.start > used.start {
+                continue;
+            }
+            if part.start > self.at {
+                self.gaps.push(self.start + self.at..self.start + part.start);
+            }
+            self.at = self.at.max(part.end);
         }
-        at = at.max(part.end);
     }
-    free.push(range.start + at..range.end.max(range.start + at));
-    Ok(Some(free))
 }
 
 fn device_extents(directory: &File, device_id: u64) -> io::Result<Option<Vec<DeviceExtent>>> {

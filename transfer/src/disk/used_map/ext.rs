@@ -1,4 +1,5 @@
-//! Free space of an ext2, ext3 or ext4 file system that nobody has mounted, from its block bitmaps.
+//! Free space of an ext2, ext3 or ext4 file system from its block bitmaps: one that nobody has mounted, or one that has just
+//! written them back.
 //!
 //! Layout facts from the kernel's documentation of ext4 (Documentation/filesystems/ext4). Whatever is unusual (journal
 //! to be replayed, errors, meta block groups, journal devices) answers `None`: then the whole file system is copied.
@@ -9,6 +10,7 @@ use std::ops::Range;
 use sys::aligned::AlignedBuffer;
 
 use crate::disk::medium::Medium;
+use crate::disk::used_map::gaps::Gaps;
 
 const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: u16 = 0xef53;
@@ -34,60 +36,68 @@ pub fn end(head: &[u8]) -> Option<u64> {
     superblock.blocks.checked_mul(superblock.block_len)
 }
 
+/// Why the bitmaps on the medium are true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bitmaps {
+    /// Nobody has it mounted, and the superblock says that it was unmounted cleanly.
+    OfUnmounted,
+    /// It is mounted, and a freeze wrote everything back; the superblock says again by now that it is in use.
+    WrittenBack,
+}
+
 /// Free byte ranges of the file system at `start` of `medium`, absolute on the medium; `None` when they cannot be told.
 ///
 /// # Errors
 /// The medium cannot be read.
-pub fn free_ranges(medium: &dyn Medium, start: u64, len: u64) -> io::Result<Option<Vec<Range<u64>>>> {
+pub fn free_ranges(
+    medium: &dyn Medium,
+    start: u64,
+    len: u64,
+    bitmaps: Bitmaps,
+) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut head = AlignedBuffer::zeroed(4096);
     medium.read(&mut head, start)?;
     let Some(superblock) = Superblock::parse(&head) else {
         return Ok(None);
     };
-    if !superblock.is_plain() || superblock.blocks.saturating_mul(superblock.block_len) > len {
+    if !superblock.is_plain(bitmaps) || superblock.blocks.saturating_mul(superblock.block_len) > len {
         return Ok(None);
     }
     let Some(groups) = superblock.read_groups(medium, start)? else {
         return Ok(None);
     };
-    let mut free = Vec::new();
-    for (number, group) in groups.iter().enumerate() {
-        superblock.free_in_group(medium, start, number as u64, group, &mut free)?;
-    }
-    let metadata: Vec<Range<u64>> = groups
+    let mut metadata: Vec<Range<u64>> = groups
         .iter()
         .flat_map(|group| superblock.metadata_of(group))
         .collect();
-    Ok(Some(subtract(free, metadata, |block| {
-        start + block * superblock.block_len
-    })))
-}
-
-/// Free block ranges without the metadata ranges, in bytes.
-fn subtract(
-    free: Vec<Range<u64>>,
-    mut metadata: Vec<Range<u64>>,
-    byte: impl Fn(u64) -> u64,
-) -> Vec<Range<u64>> {
-    metadata.sort_by_key(|range| range.start);
-    let mut parts = Vec::new();
-    for range in free {
-        let mut at = range.start;
-        let first = metadata.partition_point(|taken| taken.end <= range.start);
-        for taken in metadata[first..]
-            .iter()
-            .take_while(|taken| taken.start < range.end)
-        {
-            if taken.start > at {
-                parts.push(byte(at)..byte(taken.start));
-            }
-            at = at.max(taken.end);
-        }
-        if at < range.end {
-            parts.push(byte(at)..byte(range.end));
+    metadata.sort_unstable_by_key(|range| range.start);
+    let mut gaps = Gaps::default();
+    let mut free = Vec::new();
+    for (number, group) in groups.iter().enumerate() {
+        superblock.free_in_group(medium, start, number as u64, group, &mut free)?;
+        for range in free.drain(..) {
+            subtract(range, &metadata, |part| {
+                let [from, to] = [part.start, part.end].map(|block| start + block * superblock.block_len);
+                gaps.push(from..to);
+            });
         }
     }
-    parts
+    Ok(Some(gaps.longest()))
+}
+
+/// Calls `visit` with the parts of `range` that are outside of all `taken` ranges, which are in ascending order.
+fn subtract(range: Range<u64>, taken: &[Range<u64>], mut visit: impl FnMut(Range<u64>)) {
+    let mut at = range.start;
+    let first = taken.partition_point(|taken| taken.end <= range.start);
+    for taken in taken[first..].iter().take_while(|taken| taken.start < range.end) {
+        if taken.start > at {
+            visit(at..taken.start);
+        }
+        at = at.max(taken.end);
+    }
+    if at < range.end {
+        visit(at..range.end);
+    }
 }
 
 struct Superblock {
@@ -159,9 +169,12 @@ impl Superblock {
         plausible.then_some(superblock)
     }
 
-    fn is_plain(&self) -> bool {
-        let unusual = INCOMPAT_RECOVER | INCOMPAT_JOURNAL_DEVICE | INCOMPAT_META_BG;
-        self.incompat & unusual == 0 && self.state & (STATE_CLEAN | STATE_ERRORS) == STATE_CLEAN
+    fn is_plain(&self, bitmaps: Bitmaps) -> bool {
+        let has = |features| self.incompat & features != 0;
+        let is_in_use = has(INCOMPAT_RECOVER) || self.state & STATE_CLEAN == 0;
+        !has(INCOMPAT_JOURNAL_DEVICE | INCOMPAT_META_BG)
+            && self.state & STATE_ERRORS == 0
+            && (bitmaps == Bitmaps::WrittenBack || !is_in_use)
     }
 
     fn group_count(&self) -> u64 {
@@ -219,7 +232,7 @@ impl Superblock {
         ]
     }
 
-    /// Appends the free blocks of one group.
+    /// The free blocks of one group, appended.
     fn free_in_group(
         &self,
         medium: &dyn Medium,
@@ -294,3 +307,6 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,16 +7,17 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sys::aligned::AlignedBuffer;
 use sys::block_device::{BlockDevice, DeviceNumber};
 use sys::freeze::{FreezePoint, Frozen};
-use sys::mounts::Mount;
+use sys::mounts::{Mount, swaps};
 
 use crate::disk::medium::{DiskMedium, Medium};
-use crate::disk::used_map::{UsedMap, btrfs, ext};
+use crate::disk::used_map::gaps::Gaps;
+use crate::disk::used_map::mounted::{by_descriptor, is_btrfs_of, mounts_of, reach};
+use crate::disk::used_map::{UsedMap, btrfs, ext, swap};
 use crate::error::{Error, Result};
 
 /// Bytes looked at from the start of an area: the btrfs superblock ends at 68 KiB.
@@ -26,6 +27,12 @@ pub const TAIL_LEN: u64 = 64 * 1024;
 
 /// Begins a superblock of Linux RAID.
 const RAID_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
+
+/// Begins the checksum that ends the first label of a ZFS device, 40 bytes before 128 KiB: `zio_eck_t` of OpenZFS.
+const ZFS_MAGIC: u64 = 0x0210_da7a_b10c_7a11;
+const ZFS_MAGIC_OFFSET: usize = HEAD_LEN - 40;
+/// Begins the identifiers in the superblocks of bcache and bcachefs.
+const BCACHE_MAGIC: [u8; 4] = [0xc6, 0x85, 0x73, 0xf6];
 
 /// One area of a disk and how its used space was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,32 +111,30 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
     if partitions.is_empty() {
         pieces.push((0, device.clone()));
     }
-    let mut end = 0;
-    for partition in partitions {
-        if partition.start < end {
-            // An extended partition encloses its logical ones, which follow and have areas of their own.
-            continue;
-        }
-        if partition.len <= 1024 {
-            continue;
-        }
-        end = partition.start + partition.len;
-        pieces.push((number_of(&partition.path), partition));
-    }
+    // The kernel makes an extended partition that short; the logical ones have areas of their own.
+    let partitions = partitions.into_iter().filter(|partition| partition.len > 1024);
+    pieces.extend(partitions.map(|partition| (number_of(&partition.path), partition)));
+    let ranges: Vec<Range<u64>> = pieces
+        .iter()
+        .map(|(_, piece)| piece.start - device.start..piece.start - device.start + piece.len)
+        .collect();
     let mounts = device.mounts().map_err(failed)?;
-    let (mut free, mut scratch, mut areas) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, piece) in pieces {
-        let range = piece.start - device.start..piece.start - device.start + piece.len;
-        let finding = examine(medium, &piece, &range, &mounts, effort).map_err(failed)?;
+    let (mut free, mut scratch, mut areas) = (Gaps::default(), Vec::new(), Vec::new());
+    for ((number, piece), range) in pieces.into_iter().zip(ranges.clone()) {
+        let finding = if is_shared(&range, &ranges) {
+            Finding::whole("unknown", "it overlaps another partition")
+        } else {
+            examine(medium, &piece, &range, &mounts, effort).map_err(failed)?
+        };
         let tail = range.end.saturating_sub(TAIL_LEN).max(range.start);
-        let clip = |gap: Range<u64>| gap.start.max(range.start)..gap.end.min(tail);
-        let found: Vec<_> = finding
-            .free
-            .into_iter()
-            .map(clip)
-            .filter(|gap| gap.start < gap.end)
-            .collect();
-        let area_map = UsedMap::new(range.end, found.clone(), finding.scratch.clone());
+        let clip = |gaps: Vec<Range<u64>>| {
+            let clipped = gaps
+                .into_iter()
+                .map(|gap| gap.start.max(range.start)..gap.end.min(tail));
+            clipped.filter(|gap| gap.start < gap.end).collect::<Vec<_>>()
+        };
+        let (found, left_out) = (clip(finding.free), clip(finding.scratch));
+        let area_map = UsedMap::new(range.end, found.clone(), left_out.clone());
         areas.push(Area {
             used: area_map
                 .used_in(range.clone())
@@ -140,13 +145,15 @@ pub fn survey(medium: &DiskMedium, effort: Effort) -> Result<Survey> {
             partition: number,
             kind: finding.kind.to_owned(),
             method: finding.method,
-            mounted_at: mount_of(&mounts, piece.number).map(|mount| mount.point.clone()),
+            mounted_at: mounts_of(&mounts, piece.number)
+                .first()
+                .map(|mount| mount.point.clone()),
         });
         free.extend(found);
-        scratch.extend(finding.scratch);
+        scratch.extend(left_out);
     }
     Ok(Survey {
-        map: UsedMap::new(medium.length(), free, scratch),
+        map: UsedMap::new(medium.length(), free.longest(), scratch),
         areas,
     })
 }
@@ -165,22 +172,18 @@ fn whole(medium: &DiskMedium, why: &str) -> Survey {
     }
 }
 
+/// Whether an area has bytes in common with another one: what is free in one may be used in the other.
+fn is_shared(range: &Range<u64>, all: &[Range<u64>]) -> bool {
+    let common = all
+        .iter()
+        .filter(|other| other.start < range.end && range.start < other.end);
+    common.count() > 1
+}
+
 fn number_of(node: &Path) -> u32 {
     let name = node.to_string_lossy();
     let digits = name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     name[digits..].parse().unwrap_or(0)
-}
-
-fn mount_of(mounts: &[(DeviceNumber, Mount)], number: DeviceNumber) -> Option<&Mount> {
-    let own = || {
-        mounts
-            .iter()
-            .filter(|(device, _)| *device == number)
-            .map(|(_, mount)| mount)
-    };
-    own()
-        .find(|mount| mount.root == Path::new("/"))
-        .or_else(|| own().next())
 }
 
 fn examine(
@@ -212,45 +215,75 @@ fn examine(
         };
         return Ok(Finding::whole("unknown", why));
     };
-    let mount = mount_of(mounts, piece.number);
-    match (kind, mount) {
-        (Kind::Lvm | Kind::Raid | Kind::Luks, _) => Ok(Finding::whole(
+    let own = mounts_of(mounts, piece.number);
+    if own.iter().any(|mount| !kind.is_mounted_as(&mount.kind)) {
+        return Ok(Finding::whole(
+            kind.name(),
+            "the signature does not fit the mount",
+        ));
+    }
+    match (kind, reach(&own)) {
+        (Kind::Lvm | Kind::Raid | Kind::Luks | Kind::Zfs | Kind::Bcache, _) => Ok(Finding::whole(
             kind.name(),
             "what is free in it only those know who put it together",
         )),
-        (Kind::Swap, None) => Ok(Finding {
-            kind: "swap",
-            method: "header only".to_owned(),
-            free: Vec::new(),
-            scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
-        }),
-        (Kind::Ext | Kind::Xfs, Some(mount)) => mapped_by_kernel(medium, piece, range, kind, mount, effort),
-        (Kind::Btrfs, Some(mount)) => {
-            FreezePoint::open(&mount.point)?.synchronise()?;
-            Ok(match btrfs::free_ranges(&mount.point, &head, range)? {
-                Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
-                None => Finding::whole(
-                    "btrfs",
-                    "its trees cannot be searched or spread over several devices",
-                ),
-            })
+        (Kind::Swap, _) => Ok(swap_area(piece, &head, range)),
+        (kind, None) if !own.is_empty() => Ok(Finding::whole(
+            kind.name(),
+            "another file system is mounted over it",
+        )),
+        (Kind::Ext | Kind::Xfs, Some(point)) => mapped_by_kernel(medium, piece, range, kind, point, effort),
+        (Kind::Btrfs, Some(point)) => mapped_by_trees(&head, range, &point),
+        (_, None) if piece.is_used() != Some(false) => {
+            Ok(Finding::whole(kind.name(), "in use, but not mounted here"))
         }
-        (Kind::Ext, None) if is_unused(&piece.path) => {
+        (Kind::Ext, None) => {
             let Some(end) = ext::end(&head) else {
                 return Ok(Finding::whole("ext", "implausible superblock"));
             };
-            let free = ext::free_ranges(medium, range.start, end.min(range.end - range.start))?;
+            let len = end.min(range.end - range.start);
+            let free = ext::free_ranges(medium, range.start, len, ext::Bitmaps::OfUnmounted)?;
             Ok(match free {
                 Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
                 None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
             })
         }
-        (_, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
-        (_, Some(_)) => Ok(Finding::whole(
-            kind.name(),
-            "the signature does not fit the mount",
-        )),
+        (Kind::Xfs | Kind::Btrfs, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
     }
+}
+
+fn swap_area(piece: &BlockDevice, head: &[u8], range: &Range<u64>) -> Finding {
+    if !swaps().contains(&piece.number) {
+        if piece.is_used() != Some(false) {
+            return Finding::whole("swap", "in use, but not for swapping");
+        }
+        if !swap::is_sound(head, piece.len) {
+            return Finding::whole(
+                "swap",
+                "its header is not that of a swap area, only the signature",
+            );
+        }
+    }
+    Finding {
+        kind: "swap",
+        method: "header only".to_owned(),
+        free: Vec::new(),
+        scratch: std::iter::once(range.start + HEAD_LEN as u64..range.end).collect(),
+    }
+}
+
+fn mapped_by_trees(head: &[u8], range: &Range<u64>, point: &FreezePoint) -> io::Result<Finding> {
+    if !is_btrfs_of(point, head)? {
+        return Ok(Finding::whole("btrfs", "the superblock does not fit the mount"));
+    }
+    point.synchronise()?;
+    Ok(match btrfs::free_ranges(&by_descriptor(point), head, range)? {
+        Some(free) => Finding::free("btrfs", "extent tree of the mounted file system", free),
+        None => Finding::whole(
+            "btrfs",
+            "its trees cannot be searched or spread over several devices",
+        ),
+    })
 }
 
 fn mapped_by_kernel(
@@ -258,25 +291,19 @@ fn mapped_by_kernel(
     piece: &BlockDevice,
     range: &Range<u64>,
     kind: Kind,
-    mount: &Mount,
+    point: FreezePoint,
     effort: Effort,
 ) -> io::Result<Finding> {
-    if !kind.is_mounted_as(&mount.kind) {
-        return Ok(Finding::whole(
-            kind.name(),
-            "the signature does not fit the mount",
-        ));
-    }
-    FreezePoint::open(&mount.point)?.synchronise()?;
-    if let Some(free) = sys::getfsmap::free_ranges(&mount.point, piece.number)? {
-        let free = free
-            .into_iter()
-            .map(|gap| range.start + gap.start..range.start + gap.end)
-            .collect();
+    point.synchronise()?;
+    let mut gaps = Gaps::default();
+    let absolute = |gap: Range<u64>| range.start + gap.start..range.start + gap.end;
+    if sys::getfsmap::each_free(&by_descriptor(&point), piece.number, |gap| {
+        gaps.push(absolute(gap));
+    })? {
         return Ok(Finding::free(
             kind.name(),
             "GETFSMAP of the mounted file system",
-            free,
+            gaps.longest(),
         ));
     }
     if kind != Kind::Ext {
@@ -288,30 +315,26 @@ fn mapped_by_kernel(
             "this kernel has no GETFSMAP; a copy will freeze it for some milliseconds and read its block bitmaps",
         ));
     }
-    // Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true.
-    let points = vec![FreezePoint::open(&mount.point)?];
-    match Frozen::freeze(points, std::time::Duration::from_secs(5)) {
+    mapped_by_bitmaps(medium, range, point)
+}
+
+/// Without GETFSMAP a short freeze writes the journal back, so that the bitmaps on the medium are true of that moment. They
+/// are read after the thaw: what was allocated since is written since, and marked.
+fn mapped_by_bitmaps(medium: &DiskMedium, range: &Range<u64>, point: FreezePoint) -> io::Result<Finding> {
+    let kind = Kind::Ext.name();
+    match Frozen::freeze(vec![point], std::time::Duration::from_secs(5)) {
         Ok(frozen) => drop(frozen.thaw()?),
         // In the frozen round of a cutover it is frozen already.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
         Err(error) => return Err(error),
     }
+    let len = range.end - range.start;
     Ok(
-        match ext::free_ranges(medium, range.start, range.end - range.start)? {
-            Some(free) => Finding::free(kind.name(), "block bitmaps after a short freeze", free),
-            None => Finding::whole(kind.name(), "no GETFSMAP, and of an unusual layout"),
+        match ext::free_ranges(medium, range.start, len, ext::Bitmaps::WrittenBack)? {
+            Some(free) => Finding::free(kind, "block bitmaps after a short freeze", free),
+            None => Finding::whole(kind, "no GETFSMAP, and of an unusual layout"),
         },
     )
-}
-
-/// Whether nobody, in any mount namespace, has the device in use.
-fn is_unused(path: &Path) -> bool {
-    const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
-    std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(O_EXCL)
-        .open(path)
-        .is_ok()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,6 +346,8 @@ enum Kind {
     Lvm,
     Raid,
     Luks,
+    Zfs,
+    Bcache,
 }
 
 impl Kind {
@@ -335,6 +360,8 @@ impl Kind {
             Self::Lvm => "lvm",
             Self::Raid => "raid",
             Self::Luks => "luks",
+            Self::Zfs => "zfs",
+            Self::Bcache => "bcache",
         }
     }
 
@@ -358,11 +385,7 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
     if at(65_536 + 64, b"_BHRfS_M") {
         found.push(Kind::Btrfs);
     }
-    // The signature ends the first page, whatever the page size was.
-    if [4096, 8192, 16_384, 65_536]
-        .iter()
-        .any(|page| at(page - 10, b"SWAPSPACE2"))
-    {
+    if swap::page_len(head).is_some() {
         found.push(Kind::Swap);
     }
     // These leave the place of a superblock alone: that of an earlier file system may still be there.
@@ -376,5 +399,18 @@ fn signatures(head: &[u8]) -> Vec<Kind> {
     if at(0, b"LUKS\xba\xbe") {
         found.push(Kind::Luks);
     }
+    // The first 8 KiB it leaves alone; by its maker's byte order.
+    if [ZFS_MAGIC.to_le_bytes(), ZFS_MAGIC.to_be_bytes()]
+        .iter()
+        .any(|magic| at(ZFS_MAGIC_OFFSET, magic))
+    {
+        found.push(Kind::Zfs);
+    }
+    if at(4096 + 24, &BCACHE_MAGIC) {
+        found.push(Kind::Bcache);
+    }
     found
 }
+
+#[cfg(test)]
+mod tests;

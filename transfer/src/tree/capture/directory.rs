@@ -126,6 +126,13 @@ impl Directory {
     }
 }
 
+impl From<OwnedFd> for Directory {
+    /// One that is open already.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

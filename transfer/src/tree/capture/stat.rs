@@ -29,7 +29,12 @@ pub enum FileKind {
 
 impl FileKind {
     fn of_mode(mode: u32) -> Option<Self> {
-        Some(match FileType::from_raw_mode(mode) {
+        Self::of_type(FileType::from_raw_mode(mode))
+    }
+
+    /// As a directory tells it; `None` where it does not say.
+    pub fn of_type(file_type: FileType) -> Option<Self> {
+        Some(match file_type {
             FileType::Directory => Self::Directory,
             FileType::RegularFile => Self::File,
             FileType::Symlink => Self::Symlink,

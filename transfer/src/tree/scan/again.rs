@@ -155,6 +155,7 @@ impl Again<'_> {
             depth: Depth::Deep,
             subdirectories: Vec::new(),
             touched: false,
+            too_long: false,
         };
         match wanted {
             Wanted::Present { known } => {

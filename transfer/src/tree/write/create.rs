@@ -226,7 +226,8 @@ impl TreeWriter {
         )
     }
 
-    /// Opens a file for its content: a new one, or the one that is there if `existing` says so and it is a file.
+    /// Opens a file for its whole content: a new one, or the one that is there if `existing` says so and it is a file. What
+    /// that one held may be gone afterwards.
     pub(super) fn open_for_writing(
         &mut self,
         path: &EntryPath,
@@ -351,8 +352,8 @@ fn not_such_an_entry(writer: &TreeWriter, entry: &Entry) -> Error {
 }
 
 /// Clears the flags that seal an existing file and sets those that decide how data are stored, which count only while the
-/// file is empty. What is refused here is
-/// refused and reported once more when all flags are applied.
+/// file is empty: it is emptied for them, for its whole content follows. What is refused here is refused and reported once
+/// more when all flags are applied.
 fn prepare_flags(fd: BorrowedFd<'_>, wanted: u32, origin: Origin) -> rustix::io::Result<()> {
     let Some(flags) = inode_flags::get(fd)? else {
         return Ok(());

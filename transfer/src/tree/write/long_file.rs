@@ -3,24 +3,32 @@
 //! Large pieces go past the page cache: they are copied once less, are on the disk when a checkpoint asks for them, and what
 //! the target has cached stays. Where the file system cannot do that, they go through it like all others.
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sys::aligned::ALIGNMENT;
 
 use super::create::{write_all_at, zero};
 use super::metadata::{Handle, Origin};
 use super::refusal::{Refusal, Refused, is_medium};
-use super::{Tree, TreeWriter};
+use super::{Missing, Tree, TreeWriter, seal};
 use crate::error::{Error, Result};
-use crate::tree::capture::FileKind;
+use crate::tree::capture::{FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta};
 use crate::tree::operation::Existing;
 
 /// Shortest piece that goes past the page cache, in bytes: scattered small ones are better gathered there.
 const DIRECT_LEN_MIN: usize = 512 * 1024;
+/// Bytes copied at a time inside the target.
+const COPY_LEN: usize = 1024 * 1024;
+const COPIED_FROM: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOATIME)
+    .union(OFlags::CLOEXEC);
 
 /// An open long file. All methods may be called from several threads at once, but for [`LongFile::finish`], which comes
 /// after all others.
@@ -48,8 +56,8 @@ pub enum Prepared {
 }
 
 impl TreeWriter {
-    /// Opens a long file and gives it its length, in bytes. A new one is one hole; of one that is rewritten, the content
-    /// stays as far as the length goes. Of `meta`, only the flags that decide how data are stored matter here.
+    /// Opens a long file whose whole content follows and gives it its length, in bytes. A new one is one hole; one that is
+    /// rewritten may still hold what it held. Of `meta`, only the flags that decide how data are stored matter here.
     ///
     /// # Errors
     /// The medium failed.
@@ -60,23 +68,112 @@ impl TreeWriter {
         len: u64,
         existing: Existing,
     ) -> Result<Prepared> {
-        let refused = |errno| Ok(Prepared::Refused(Refusal::new(Refused::Entry, errno)));
         let file = match self.open_for_writing(path, meta, existing)? {
             Ok(file) => file,
-            Err(errno) => return refused(errno),
+            Err(errno) => return Ok(Prepared::Refused(Refusal::new(Refused::Entry, errno))),
         };
-        match rustix::fs::ftruncate(&file.fd, len) {
+        self.with_length(path, file.fd, file.origin, len)
+    }
+
+    /// Opens a long file of which only changed pieces follow, and gives it its length, in bytes; its content stays as far as
+    /// that goes, whatever becomes of its flags. `None` when the file that is to be changed is not there, has none of the
+    /// lengths `held`, or cannot be written to: then it can only be made as a whole.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn change_long_file(
+        &mut self,
+        path: &EntryPath,
+        held: &RangeInclusive<u64>,
+        len: u64,
+    ) -> Result<Option<Prepared>> {
+        let fd = match self.open_existing(path)? {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return Ok(None),
+            Err(errno) => return Ok(Some(Prepared::Refused(Refusal::new(Refused::Entry, errno)))),
+        };
+        let prepared = Stat::of_fd(fd.as_fd()).and_then(|stat| {
+            let is_held = held.contains(&stat.size);
+            if is_held {
+                seal::clear(fd.as_fd())?;
+            }
+            Ok(is_held)
+        });
+        match prepared {
+            Ok(true) => self.with_length(path, fd, Origin::Existing, len).map(Some),
+            Ok(false) => Ok(None),
+            Err(errno) => Err(self.failed("open a file for writing", path, errno)),
+        }
+    }
+
+    fn with_length(&self, path: &EntryPath, fd: OwnedFd, origin: Origin, len: u64) -> Result<Prepared> {
+        match rustix::fs::ftruncate(&fd, len) {
             Ok(()) => Ok(Prepared::Ready(LongFile {
-                fd: file.fd,
+                fd,
                 direct: OnceLock::new(),
                 path: path.clone(),
                 tree: Arc::clone(&self.tree),
-                origin: file.origin,
+                origin,
             })),
             Err(errno) if is_medium(errno) => Err(self.failed("give a file its length", path, errno)),
-            Err(errno) => refused(errno),
+            Err(errno) => Ok(Prepared::Refused(Refusal::new(Refused::Entry, errno))),
         }
     }
+
+    /// Copies `len` bytes of the file at `from`, which stays as it is, into `to`, a new one. Returns whether `from` is a file
+    /// of that length.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn copy_content(&mut self, from: &EntryPath, to: &LongFile, len: u64) -> Result<bool> {
+        let opened = self.in_parent(
+            from,
+            Missing::Leave,
+            "open a file to copy it",
+            |directory, name| {
+                let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                // Looked at first: opening a device or pipe is not for us.
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Err(Errno::NOTUNIQ);
+                }
+                rustix::fs::openat(directory, name, COPIED_FROM, Mode::empty())
+            },
+        )?;
+        let Ok(file) = opened else {
+            return Ok(false);
+        };
+        let failed = |errno| self.failed("copy a file of the target", from, errno);
+        if Stat::of_fd(file.as_fd()).map_err(failed)?.size != len {
+            return Ok(false);
+        }
+        let mut buffer = vec![0; COPY_LEN];
+        let mut at = 0;
+        while at < len {
+            let count = read_at(file.as_fd(), &mut buffer, at).map_err(failed)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            if buffer[..count].iter().any(|byte| *byte != 0) {
+                to.write_at(at, &buffer[..count])?;
+            }
+            at += count as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// Fills `buffer` from `offset`, in bytes; returns how many there were before the end of the file.
+fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
 }
 
 impl LongFile {
@@ -99,23 +196,6 @@ impl LongFile {
             Some(Err(errno)) => Err(errno),
         };
         written.map_err(|errno| self.failed("write a file", errno))
-    }
-
-    /// Fills `buffer` from `offset`, in bytes; returns how many bytes there were before the end of the file.
-    ///
-    /// # Errors
-    /// The medium failed.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pread(&self.fd, &mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.failed("read a file of the target", errno)),
-            }
-        }
-        Ok(done)
     }
 
     /// Makes a range, in bytes, read as zeros: a hole where the file system can. The range lies within the length.

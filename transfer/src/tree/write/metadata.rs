@@ -24,7 +24,8 @@ use crate::tree::capture::{FileKind, Stat};
 use crate::tree::entry::{EntryPath, Meta, Time, Xattr};
 
 const SET_ID: u32 = 0o6000;
-const LABEL: &[u8] = b"security.selinux";
+/// What SELinux keeps of an entry.
+pub const LABEL: &[u8] = b"security.selinux";
 const NSEC_MAX: u32 = 999_999_999;
 
 /// An open entry.

@@ -67,6 +67,14 @@ impl Refusal {
         }
     }
 
+    /// Its first name does not hold what it should.
+    pub(in crate::tree) fn another_content() -> Self {
+        Self {
+            what: Refused::Entry,
+            error: std::io::Error::other("its first name holds something else"),
+        }
+    }
+
     /// A directory cannot go because of what is the target's own in it.
     pub(super) fn holds_excluded(what: Refused) -> Self {
         Self {

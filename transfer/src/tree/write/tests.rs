@@ -335,15 +335,14 @@ fn a_long_file_is_written_by_many_and_punched() {
         std::fs::metadata(root.join("long")).unwrap().blocks() * 512,
         6 << 20
     );
-    let Prepared::Ready(file) = writer
-        .begin_long_file(&entry.path, &entry.meta, 5 << 20, Existing::Rewrite)
-        .unwrap()
-    else {
-        panic!("refused");
-    };
-    let mut tail = [0; 10];
-    assert_eq!(file.read_at((5 << 20) - 5, &mut tail).unwrap(), 5);
-    assert_eq!(tail, [5, 5, 5, 5, 5, 0, 0, 0, 0, 0]);
+    let lengths = [0..=7 << 20, 0..=8 << 20];
+    let changed = lengths.map(|held| writer.change_long_file(&entry.path, &held, 5 << 20).unwrap());
+    assert!(matches!(changed, [None, Some(Prepared::Ready(_))]));
+    assert!(std::fs::read(root.join("long")).unwrap() == data[..5 << 20]);
+    let nothing = writer
+        .change_long_file(&path("none"), &(0..=u64::MAX), 1)
+        .unwrap();
+    assert!(nothing.is_none() && !root.join("none").exists());
 }
 
 #[test]

@@ -1,5 +1,9 @@
+use std::path::Path;
+
+use super::open::regions_of;
 use super::*;
-use crate::disk::message::{Batch, Piece};
+use crate::disk::message::{Batch, DiskFacts, DiskReport, Piece};
+use crate::disk::target::{DiskTarget, journal};
 
 const LEN: u64 = 4 * CHUNK_LEN;
 
@@ -9,6 +13,10 @@ fn store(folder: &Path) -> DiskStore {
 }
 
 fn store_of(folder: &Path, len: u64) -> DiskStore {
+    open(folder, len).unwrap()
+}
+
+fn open(folder: &Path, len: u64) -> Result<DiskStore> {
     let target = DiskTarget {
         path: folder.join("disk.img"),
         overwrite: false,
@@ -18,8 +26,9 @@ fn store_of(folder: &Path, len: u64) -> DiskStore {
         needed_len: len,
         sector_len: 512,
         identity: [0; 16],
+        areas: vec![0],
     };
-    DiskStore::open(&[target], &[source], &folder.join("journal")).unwrap()
+    DiskStore::open(&[target], &[source], &folder.join("journal"))
 }
 
 /// A chunk whose only block that is not zero is `block`.
@@ -31,8 +40,8 @@ fn content(block: usize) -> Vec<u8> {
 
 /// The regions that are open in the journal on disk.
 fn open_in_journal(folder: &Path) -> Vec<u64> {
-    let journal = Journal::open(&folder.join("journal")).unwrap();
-    regions_of(&journal.record, 0).into_iter().collect()
+    let record = journal::read(&folder.join("journal")).unwrap();
+    regions_of(&record, 0).into_iter().collect()
 }
 
 /// Sends chunk 1 with such a content. Returns whether it was refused.
@@ -122,4 +131,103 @@ fn a_frame_that_comes_again_is_no_surprise() {
         !send(&store, 1, Digest::of(b"something else"), 2),
         "it holds that already"
     );
+}
+
+/// Whoever is killed before the first checkpoint goes on, and nobody else's disk is taken for what it had begun.
+#[test]
+fn a_copy_is_known_from_its_first_frame_on() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let image = folder.path().join("disk.img");
+    let begun = store(folder.path());
+    assert!(!send_chunk(&begun, 0, 0, Digest::UNKNOWN, 3));
+    drop(begun); // killed
+    let again = store(folder.path());
+    assert_eq!(
+        again.disks[0].digests.get(0, 1).unwrap(),
+        [Digest::of(&content(3))]
+    );
+    drop(again);
+    let mut foreign = vec![0; LEN as usize];
+    foreign[..4096].fill(9);
+    std::fs::write(&image, &foreign).unwrap();
+    let refused = open(folder.path(), LEN).map(drop).unwrap_err().describe();
+    assert!(refused.contains("not the copy that was begun here"), "{refused}");
+    assert!(std::fs::read(&image).unwrap() == foreign);
+}
+
+/// Zeros are in every disk: they prove nothing, and a disk that comes into the place of a blank one is not blank.
+#[test]
+fn zeros_and_a_few_like_chunks_make_no_disk_ours() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let image = folder.path().join("disk.img");
+    let len = 64 * CHUNK_LEN;
+    let copied = store_of(folder.path(), len);
+    for chunk in 0..12 {
+        assert!(!send_chunk(
+            &copied,
+            chunk,
+            chunk,
+            Digest::UNKNOWN,
+            chunk as usize
+        ));
+    }
+    copied.checkpoint().unwrap();
+    let zeros = vec![Digest::of_zeros(); 52];
+    copied.disks[0].digests.set(12, &zeros).unwrap();
+    copied.close().unwrap();
+    drop(copied);
+    let ours = std::fs::read(&image).unwrap();
+    let replace = |like: u64| {
+        let mut other = ours.clone();
+        other[..((12 - like) * CHUNK_LEN) as usize].fill(5);
+        std::fs::remove_file(&image).unwrap();
+        std::fs::write(&image, other).unwrap();
+    };
+    for like in [0, 5] {
+        replace(like);
+        assert!(open(folder.path(), len).is_err(), "{like} of 12 chunks are ours");
+    }
+    replace(9);
+    let damaged = open(folder.path(), len).unwrap();
+    assert_eq!(
+        damaged.changed, 3,
+        "ours, and nothing is believed that is not there"
+    );
+    assert!(!damaged.disks[0].blank.load(Ordering::Acquire));
+}
+
+/// A target that holds something else everywhere would take a journal write and a synchronisation for every chunk.
+#[test]
+fn what_differs_is_forgotten_by_ranges_and_journalled_once() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = store_of(folder.path(), 64 * CHUNK_LEN);
+    for chunk in 0..12 {
+        assert!(!send_chunk(&store, chunk, chunk, Digest::UNKNOWN, chunk as usize));
+    }
+    store.checkpoint().unwrap();
+    let sealed = store.seal().unwrap();
+    let image = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("disk.img"))
+        .unwrap();
+    for chunk in [0, 1, 2, 3, 5, 8, 9] {
+        std::os::unix::fs::FileExt::write_all_at(&image, b"!", chunk * CHUNK_LEN + 100).unwrap();
+    }
+    let (mut ranges, mut positions) = (Vec::new(), Vec::new());
+    crate::disk::target::verify::verify(&store, |report| {
+        if let DiskReport::Differs { first, count, .. } = report {
+            ranges.push((*first, *count));
+            positions.push(store.position());
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(ranges, [(0, 4), (5, 1), (8, 2)]);
+    assert!(positions[0] != sealed && positions.iter().all(|position| *position == positions[0]));
+    let digests = store.disks[0].digests.get(0, 12).unwrap();
+    let known = (0..12).filter(|chunk| digests[*chunk].is_known());
+    assert_eq!(known.collect::<Vec<_>>(), [4, 6, 7, 10, 11]);
+    // And the write that repairs is journalled as any other.
+    assert!(!send_chunk(&store, 12, 0, Digest::UNKNOWN, 0));
+    assert_eq!(open_in_journal(folder.path()), [0]);
 }

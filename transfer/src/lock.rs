@@ -1,0 +1,40 @@
+//! Locks on files and folders that end with their holder, whatever ends it.
+
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// For how long something that somebody else uses is tried again: a predecessor that was killed, or a child that it was
+/// about to start, may take a moment to be gone, and so may a loop device that was detached.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Locks a file or a folder for as long as it is open.
+///
+/// # Errors
+/// Somebody else holds the lock ([`io::ErrorKind::WouldBlock`]), or the file system refuses.
+pub fn exclusively(file: &File) -> io::Result<()> {
+    patiently(|| match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    })?
+    .ok_or_else(|| Errno::WOULDBLOCK.into())
+}
+
+/// Tries again until there is an answer or patience ends.
+///
+/// # Errors
+/// Those of `attempt`, at once.
+pub fn patiently<T>(mut attempt: impl FnMut() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+    let begin = Instant::now();
+    loop {
+        let answer = attempt()?;
+        if answer.is_some() || begin.elapsed() >= PATIENCE {
+            return Ok(answer);
+        }
+        std::thread::sleep(PATIENCE / 100);
+    }
+}
