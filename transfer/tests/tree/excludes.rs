@@ -174,6 +174,30 @@ fn a_rename_takes_along_what_is_excluded_at_the_target() {
 }
 
 #[test]
+fn what_is_excluded_at_one_place_only_stays_there_when_its_directory_is_renamed() {
+    let rule = "/d/deep/cache";
+    let bed = with_own(&[rule]);
+    std::fs::rename(bed.path("source/d"), bed.path("source/f")).unwrap();
+    let summary = bed
+        .sync_with(|plan| {
+            excluding(&[rule])(plan);
+            plan.verify = true;
+        })
+        .unwrap();
+    assert_refused(&summary, "d");
+    assert_own(&bed.target.join("d/deep/cache"));
+    assert_eq!(entries(&bed.target.join("d")), ["deep"]);
+    // Beside it everything is equal.
+    let time = std::fs::metadata(&bed.target).unwrap().modified().unwrap();
+    std::fs::rename(bed.target.join("d"), bed.path("own")).unwrap();
+    std::fs::File::open(&bed.target)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    bed.assert_equal();
+}
+
+#[test]
 fn what_is_renamed_onto_a_directory_does_not_replace_what_is_excluded_there() {
     for rule in ["cache", "/d/deep/cache"] {
         let bed = with_own(&[rule]);
