@@ -295,7 +295,7 @@ fn a_source_waits_for_the_end_of_its_own_dead_session() {
         let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
         if event["event"] == "retrying" {
             assert!(
-                event["error"].to_string().contains("session of this source"),
+                event["error"].to_string().contains("earlier one of this source"),
                 "{event}"
             );
             drop(first.take());

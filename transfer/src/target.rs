@@ -280,8 +280,8 @@ impl Receiver {
                 } else {
                     (
                         Failure::Busy,
-                        "an earlier session of this source is still open here: it ends 30 seconds after the last word of \
-                         the process that began it, or with that process if it still runs",
+                        "another session, probably an earlier one of this source, is still open here: it ends 30 seconds \
+                         after the last word of the process that began it, or with that process if it still runs",
                     )
                 };
                 refuse(accepted, why, message);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Kind, Result};
-use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node};
+use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Stamp};
 use crate::tree::operation::{Chunk, Existing, Loaded, Operation};
 use crate::tree::replica::{Cursor, GROUP_LEN, Record, Snapshot};
 use crate::tree::verify::{Verified, metadata_difference};
@@ -254,11 +254,11 @@ impl<'a> Applier<'a> {
             }
             Operation::Link { leader, entry } => self.link(&leader, entry),
             Operation::Remove { path } => {
-                let refusals = self.writer.remove(&path)?;
+                let (refusals, staying) = self.writer.remove_but_excluded(&path)?;
                 let records = if refusals.is_empty() {
                     vec![Record::Remove { path: path.clone() }]
                 } else {
-                    self.what_stays(&path)?
+                    self.what_stays(&path, staying)?
                 };
                 Ok(outcome(&path, records, refusals))
             }
@@ -287,15 +287,34 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// What the journal has of an entry that could not be removed. Of a directory only itself, so that it is tried again:
-    /// what is left in it is the target's own.
-    fn what_stays(&mut self, path: &EntryPath) -> Result<Vec<Record>> {
+    /// What the journal has of an entry that could not be removed: of a directory only those that are `staying`, so that
+    /// they are tried again. What else is left in it is excluded.
+    fn what_stays(&mut self, path: &EntryPath, mut staying: Vec<EntryPath>) -> Result<Vec<Record>> {
         let known = self.journal.get(path)?;
-        let Some(mut entry) = known.filter(|known| matches!(known.node, Node::Directory)) else {
-            return Ok(Vec::new());
-        };
-        entry.stamp.clean = false;
-        Ok(vec![Record::Remove { path: path.clone() }, Record::Entry(entry)])
+        if staying.is_empty() {
+            if !known.is_some_and(|known| matches!(known.node, Node::Directory)) {
+                return Ok(Vec::new());
+            }
+            staying.push(path.clone());
+        }
+        let mut records = vec![Record::Remove { path: path.clone() }];
+        for path in staying {
+            let stamp = self.journal.get(&path)?.map(|known| known.stamp);
+            let stamp = Stamp {
+                clean: false,
+                ..stamp.unwrap_or_default()
+            };
+            // What was removed in it has moved its time.
+            let meta = self.writer.metadata_held(&path)?.unwrap_or_default();
+            let node = Node::Directory;
+            records.push(Record::Entry(Entry {
+                path,
+                stamp,
+                meta,
+                node,
+            }));
+        }
+        Ok(records)
     }
 
     fn finish_directory(&mut self, entry: Entry) -> Result<Outcome> {

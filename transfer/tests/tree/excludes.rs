@@ -88,9 +88,15 @@ fn a_removed_directory_keeps_what_is_excluded_and_is_named_until_it_is_empty() {
     for rule in ["cache", "/d/deep/cache", "own"] {
         let bed = with_own(&[rule]);
         std::fs::remove_dir_all(bed.path("source/d")).unwrap();
-        for _ in 0..2 {
-            let summary = bed.sync_with(excluding(&[rule])).unwrap();
+        for verify in [false, true] {
+            let summary = bed
+                .sync_with(|plan| {
+                    excluding(&[rule])(plan);
+                    plan.verify = verify;
+                })
+                .unwrap();
             assert_refused(&summary, "d");
+            assert_eq!(summary.rounds, 1, "{summary:?}");
             assert_own(&bed.target.join("d/deep/cache"));
             assert_eq!(entries(&bed.target.join("d")), ["deep"]);
             assert_eq!(entries(&bed.target.join("d/deep")), ["cache"]);
@@ -165,6 +171,30 @@ fn a_rename_takes_along_what_is_excluded_at_the_target() {
     assert!(summary.ok && summary.bytes_data == 0, "{summary:?}");
     assert_own(&bed.target.join("e/deep/cache"));
     assert_equal_but(&bed, "cache");
+}
+
+#[test]
+fn what_is_excluded_at_one_place_only_stays_there_when_its_directory_is_renamed() {
+    let rule = "/d/deep/cache";
+    let bed = with_own(&[rule]);
+    std::fs::rename(bed.path("source/d"), bed.path("source/f")).unwrap();
+    let summary = bed
+        .sync_with(|plan| {
+            excluding(&[rule])(plan);
+            plan.verify = true;
+        })
+        .unwrap();
+    assert_refused(&summary, "d");
+    assert_own(&bed.target.join("d/deep/cache"));
+    assert_eq!(entries(&bed.target.join("d")), ["deep"]);
+    // Beside it everything is equal.
+    let time = std::fs::metadata(&bed.target).unwrap().modified().unwrap();
+    std::fs::rename(bed.target.join("d"), bed.path("own")).unwrap();
+    std::fs::File::open(&bed.target)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    bed.assert_equal();
 }
 
 #[test]

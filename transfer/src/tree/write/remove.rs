@@ -21,6 +21,8 @@ use crate::tree::filter::Filter;
 
 /// Levels of one chain that are kept open.
 const LEVELS_OPEN_MAX: usize = 64;
+/// Directories that stay and are named: of 100 bytes each, 6 MiB. A survey finds the others.
+const STAYING_MAX: usize = 64 * 1024;
 
 const ENTER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -33,32 +35,53 @@ impl TreeWriter {
     /// # Errors
     /// The medium failed.
     pub fn remove(&mut self, path: &EntryPath) -> crate::error::Result<Vec<Refusal>> {
-        let refused = |errno| Ok(vec![Refusal::new(Refused::Removal, errno)]);
+        let (refusals, _) = self.remove_but_excluded(path)?;
+        Ok(refusals)
+    }
+
+    /// The same; names the directories that stay for what is excluded in them, too, up to a number.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn remove_but_excluded(
+        &mut self,
+        path: &EntryPath,
+    ) -> crate::error::Result<(Vec<Refusal>, Vec<EntryPath>)> {
+        let refused = |errno| Ok((vec![Refusal::new(Refused::Removal, errno)], Vec::new()));
         let Some((parent, name)) = path.split() else {
             return refused(Errno::BUSY);
         };
         let mut kept = Kept {
             rules: self.rules.get(),
             path: parent.to_vec(),
+            directories: Vec::new(),
         };
         let answer = self
             .parents
             .find(&self.tree, parent)
             .and_then(|directory| self.tree.remove_in(directory.as_fd(), name, &mut kept));
         match answer {
-            Ok(Rest::Nothing) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
-            Ok(Rest::Excluded) => Ok(vec![Refusal::holds_excluded(Refused::Removal)]),
+            Ok(Rest::Nothing) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                Ok((Vec::new(), Vec::new()))
+            }
+            Ok(Rest::Excluded) => Ok((vec![Refusal::holds_excluded(Refused::Removal)], kept.directories)),
             Err(errno) if is_medium(errno) => Err(self.failed("remove an entry", path, errno)),
             Err(errno) => refused(errno),
         }
     }
 
-    /// Whether something below the entry is excluded, or cannot be looked at.
-    pub(super) fn holds_excluded(&self, path: &EntryPath) -> bool {
+    /// Whether something below the entry is excluded, or cannot be looked at; with a new path for the entry only what is
+    /// not excluded there.
+    pub(super) fn holds_excluded(&self, path: &EntryPath, new: Option<&EntryPath>) -> bool {
         let Some(rules) = self.rules.get() else {
             return false;
         };
-        let mut waiting = vec![path.as_bytes().to_vec()];
+        let top = path.as_bytes();
+        let stays_excluded = |path: &[u8], is_directory| {
+            let at_new = |new: &EntryPath| [new.as_bytes(), &path[top.len()..]].concat();
+            new.is_some_and(|new| rules.excludes(&at_new(new), is_directory))
+        };
+        let mut waiting = vec![top.to_vec()];
         while let Some(directory) = waiting.pop() {
             let open = sys::beneath::open(self.tree.root.as_fd(), &directory, ENTER, Mode::empty());
             let names = match open.and_then(|open| sys::directory::read_names(open.as_fd())) {
@@ -71,9 +94,10 @@ impl TreeWriter {
                 let path = [&directory[..], b"/", entry.bytes()].concat();
                 let may_be_directory = matches!(entry.file_type, FileType::Directory | FileType::Unknown);
                 if rules.excludes(&path, may_be_directory) {
-                    return true;
-                }
-                if may_be_directory {
+                    if !stays_excluded(&path, may_be_directory) {
+                        return true;
+                    }
+                } else if may_be_directory {
                     waiting.push(path);
                 }
             }
@@ -87,6 +111,8 @@ struct Kept<'a> {
     rules: Option<&'a Filter>,
     /// The directory that is being emptied.
     path: Vec<u8>,
+    /// Those that stay for what is in them, the deepest first.
+    directories: Vec<EntryPath>,
 }
 
 impl Kept<'_> {
@@ -100,6 +126,16 @@ impl Kept<'_> {
     fn leave(&mut self) {
         let above = self.path.iter().rposition(|byte| *byte == b'/');
         self.path.truncate(above.unwrap_or(0));
+    }
+
+    /// The directory stays for what is in it.
+    fn stays(&mut self) {
+        // A path that is too long for the source is the target's own.
+        if self.directories.len() < STAYING_MAX
+            && let Ok(path) = EntryPath::parse(&self.path[..])
+        {
+            self.directories.push(path);
+        }
     }
 
     /// Whether the rules exclude this entry of the directory.
@@ -230,6 +266,9 @@ impl Tree {
         let Some(mut level) = chain.pop() else {
             return Ok(Rest::Nothing);
         };
+        if level.rest == Rest::Excluded {
+            kept.stays();
+        }
         kept.leave();
         let own = level.fd.take().ok_or(Errno::BADF)?;
         if let Some(above) = chain.last_mut()

@@ -22,8 +22,8 @@ pub enum RenameOutcome {
     AlreadyDone,
     /// Nothing is at either path: the caller sends the whole entry.
     Missing,
-    /// The target cannot: other file systems, other project quota, a directory into itself, or onto one that holds what is
-    /// excluded. The caller sends the entry anew and removes the old one.
+    /// The target cannot: other file systems, other project quota, a directory into itself, onto one that holds what is
+    /// excluded, or away from where the rules exclude something in it. The caller sends the entry anew and removes the old one.
     NotPossible(std::io::Error),
 }
 
@@ -39,7 +39,9 @@ impl TreeWriter {
         if to.is_below(from) || from.is_below(to) {
             return Ok(RenameOutcome::NotPossible(Errno::INVAL.into()));
         }
-        if is_spared(to) && self.holds_excluded(from) {
+        // What goes there is removed later, whatever its name was.
+        let new = (!is_spared(to)).then_some(to);
+        if self.holds_excluded(from, new) {
             return Ok(RenameOutcome::NotPossible(Errno::NOTEMPTY.into()));
         }
         let old = match self.parents.find(&self.tree, old_parent) {
@@ -68,7 +70,7 @@ impl TreeWriter {
                     self.tree.generation.move_on();
                     return Ok(RenameOutcome::Renamed);
                 }
-                Err(Errno::EXIST) if self.holds_excluded(to) => {
+                Err(Errno::EXIST) if self.holds_excluded(to, None) => {
                     return Ok(RenameOutcome::NotPossible(Errno::NOTEMPTY.into()));
                 }
                 Err(Errno::EXIST) => drop(self.remove(to)?),
