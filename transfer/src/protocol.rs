@@ -255,6 +255,11 @@ mod tests {
             bytes(encode(KIND_ORDER, &Order::Ask { request }).unwrap()),
             "0502"
         );
+        let excludes = vec!["/a".to_owned()];
+        assert_eq!(
+            bytes(encode(KIND_ORDER, &Order::Survey { excludes }).unwrap()),
+            "0601022f61"
+        );
         let answer = Answer::Done { text: "ok".into() };
         assert_eq!(
             bytes(encode(KIND_REPORT, &Report::Answered { answer }).unwrap()),
@@ -266,6 +271,8 @@ mod tests {
         };
         let done = encode(KIND_REPORT, &Report::RoundDone { version }).unwrap();
         assert_eq!(bytes(done), format!("0502{}", "ab".repeat(32)));
+        let surveyed = encode(KIND_REPORT, &Report::Surveyed { version }).unwrap();
+        assert_eq!(bytes(surveyed), format!("0d02{}", "ab".repeat(32)));
         let skipped = Report::Skipped {
             path: EntryPath::parse(*b"a/b").unwrap(),
             what: "owner".into(),
