@@ -397,6 +397,35 @@ fn kill_one(bed: &Bed, dice: &mut Dice) -> String {
     format!("kill the {who} after {delay:?}")
 }
 
+/// Kills the receiver in the midst of several rounds, changes the source, and lets the same run go on with a new receiver.
+fn resume(bed: &Bed, aside: &mut Aside, dice: &mut Dice) -> Vec<String> {
+    let receiver = bed.receiver();
+    let address = receiver.address.clone();
+    let mut command = bed.command(&address);
+    command.args(["--rounds", "3", "--bandwidth-limit", "20000"]);
+    let agent = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let delay = Duration::from_millis(100 + dice.below(1200));
+    std::thread::sleep(delay);
+    receiver.kill();
+    let mut done = vec![format!("kill the receiver of a run of rounds after {delay:?}")];
+    done.extend(change(bed, aside, dice));
+    settle();
+    let _receiver = bed.receiver_at(&address, &["--into".as_ref(), bed.target.as_os_str()]);
+    let run = bed::finished(agent.wait_with_output().unwrap());
+    run.assert_done();
+    done.push("go on".to_owned());
+    if run.number("resumes") == 0 {
+        // It was over before.
+        bed.sync(&address, &[]).assert_done();
+        done.push("run to the end".to_owned());
+    }
+    done
+}
+
 fn kill_again_and_again(seed: u64) {
     let mut dice = Dice::new(seed);
     let bed = Bed::new();
@@ -408,17 +437,20 @@ fn kill_again_and_again(seed: u64) {
     maketree::source_code(&bed.source, seed, 400).unwrap();
     noise(&bed.source.join("long"), seed, 6 << 20);
     let mut story = vec![kill_one(&bed, &mut dice)];
-    for _ in 0..4 {
+    for _ in 0..3 {
         for _ in 0..2 {
             story.extend(change(&bed, &mut aside, &mut dice));
             story.push(kill_one(&bed, &mut dice));
         }
-        story.extend(aside.give_back(&mut dice));
-        settle();
-        let receiver = bed.receiver();
-        let run = bed.sync(&receiver.address, &[]);
-        run.assert_done();
-        story.push("run to the end".to_owned());
+        if dice.one_in(2) {
+            story.extend(resume(&bed, &mut aside, &mut dice));
+        } else {
+            story.extend(aside.give_back(&mut dice));
+            settle();
+            let receiver = bed.receiver();
+            bed.sync(&receiver.address, &[]).assert_done();
+            story.push("run to the end".to_owned());
+        }
         let report = compare::compare(&bed.source, &bed.target, Options::default());
         assert!(report.is_equal(), "seed {seed}: {report:#?} after {story:#?}");
     }

@@ -230,3 +230,113 @@ fn unknown(path: EntryPath, kind: FileKind) -> Entry {
         node,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::tree::replica::Replica;
+
+    fn plain(path: &str) -> EntryPath {
+        EntryPath::parse(path).unwrap()
+    }
+
+    fn parted(root: &Path, replica: &Replica, filter: &Filter, since: Time) -> Vec<Finding> {
+        let survey = Survey {
+            root: &Directory::open_root(root).unwrap(),
+            snapshot: &replica.snapshot(),
+            filter,
+            since,
+        };
+        let mut findings = Vec::new();
+        survey
+            .run(&mut |finding| {
+                findings.push(finding);
+                Ok(())
+            })
+            .unwrap();
+        findings.sort_by_key(|finding| match finding {
+            Finding::Missing(path) => path.display(),
+            Finding::Surplus(entry) | Finding::Other(entry) => entry.path.display(),
+        });
+        findings
+    }
+
+    #[test]
+    fn the_journal_agrees_with_the_tree_after_what_a_survey_found() {
+        use FileKind::{Directory as Folder, File, Symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("tree");
+        fs::create_dir_all(root.join("d/new/deep")).unwrap();
+        fs::create_dir_all(root.join("left/out")).unwrap();
+        for name in ["d/there", "d/new/deep/file", "became/file", "recorded/file"] {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("x", root.join("link")).unwrap();
+        let mut replica = Replica::create(&folder.path().join("journal"), [1; 16]).unwrap();
+        let listed = [
+            ("", Folder),
+            ("became", File),
+            ("d", Folder),
+            ("d/gone", File),
+            ("d/there", File),
+            ("left", Folder),
+            ("link", File),
+            // Two whose directories are in no record.
+            ("recorded/file", File),
+            ("vanished/file", File),
+        ];
+        let records = listed.map(|(path, kind)| Record::Entry(unknown(plain(path), kind)));
+        replica.append(&records).unwrap();
+        replica.seal().unwrap();
+
+        let filter = Filter::parse(["/left/out"]).unwrap();
+        let ours = Time::default();
+        let findings = parted(&root, &replica, &filter, ours);
+        let surplus = |path, kind| Finding::Surplus(unknown(plain(path), kind));
+        let other = |path, kind| Finding::Other(unknown(plain(path), kind));
+        assert_eq!(
+            findings,
+            [
+                other("became", Folder),
+                surplus("became/file", File),
+                Finding::Missing(plain("d/gone")),
+                surplus("d/new", Folder),
+                surplus("d/new/deep", Folder),
+                surplus("d/new/deep/file", File),
+                other("link", Symlink),
+                surplus("recorded", Folder),
+                Finding::Missing(plain("vanished/file")),
+            ]
+        );
+        for finding in findings {
+            replica.append(&finding.into_records()).unwrap();
+        }
+        replica.seal().unwrap();
+        assert_eq!(parted(&root, &replica, &filter, ours), []);
+    }
+
+    #[test]
+    fn what_was_there_before_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("tree");
+        fs::create_dir_all(root.join("foreign/deep")).unwrap();
+        let mut replica = Replica::create(&folder.path().join("journal"), [1; 16]).unwrap();
+        replica
+            .append(&[Record::Entry(unknown(EntryPath::root(), FileKind::Directory))])
+            .unwrap();
+        replica.seal().unwrap();
+        let later = Time {
+            sec: i64::MAX,
+            nsec: 0,
+        };
+        assert_eq!(parted(&root, &replica, &Filter::default(), later), []);
+        assert_eq!(
+            parted(&root, &replica, &Filter::default(), Time::default()).len(),
+            2
+        );
+    }
+}
