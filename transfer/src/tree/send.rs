@@ -324,9 +324,12 @@ impl<'a, 'b> Sender<'a, 'b> {
         match captured {
             Ok((meta, node)) => {
                 let mut stamp = file.directory.stamp(&file.stat, self.shared.t0);
-                // All of it was asked for by name.
-                let after = directory.stat_entry(&file.name);
-                if !after.is_ok_and(|after| after.unchanged_since(&file.stat)) {
+                // All of it was asked for by name. Who uses a pipe or a device moves its times, and nothing else.
+                let holds_still = |after: Stat| match file.stat.kind {
+                    FileKind::Symlink => after.unchanged_since(&file.stat),
+                    kind => (after.ino, after.kind) == (file.stat.ino, kind),
+                };
+                if !directory.stat_entry(&file.name).is_ok_and(holds_still) {
                     stamp.clean = false;
                     self.shared.tally.moved(&file.path, Motion::Changed);
                 }
