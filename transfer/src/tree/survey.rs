@@ -198,7 +198,12 @@ impl Look<'_> {
                 .kind
             }
         };
-        if kind == FileKind::Directory {
+        let is_directory = kind == FileKind::Directory;
+        if self.survey.filter.excludes(known.path.as_bytes(), is_directory) {
+            // It was not always: the source neither looks at it nor below it.
+            return Ok(());
+        }
+        if is_directory {
             self.waiting.push(known.path.clone());
         }
         if kind == kind_of(&known.node) {
@@ -271,6 +276,7 @@ mod tests {
         let root = folder.path().join("tree");
         fs::create_dir_all(root.join("d/new/deep")).unwrap();
         fs::create_dir_all(root.join("left/out")).unwrap();
+        fs::create_dir_all(root.join("once/copied")).unwrap();
         for name in ["d/there", "d/new/deep/file", "became/file", "recorded/file"] {
             fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
             fs::write(root.join(name), name).unwrap();
@@ -285,6 +291,7 @@ mod tests {
             ("d/there", File),
             ("left", Folder),
             ("link", File),
+            ("once", Folder),
             // Two whose directories are in no record.
             ("recorded/file", File),
             ("vanished/file", File),
@@ -293,7 +300,7 @@ mod tests {
         replica.append(&records).unwrap();
         replica.seal().unwrap();
 
-        let filter = Filter::parse(["/left/out"]).unwrap();
+        let filter = Filter::parse(["/left/out", "/once/"]).unwrap();
         let ours = Time::default();
         let findings = parted(&root, &replica, &filter, ours);
         let surplus = |path, kind| Finding::Surplus(unknown(plain(path), kind));
