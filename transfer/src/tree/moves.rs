@@ -22,7 +22,8 @@ use crate::error::Result;
 use crate::tree::capture::FileKind;
 use crate::tree::entry::{Entry, EntryPath, Node, Stamp, Time};
 use crate::tree::replica::Cursor;
-use crate::tree::scan::{Scan, kind_of, stamp};
+use crate::tree::scan::version::stamp;
+use crate::tree::scan::{Scan, kind_of};
 use crate::tree::spool::Spool;
 
 pub use order::{is_aside, is_spared, order};

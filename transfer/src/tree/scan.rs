@@ -11,12 +11,13 @@
 //! been renamed.
 
 pub mod again;
+mod stack;
+pub mod version;
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use sys::open_files::FileId;
 
@@ -34,15 +35,8 @@ use crate::tree::tally::{Tally, motion_of};
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
 use crate::tree::track::Changes;
 use again::is_inode_of;
-
-/// Timestamps are as coarse as a jiffy before Linux 6.13, at most 10 ms; twice that is the margin within which a
-/// timestamp proves nothing.
-const RACY_NS: i64 = 20_000_000;
-/// The same for a time of whole seconds: inodes of 128 bytes (ext3, ext4 made small or long ago) keep no more of it, FAT only
-/// every other second. Elsewhere a time is one by chance or because somebody set it, and only one just passed counts.
-const RACY_SECONDS_NS: i64 = 2_000_000_000 + RACY_NS;
-/// A modification time so far ahead of the round's begin was not made by a store during the round.
-const AHEAD_NS: i64 = 3_600_000_000_000;
+use stack::{Depth, Pending, Stack};
+use version::{is_unchanged, stamp};
 
 /// Longest file that is read again when it changed while it was read: one or two seconds of reading.
 const AGAIN_LEN_MAX: u64 = 256 << 20;
@@ -124,146 +118,6 @@ impl OpenDirectory {
     /// The version of `stat`, an entry of this directory, taken at `t0` or later.
     pub fn stamp(&self, stat: &Stat, t0: Time) -> Stamp {
         stamp(self.file_system, stat, t0)
-    }
-}
-
-/// The identity and version that `stat` shows. Clean when its times are old enough to prove that nothing happened since.
-pub fn stamp(file_system: u64, stat: &Stat, t0: Time) -> Stamp {
-    let t0 = nanoseconds(t0);
-    let is_old = |time| nanoseconds(time) < t0.saturating_sub(margin(time));
-    // A time far ahead was set by somebody; a store would have set it to now, and the change time with it.
-    let is_ahead = |time| nanoseconds(time) > t0.saturating_add(AHEAD_NS);
-    Stamp {
-        file_system,
-        ino: stat.ino,
-        birth_ns: stat.btime.map_or(0, nanoseconds),
-        size: stat.size,
-        mtime: stat.mtime,
-        ctime: stat.ctime,
-        clean: is_old(stat.ctime) && (is_old(stat.mtime) || is_ahead(stat.mtime)),
-    }
-}
-
-/// For how long yet a further change of an entry could leave its times as they are; `None` when it would move them.
-pub fn ages_in(stat: &Stat, now: Time) -> Option<Duration> {
-    let (changed, margin) = (nanoseconds(stat.ctime), margin(stat.ctime));
-    let age = nanoseconds(now).saturating_sub(changed);
-    // One further ahead was not made by a store just now.
-    (-margin..=margin)
-        .contains(&age)
-        .then(|| Duration::from_nanos(margin.saturating_sub(age).unsigned_abs()))
-}
-
-/// How long a time proves nothing.
-fn margin(time: Time) -> i64 {
-    if time.nsec == 0 { RACY_SECONDS_NS } else { RACY_NS }
-}
-
-/// Whether the entry is still the version that the baseline knows, and provably so.
-pub fn is_unchanged(known: &Stamp, present: &Stamp) -> bool {
-    known.clean
-        && *known
-            == Stamp {
-                clean: true,
-                ..*present
-            }
-}
-
-fn nanoseconds(time: Time) -> i64 {
-    time.sec
-        .saturating_mul(1_000_000_000)
-        .saturating_add(i64::from(time.nsec))
-}
-
-/// Directories that wait to be walked: a stack of listings, so that the walk goes deep first and a directory with a
-/// million subdirectories costs their names only.
-#[derive(Default)]
-pub struct Stack {
-    state: Mutex<StackState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct StackState {
-    listings: Vec<Listing>,
-    active: usize,
-    broken: bool,
-}
-
-struct Listing {
-    parent: Arc<OpenDirectory>,
-    names: Vec<Pending>,
-}
-
-/// A directory that waits to be walked.
-struct Pending {
-    name: CString,
-    /// Change time of its unchanged baseline entry.
-    known: Option<Time>,
-    depth: Depth,
-}
-
-/// How far a walk goes below a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
-    /// All the way down.
-    Deep,
-    /// To its children, and further only below those that are new: the tracker vouches for the rest.
-    Shallow,
-}
-
-impl Stack {
-    fn push(&self, parent: &Arc<OpenDirectory>, names: Vec<Pending>) {
-        if !names.is_empty() {
-            self.lock().listings.push(Listing {
-                parent: Arc::clone(parent),
-                names,
-            });
-            self.changed.notify_all();
-        }
-    }
-
-    /// The next directory; `None` when the walk is over. Each one taken must be given back by [`Stack::done`].
-    fn pop(&self) -> Option<(Arc<OpenDirectory>, Pending)> {
-        let mut state = self.lock();
-        loop {
-            if state.broken {
-                return None;
-            }
-            if let Some(listing) = state.listings.last_mut() {
-                let pending = listing
-                    .names
-                    .pop()
-                    .expect("empty listings are not pushed and are removed");
-                let parent = Arc::clone(&listing.parent);
-                if listing.names.is_empty() {
-                    state.listings.pop();
-                }
-                state.active += 1;
-                return Some((parent, pending));
-            }
-            if state.active == 0 {
-                return None;
-            }
-            state = self.changed.wait(state).expect("not poisoned");
-        }
-    }
-
-    fn done(&self) {
-        let mut state = self.lock();
-        state.active -= 1;
-        if state.active == 0 {
-            self.changed.notify_all();
-        }
-    }
-
-    fn break_off(&self) {
-        self.lock().broken = true;
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, StackState> {
-        self.state.lock().expect("not poisoned")
     }
 }
 

@@ -27,7 +27,7 @@ use crate::tree::long::{self, LongFile};
 use crate::tree::operation::{Batch, Existing, Extent, Operation};
 use crate::tree::replica::{Cursor, Record, Snapshot};
 use crate::tree::round::{Pace, now};
-use crate::tree::scan::ages_in;
+use crate::tree::scan::version::ages_in;
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
 use crate::tree::tally::{Tally, motion_of};
