@@ -7,6 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Attempts at unmounting at the end of a test, and the pause between two: two seconds in all.
+const UNMOUNT_ATTEMPTS: u32 = 40;
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A loop device over a sparse file, both removed on drop.
 #[derive(Debug)]
@@ -117,7 +122,14 @@ impl TestMount {
 
 impl Drop for TestMount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.point).output();
+        // A process that is just ending, as a watchdog of a freeze, may still have it open.
+        for _ in 0..UNMOUNT_ATTEMPTS {
+            let answer = Command::new("umount").arg(&self.point).output();
+            if !answer.is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("busy")) {
+                break;
+            }
+            std::thread::sleep(UNMOUNT_PAUSE);
+        }
         let _ = std::fs::remove_dir(&self.point);
     }
 }
