@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bed::{Bed, Image, MIB, assert_trees_equal, fsck, make_file_system, mount, partition, with_freeze};
+use go2cloud_tests::disk::wait_until_unused;
 use rustix::process::Pid;
 use sys::aligned::AlignedBuffer;
 use sys::block_device::{Access, BlockDevice};
@@ -235,6 +236,7 @@ fn cut_over_a_busy_server(table: &str, partitions: [u32; 5], seed: u64) {
     for (kind, number, TestMount { point }) in &server.mounts {
         let device = server.disk.partition(*number);
         run("umount", [point.as_os_str()]).unwrap();
+        wait_until_unused(&device);
         let mount = ["-t", kind, "-o", "ro"].map(std::ffi::OsStr::new);
         run(
             "mount",

@@ -194,6 +194,7 @@ impl Drop for Image {
 
 /// Checks a file system without repairing it.
 pub(crate) fn fsck(kind: &str, device: &Path) {
+    go2cloud_tests::disk::wait_until_unused(device);
     let result = match kind {
         "ext4" => run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.as_os_str()]),
         "xfs" => run("xfs_repair", ["-n".as_ref(), device.as_os_str()]),
