@@ -363,12 +363,10 @@ fn flags_and_projects_make_no_event_and_are_found_by_the_last_round() {
     let (flagged, folder, project) = (next(), next(), next());
     assert!(flagged[1].contains('d') && folder[1].contains('A'), "{listed}");
     assert_eq!(project[0], "7", "{listed}");
-    // The two files were read again, for what moved their times might have been a store; nothing travelled twice.
-    assert_eq!(
-        (summary.bytes_read, summary.bytes_data),
-        (500_000, 300_000),
-        "{summary:?}"
-    );
+    // The two files were read again, for what moved their times might have been a store: twice, where that was so lately that
+    // another one would not have moved them. Nothing travelled twice.
+    assert!((500_000..=700_000).contains(&summary.bytes_read), "{summary:?}");
+    assert_eq!(summary.bytes_data, 300_000, "{summary:?}");
 }
 
 #[test]
