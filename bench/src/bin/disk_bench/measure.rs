@@ -168,7 +168,11 @@ pub(crate) fn wire(bed: &Bed) -> Result<()> {
         .args(["-c", "-q", "-L", "/dev/null", "-s"])
         .arg(&bed.device)
         .args(["-o", "-"]);
-    let mut partclone = partclone.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut partclone = partclone
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run partclone.ext4; install it")?;
     let image = partclone.stdout.take().context("no output")?;
     let packed = Command::new("zstd")
         .args(["-3", "-T0", "-c"])
