@@ -44,7 +44,10 @@ fn partitioned_disk() -> (LoopDevice, TestMount) {
     assert!(table.wait().unwrap().success());
     device.scan_partitions().unwrap();
     let partition = device.partition(1);
-    run("mkfs.ext4", ["-q".as_ref(), "-F".as_ref(), partition.as_os_str()]).unwrap();
+    // Otherwise the kernel goes on with making it while it is mounted.
+    let at_once = "lazy_itable_init=0,lazy_journal_init=0";
+    let arguments = ["-q", "-F", "-E", at_once].map(OsStr::new);
+    run("mkfs.ext4", arguments.into_iter().chain([partition.as_os_str()])).unwrap();
     let mount = TestMount::new("g2c-block-tracker", &partition, "noatime").unwrap();
     (device, mount)
 }
