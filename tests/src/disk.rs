@@ -134,6 +134,23 @@ impl Disk {
     }
 }
 
+/// Changes one byte of a file or device in place.
+///
+/// # Panics
+/// It cannot be read or written.
+pub fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a file that can be changed");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte there");
+    file.write_all_at(&[!byte[0]], at)
+        .expect("a medium that takes it");
+}
+
 /// Waits until no file system of a device is mounted: mount namespaces that other tests made meanwhile keep it mounted until
 /// they end, and its log dirty.
 ///

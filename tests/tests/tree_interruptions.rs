@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use go2cloud_tests::bed::{self, Bed, Run};
@@ -30,6 +30,22 @@ fn settle() {
     std::thread::sleep(Duration::from_millis(100));
 }
 
+/// Starts an agent, and waits for the moment at which something is done to it.
+fn start_until(mut agent: Command, moment: &str, has_come: impl Fn() -> bool) -> Child {
+    let agent = agent
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(
+        moment,
+        Duration::from_micros(200),
+        || has_come().then_some(()),
+        String::new,
+    );
+    agent
+}
+
 /// Length of the file that keeps a run busy until its receiver is killed.
 const BALLAST_LEN: usize = 8 << 20;
 
@@ -40,17 +56,7 @@ fn kill_receiver_when(bed: &Bed, is_enough: impl Fn() -> bool) {
     let receiver = bed.receiver();
     let mut command = bed.command(&receiver.address);
     command.args(["--no-retry", "--bandwidth-limit", "2000"]);
-    let agent = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until(
-        "the moment to kill the receiver",
-        Duration::from_micros(200),
-        || is_enough().then_some(()),
-        String::new,
-    );
+    let agent = start_until(command, "the moment to kill the receiver", is_enough);
     receiver.kill();
     let run = bed::finished(agent.wait_with_output().unwrap());
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -275,17 +281,7 @@ fn what_is_gone_at_the_target_before_a_freeze_is_sent_again() {
     );
     let mut command = bed.command(&address);
     command.args(["--freeze", "--freeze-max", "20", "--pre-freeze", &wait]);
-    let agent = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until(
-        "the command",
-        Duration::from_millis(10),
-        || reached.exists().then_some(()),
-        String::new,
-    );
+    let agent = start_until(command, "the command", || reached.exists());
     receiver.kill();
     fs::remove_dir_all(bed.target.join("d")).unwrap();
     noise(&bed.source.join("d/x"), 3, 1000);

@@ -16,19 +16,8 @@ use bed::{
     Bed, Image, MIB, Recorded, assert_equal, assert_trees_equal, fsck, make_file_system, mount, partition,
     random_disk,
 };
+use go2cloud_tests::disk::flip;
 use sys::loop_device::{LoopDevice, run};
-
-/// Changes one byte of a file.
-fn flip(path: &Path, at: u64) {
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
-}
 
 #[test]
 fn a_change_is_not_written_over_something_unexpected() {

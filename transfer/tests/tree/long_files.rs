@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use go2cloud_tests::disk::flip;
 use go2cloud_tests::medium::{Format, Medium};
 use transfer::progress::{Event, Observer, Silent, Summary};
 use transfer::source::Retry;
@@ -51,19 +52,6 @@ fn assert_same(bed: &Bed, name: &str) {
     assert!(same, "{name} differs at the target");
 }
 
-/// Changes one byte in place.
-fn change(path: &Path, at: u64) {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[!byte[0]], at).unwrap();
-}
-
 #[test]
 fn a_new_flag_of_a_long_file_does_not_empty_it() {
     let medium = Medium::new(Format::Ext4, 64).unwrap();
@@ -100,7 +88,7 @@ fn a_flag_that_the_target_refuses_does_not_empty_a_long_file() {
     // Nothing changed; then one chunk did.
     for chunks in [0, 1] {
         if chunks > 0 {
-            change(&source, 1_000_000);
+            flip(&source, 1_000_000);
         }
         let summary = run(&bed);
         assert!(named(&summary), "{summary:?}");
@@ -164,7 +152,7 @@ fn a_long_file_that_is_gone_at_the_target_is_sent_whole() {
     assert!(run(&bed).ok);
     for name in ["long", "long, too"] {
         std::fs::remove_file(bed.target.join(name)).unwrap();
-        change(&bed.path("source").join(name), 2_000_000);
+        flip(&bed.path("source").join(name), 2_000_000);
     }
     let reasons = Reasons::default();
     let summary = run_observed(&bed, &reasons);
@@ -187,7 +175,7 @@ fn a_long_file_of_another_length_at_the_target_is_sent_whole() {
     for len in [1 << 20, LEN as u64 + 5] {
         let target = std::fs::File::options().write(true).open(bed.target.join("long"));
         target.unwrap().set_len(len).unwrap();
-        change(&bed.path("source/long"), 2_500_000);
+        flip(&bed.path("source/long"), 2_500_000);
         let summary = run(&bed);
         assert!(summary.ok && summary.resumes == 1, "{summary:?}");
         assert_same(&bed, "long");
@@ -236,7 +224,7 @@ fn a_program_that_runs_at_the_target_is_replaced_as_a_whole() {
     let target = bed.target.join("program");
     let before = std::fs::metadata(&target).unwrap().ino();
     let _running = Running::start(&target);
-    change(&bed.path("source/program"), LEN as u64);
+    flip(&bed.path("source/program"), LEN as u64);
     // Its new name must not get what is there until then.
     std::fs::hard_link(bed.path("source/program"), bed.path("source/second")).unwrap();
     let summary = run(&bed);
@@ -255,7 +243,7 @@ fn a_program_that_runs_under_another_name_is_left_alone_and_named() {
     assert!(run(&bed).ok);
     let old = std::fs::read(bed.target.join("program")).unwrap();
     let running = Running::start(&bed.target.join("second"));
-    change(&bed.path("source/program"), LEN as u64);
+    flip(&bed.path("source/program"), LEN as u64);
     std::fs::hard_link(bed.path("source/program"), bed.path("source/third")).unwrap();
     for _ in 0..2 {
         let summary = run(&bed);
