@@ -20,6 +20,7 @@ pub mod round;
 pub mod scan;
 pub mod send;
 pub mod shared;
+pub mod side_by_side;
 pub mod spool;
 pub mod survey;
 pub mod sync;

@@ -30,6 +30,7 @@ use crate::tree::filter::Filter;
 use crate::tree::links::SeenLink;
 use crate::tree::moves::Deferred;
 use crate::tree::replica::{Cursor, Snapshot};
+use crate::tree::side_by_side::{Pair, side_by_side};
 use crate::tree::spool::Spool;
 use crate::tree::tally::{Tally, motion_of};
 use crate::tree::tasks::{Dispatcher, File, Task, Work};
@@ -378,33 +379,17 @@ impl<'a> Walker<'a> {
             touched: false,
             too_long: false,
         };
-        let mut next = 0;
         let mut cursor = self
             .cursor
             .take()
             .expect("directories are compared one at a time");
-        let compared = cursor.children(&open.path, &mut |known: Entry| {
-            let known_name = known
-                .path
-                .split()
-                .map(|(_, name)| name.to_vec())
-                .unwrap_or_default();
-            while next < names.len() && names.get(next).bytes() < known_name.as_slice() {
-                self.entry(&mut merge, names.get(next).c_str, None)?;
-                next += 1;
-            }
-            if next < names.len() && names.get(next).bytes() == known_name.as_slice() {
-                next += 1;
-                self.entry(&mut merge, names.get(next - 1).c_str, Some(known))
-            } else {
-                self.gone(&mut merge, &known)
-            }
+        let compared = side_by_side(&names, &mut cursor, &open.path, &mut |pair| match pair {
+            Pair::Present(name) => self.entry(&mut merge, name.c_str, None),
+            Pair::Known(known) => self.gone(&mut merge, &known),
+            Pair::Both(name, known) => self.entry(&mut merge, name.c_str, Some(known)),
         });
         self.cursor = Some(cursor);
         compared?;
-        for index in next..names.len() {
-            self.entry(&mut merge, names.get(index).c_str, None)?;
-        }
         let Merge {
             subdirectories,
             touched,

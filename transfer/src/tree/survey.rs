@@ -18,6 +18,7 @@ use crate::tree::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Stamp, T
 use crate::tree::filter::Filter;
 use crate::tree::replica::{Cursor, Record, Snapshot};
 use crate::tree::scan::kind_of;
+use crate::tree::side_by_side::{Pair, side_by_side};
 
 /// One place where they part.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +98,6 @@ impl Survey<'_> {
         }
         let mut names = directory.names().map_err(failed)?;
         names.sort();
-        let mut next = 0;
         let mut look = Look {
             survey: self,
             directory: &directory,
@@ -106,25 +106,11 @@ impl Survey<'_> {
             waiting,
             found,
         };
-        cursor.children(path, &mut |known| {
-            let known_name = known
-                .path
-                .split()
-                .map(|(_, name)| name.to_vec())
-                .unwrap_or_default();
-            while next < names.len() && names.get(next).bytes() < known_name.as_slice() {
-                look.surplus(names.get(next).c_str)?;
-                next += 1;
-            }
-            if next < names.len() && names.get(next).bytes() == known_name.as_slice() {
-                let name = names.get(next);
-                next += 1;
-                look.known(name.c_str, FileKind::of_type(name.file_type), known)
-            } else {
-                (look.found)(Finding::Missing(known.path))
-            }
-        })?;
-        (next..names.len()).try_for_each(|index| look.surplus(names.get(index).c_str))
+        side_by_side(&names, cursor, path, &mut |pair| match pair {
+            Pair::Present(name) => look.surplus(name.c_str),
+            Pair::Known(known) => (look.found)(Finding::Missing(known.path)),
+            Pair::Both(name, known) => look.known(name.c_str, FileKind::of_type(name.file_type), known),
+        })
     }
 
     /// What the journal lists in directories that neither it nor the tree has.
