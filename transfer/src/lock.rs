@@ -2,14 +2,39 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::error::{Error, Kind, Result};
+
 /// For how long something that somebody else uses is tried again: a predecessor that was killed, or a child that it was
 /// about to start, may take a moment to be gone, and so may a loop device that was detached.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Makes the state folder of a source if it is missing, and locks it for as long as the file is open: two runs would take each
+/// other's knowledge for their own.
+///
+/// # Errors
+/// Another run uses the folder, or it cannot be made.
+pub fn state_folder(state: &Path) -> Result<File> {
+    std::fs::create_dir_all(state).map_err(|error| Error::io("make the state folder", state, error))?;
+    let path = state.join("lock");
+    let file =
+        File::create(&path).map_err(|error| Error::io("make a file in the state folder", &path, error))?;
+    match exclusively(&file) {
+        Ok(()) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::new(
+            Kind::Usage,
+            "use the state folder: another go2cloud is using it",
+        )
+        .on(state)
+        .remedy("wait for it to end, or give this run a --state folder of its own")),
+        Err(error) => Err(Error::io("lock the state folder", &path, error)),
+    }
+}
 
 /// Locks a file or a folder for as long as it is open.
 ///

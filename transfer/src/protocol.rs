@@ -183,7 +183,7 @@ pub enum Part {
 /// Why a target gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
-    /// Another source is connected.
+    /// Another session is open, which may be an earlier one of this source.
     Busy,
     /// This target belongs to another migration, or to another kind of volume.
     OtherMigration,

@@ -5,6 +5,7 @@ pub mod counters;
 pub(crate) mod cutover;
 pub(crate) mod freeze_points;
 mod lead;
+pub(crate) mod migration;
 pub mod skips;
 
 use std::net::SocketAddr;

@@ -140,8 +140,7 @@ struct Active<'scope> {
 }
 
 impl Active<'_> {
-    /// Whether another source than the one that has come now is copied. What has no name, a disk or a question to the
-    /// machine, may be of the same.
+    /// Whether another source than the one that has come now is copied. A question to the machine may be of the same.
     fn is_of_another(&self, hello: &Hello) -> bool {
         const NONE: Id = [0; 16];
         self.migration != hello.migration && self.migration != NONE && hello.migration != NONE

@@ -308,6 +308,41 @@ impl<F: Fn() + Send + Sync> transfer::progress::Observer for OnRound<F> {
 }
 
 #[test]
+fn a_second_source_at_a_busy_receiver_is_refused() {
+    let (disk, other) = (random_disk(6 * MIB, 512, 5), random_disk(6 * MIB, 512, 6));
+    let bed = Bed::new();
+    let image = bed.path("target.img");
+    let refused = std::sync::OnceLock::new();
+    let during = OnConnected(|address| {
+        let mut second = bed.plan(&[&other.path]);
+        second.target = vec![address];
+        second.state = bed.path("another state");
+        second.retry = Retry::Never;
+        refused.get_or_init(|| sync(&second, &Silent, &StopFlag::default()).unwrap_err());
+    });
+    let plan = bed.plan(&[&disk.path]);
+    let summary = bed.sync_watched(&[&image], plan, &during).unwrap();
+    let refused = refused.get().unwrap();
+    assert_eq!(refused.kind(), transfer::Kind::Refused, "{refused}");
+    for words in ["another source", "receiver of its own"] {
+        assert!(refused.describe().contains(words), "{words}: {refused}");
+    }
+    assert_eq!(summary.resumes, 0, "the first one went on: {summary:?}");
+    assert_equal(&disk, &image);
+}
+
+/// Calls a function with the receiver's address when a session has begun.
+struct OnConnected<F: Fn(SocketAddr) + Send + Sync>(F);
+
+impl<F: Fn(SocketAddr) + Send + Sync> transfer::progress::Observer for OnConnected<F> {
+    fn event(&self, event: &transfer::progress::Event) {
+        if let transfer::progress::Event::Connected { target, .. } = event {
+            (self.0)(target.parse().unwrap());
+        }
+    }
+}
+
+#[test]
 fn wrong_targets_are_refused_and_nothing_is_written() {
     let disk = random_disk(6 * MIB, 512, 7);
     let refusal = |bed: &Bed, target: &Path| {

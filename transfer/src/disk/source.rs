@@ -15,6 +15,7 @@ pub mod session;
 pub mod unreadable;
 pub mod verify;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,9 +37,11 @@ use crate::disk::source::session::{Session, out_of_turn, with_session};
 use crate::disk::used_map::{Effort, Survey, survey};
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{Hello, Id, PROTOCOL, Role, VolumeKind, random_id};
+use crate::lock;
 use crate::progress::{BackedOff, Event, Observer, Progress, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::Position;
 use crate::source::cutover::HandedOver;
+use crate::source::migration::migration_id;
 use crate::source::{Course, Freeze, Lead, Next, Standing, SyncPlan};
 
 /// Attempts to bring the digests of both sides into step before giving up.
@@ -113,11 +116,14 @@ struct Sealed {
 /// A run with everything that outlives a session.
 struct Run<'a> {
     plan: &'a SyncPlan,
+    /// Of the state folder.
+    _lock: File,
     source: &'a DisksSource,
     observer: &'a dyn Observer,
     stop: &'a StopFlag,
     began: Instant,
     instance: Id,
+    migration: Id,
     disks: Vec<SourceDisk>,
     /// What the digests were in step with when this run began.
     baseline: Option<Baseline>,
@@ -168,8 +174,7 @@ impl<'a> Run<'a> {
             )
             .remedy(format!("name 1 to {DISKS_MAX} disks")));
         }
-        let failed = |error| Error::io("make the state folder", &plan.state, error);
-        std::fs::create_dir_all(&plan.state).map_err(failed)?;
+        let lock = lock::state_folder(&plan.state)?;
         let baseline = baseline::take(&plan.state)?;
         let disks = source
             .disks
@@ -186,13 +191,16 @@ impl<'a> Run<'a> {
                 ),
             });
         }
+        let paths = source.disks.iter().map(PathBuf::as_path);
         Ok(Self {
             plan,
+            _lock: lock,
             source,
             observer,
             stop,
             began: Instant::now(),
             instance: random_id()?,
+            migration: migration_id("go2cloud disk migration 1", paths)?,
             baseline: baseline.filter(|baseline| baseline.disks == identity(&disks)),
             disks,
             counters: Counters::default(),
@@ -225,7 +233,7 @@ impl<'a> Run<'a> {
             protocol: PROTOCOL,
             session: random_id()?,
             instance: self.instance,
-            migration: [0; 16],
+            migration: self.migration,
             role: Role::Control,
             data_connections: self.plan.connections as u16,
             volume: VolumeKind::Disks,

@@ -59,7 +59,7 @@ pub struct Hello {
     pub session: Id,
     /// The agent's process: a new session of the same process replaces its old one at once.
     pub instance: Id,
-    /// The migration: which baseline the source has. All zero when it has none.
+    /// The migration: which volume of which machine. All zero for a question to the machine.
     pub migration: Id,
     /// What the connection is for.
     pub role: Role,

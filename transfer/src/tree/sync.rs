@@ -1,7 +1,6 @@
 //! The source's story for a tree: connect, agree on the baseline, make rounds, verify; again after a lost link.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,11 +10,13 @@ use crate::courtesy::Courtesy;
 use crate::error::{Error, Kind, Result};
 use crate::link::auth::{self, Hello, Id, Role, VolumeKind};
 use crate::link::{self, FrameWriter};
+use crate::lock;
 use crate::progress::{Event, Observer, Skipped, StopFlag, Summary, Verified};
 use crate::protocol::{Order, Report};
 use crate::signature::hex;
 use crate::source::conversation::{Conversation, Findings, stopped, unexpected};
 use crate::source::counters::{Counters, Meter, get};
+use crate::source::migration::migration_id;
 use crate::source::skips::Skips;
 use crate::source::{Course, Lead, Next, Standing, SyncPlan, TreeSource};
 use crate::tree::baseline::Baseline;
@@ -46,7 +47,7 @@ pub fn sync(
     observer: &dyn Observer,
     stop: &StopFlag,
 ) -> Result<Summary> {
-    let _lock = lock_state(&plan.state)?;
+    let _lock = lock::state_folder(&plan.state)?;
     let root = Directory::open_root(&source.root)
         .map_err(|error| Error::io("open the directory to copy", &source.root, error))?;
     let filter = Filter::parse(&source.excludes)?;
@@ -73,7 +74,7 @@ pub fn sync(
         findings: &findings,
         estimate: &estimate,
     };
-    let migration = migration_id(&source.root)?;
+    let migration = migration_id("go2cloud tree migration 1", [source.root.as_path()])?;
     let mounts = TreeMounts::look(&source.root, source.cross_mounts)?;
     let mut run = Run {
         plan,
@@ -488,21 +489,6 @@ fn tracker_for(lead: &dyn Lead, source: &TreeSource, mounts: &TreeMounts) -> Res
     Tracker::attach(&source.root, mounts.inside())
 }
 
-/// Which migration this is: this machine and this directory, so that a lost state folder changes nothing.
-fn migration_id(root: &Path) -> Result<Id> {
-    let canonical = root
-        .canonicalize()
-        .map_err(|error| Error::io("find the directory to copy", root, error))?;
-    let machine = std::fs::read("/etc/machine-id").or_else(|_| std::fs::read("/proc/sys/kernel/hostname"));
-    let mut hasher = blake3::Hasher::new_derive_key("go2cloud tree migration 1");
-    hasher.update(machine.unwrap_or_default().trim_ascii());
-    hasher.update(&[0]);
-    hasher.update(canonical.as_os_str().as_bytes());
-    let mut id = Id::default();
-    hasher.finalize_xof().fill(&mut id);
-    Ok(id)
-}
-
 /// The state folder and what the caller named: found by inode, so that no spelling of a path gets around it.
 fn never_copied(source: &TreeSource, state: &Path) -> HashSet<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -513,20 +499,4 @@ fn never_copied(source: &TreeSource, state: &Path) -> HashSet<(u64, u64)> {
         .chain([state]);
     let found = named.filter_map(|path| std::fs::metadata(path).ok());
     found.map(|metadata| (metadata.dev(), metadata.ino())).collect()
-}
-
-/// One run per state folder.
-fn lock_state(state: &Path) -> Result<std::fs::File> {
-    std::fs::create_dir_all(state).map_err(|error| Error::io("make the state folder", state, error))?;
-    let path = state.join("lock");
-    let file = std::fs::File::create(&path)
-        .map_err(|error| Error::io("make a file in the state folder", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(_) => Err(
-            Error::new(Kind::Usage, "use the state folder: another go2cloud is using it")
-                .on(state)
-                .remedy("wait for it to end, or give this run a --state folder of its own"),
-        ),
-    }
 }

@@ -198,12 +198,7 @@ impl Bed {
             .arg(self.target_image()?)
             .arg("--journal")
             .arg(self.target.path().join("journal"));
-        let mut receiver = Process(
-            receiver
-                .stdout(Stdio::piped())
-                .spawn()
-                .context("cannot start go2cloud-receiver")?,
-        );
+        let mut receiver = Process::start(receiver.stdout(Stdio::piped()))?;
         let mut line = String::new();
         BufReader::new(receiver.0.stdout.take().context("no output")?).read_line(&mut line)?;
         let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
@@ -225,12 +220,7 @@ impl Bed {
             .arg(&self.device)
             .args(flags);
         let begin = Instant::now();
-        let mut source = Process(
-            source
-                .stdout(Stdio::piped())
-                .spawn()
-                .context("cannot start go2cloud")?,
-        );
+        let mut source = Process::start(source.stdout(Stdio::piped()))?;
         let mut run = Run {
             summary: Value::Null,
             seconds: 0.0,
@@ -276,7 +266,7 @@ impl Bed {
             .arg("--state")
             .arg(self.folder.path().join("held"));
         source.arg("--disk").arg(&self.device).stderr(Stdio::null());
-        let process = Process(source.spawn().context("cannot start go2cloud")?);
+        let process = Process::start(&mut source)?;
         let since = Instant::now();
         while programs_of(process.0.id()).len() < PROGRAMS {
             ensure!(
@@ -333,6 +323,19 @@ fn programs_of(process: u32) -> Vec<Program> {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// Starts a command.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self(child))
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
+    }
+
     /// Its BPF programs.
     pub(crate) fn programs(&self) -> Vec<Program> {
         programs_of(self.0.id())

@@ -32,8 +32,8 @@ struct Cli {
     /// Repetitions of A and B
     #[arg(long, default_value_t = 5)]
     repeat: usize,
-    /// Pairs of runs with and without the tracker
-    #[arg(long, default_value_t = 30)]
+    /// Pairs of slices of time with and without the tracker
+    #[arg(long, default_value_t = 300)]
     pairs: usize,
     /// Size of the disk whose copy's memory is measured, in MiB; it takes little space
     #[arg(long, default_value_t = 1 << 20)]

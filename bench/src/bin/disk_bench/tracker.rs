@@ -1,22 +1,29 @@
-//! What the tracker costs those who write: many short runs of fio with and without it in turn, compared pair by pair.
+//! What the tracker costs those who write: fio writes all the time, with and without the tracker in turn, compared pair by
+//! pair.
 //!
-//! Noise of the machine changes within seconds, so only neighbours are compared, and the order within a pair changes from
-//! pair to pair. Beside it, from the kernel's own statistics, the time that the programs take for one write: that figure
-//! hardly depends on what else runs.
+//! Noise of the machine changes within seconds, so only neighbours are compared, they are short, and the order within a pair
+//! changes from pair to pair. Beside it, from the kernel's own statistics, the time that the programs take for one write: that
+//! figure hardly depends on what else runs.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::bed::{Bed, call};
+use crate::bed::{Bed, Process, call};
 use crate::measure::{say, share, table};
 use crate::statistics::median;
 
 /// Whether the kernel takes the time of BPF programs.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-/// Length of one run, in seconds.
-const SECONDS: u32 = 2;
+/// How long writes are counted, with the tracker or without.
+const SLICE: Duration = Duration::from_millis(500);
+/// How long the machine gets to forget that an agent began or ended.
+const SETTLE: Duration = Duration::from_millis(150);
+/// Longer than all slices together: fio is ended by us.
+const ENDLESS: Duration = Duration::from_secs(24 * 3600);
 
 /// What a run of fio reports.
 #[derive(Clone, Copy)]
@@ -30,30 +37,23 @@ struct Writes {
 /// Write throughput with and without the tracker, in `pairs` pairs, of requests that wait for each other and that do not.
 pub(crate) fn tracker(bed: &Bed, pairs: usize) -> Result<()> {
     for depth in [1, 8] {
+        let mut writer = Process::start(fio(bed, depth, ENDLESS).stdout(Stdio::null()))?;
         let (mut without, mut with, mut overheads) = (Vec::new(), Vec::new(), Vec::new());
         for pair in 0..pairs {
-            let mut one = |is_tracked: bool| -> Result<f64> {
-                let held = if is_tracked {
-                    Some(bed.hold_tracker()?)
-                } else {
-                    None
-                };
-                let writes = fio(bed, depth)?;
-                drop(held);
-                let side = if is_tracked { &mut with } else { &mut without };
-                side.push(writes.per_second);
-                Ok(writes.per_second)
-            };
             let first_is_tracked = pair % 2 == 1;
-            let (first, second) = (one(first_is_tracked)?, one(!first_is_tracked)?);
+            let (first, second) = (slice(bed, first_is_tracked)?, slice(bed, !first_is_tracked)?);
             let (tracked, plain) = if first_is_tracked {
                 (first, second)
             } else {
                 (second, first)
             };
+            with.push(tracked);
+            without.push(plain);
             overheads.push(1.0 - tracked / plain);
         }
-        let title = format!("`fio` random writes of 4 KiB, queue depth {depth}, {SECONDS} s each, in turn");
+        ensure!(writer.is_running()?, "fio has ended");
+        let title =
+            format!("`fio` random writes of 4 KiB, queue depth {depth}, {pairs} pairs of {SLICE:?} in turn");
         table(
             &title,
             "writes/s",
@@ -69,6 +69,26 @@ pub(crate) fn tracker(bed: &Bed, pairs: usize) -> Result<()> {
     program_times(bed)
 }
 
+/// Writes per second that the disk does for a while.
+fn slice(bed: &Bed, is_tracked: bool) -> Result<f64> {
+    let held = is_tracked.then(|| bed.hold_tracker()).transpose()?;
+    std::thread::sleep(SETTLE);
+    let (before, since) = (writes_done(&bed.device)?, Instant::now());
+    std::thread::sleep(SLICE);
+    let (after, took) = (writes_done(&bed.device)?, since.elapsed());
+    drop(held);
+    ensure!(after > before, "fio writes nothing");
+    Ok((after - before) as f64 / took.as_secs_f64())
+}
+
+/// Write requests that a disk has completed: the fifth number of its `stat` in sysfs.
+fn writes_done(device: &Path) -> Result<u64> {
+    let name = device.file_name().context("a device has a name")?;
+    let stat = std::fs::read_to_string(Path::new("/sys/class/block").join(name).join("stat"))?;
+    let writes = stat.split_whitespace().nth(4).context("no count of writes")?;
+    Ok(writes.parse()?)
+}
+
 /// Time of the programs themselves.
 fn program_times(bed: &Bed) -> Result<()> {
     let _counting = Counting::start()?;
@@ -81,7 +101,7 @@ fn program_times(bed: &Bed) -> Result<()> {
             (add(|program| program.nanoseconds), add(|program| program.runs))
         };
         let before = sum();
-        let writes = fio(bed, 1)?;
+        let writes = written(bed)?;
         let after = sum();
         let each = (after.0 - before.0) as f64 / writes.count as f64;
         nanoseconds.push(each);
@@ -117,7 +137,8 @@ impl Drop for Counting {
     }
 }
 
-fn fio(bed: &Bed, depth: u32) -> Result<Writes> {
+/// fio, which writes to the whole disk at random for as long.
+fn fio(bed: &Bed, depth: u32, time: Duration) -> Command {
     let mut fio = Command::new("fio");
     fio.args([
         "--name=w",
@@ -127,12 +148,23 @@ fn fio(bed: &Bed, depth: u32) -> Result<Writes> {
         "--ioengine=libaio",
         "--time_based",
         "--randrepeat=1",
+        // Not a process of its own, which would outlive it.
+        "--thread",
         "--output-format=json",
     ]);
     fio.arg(format!("--iodepth={depth}"))
-        .arg(format!("--runtime={SECONDS}"))
+        .arg(format!("--runtime={}", time.as_secs()))
         .arg(format!("--filename={}", bed.device.display()));
-    let report: Value = serde_json::from_slice(&call(&mut fio)?)?;
+    if depth == 1 {
+        // Who waits for each write is faster or slower by a third from one processor to another.
+        fio.arg("--cpus_allowed=0");
+    }
+    fio
+}
+
+/// What fio itself says of its writes, each of which waits for the one before.
+fn written(bed: &Bed) -> Result<Writes> {
+    let report: Value = serde_json::from_slice(&call(&mut fio(bed, 1, Duration::from_secs(2)))?)?;
     let job = &report["jobs"][0];
     let number = |value: &Value| value.as_f64().context("fio reports no rate");
     Ok(Writes {
