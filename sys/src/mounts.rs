@@ -16,6 +16,13 @@ use std::path::{Path, PathBuf};
 use crate::block_device::DeviceNumber;
 use crate::btrfs;
 
+/// File systems whose answers come from another machine or process: from one that does not answer, nobody comes back. Those of FUSE
+/// are told by their prefix.
+const ELSEWHERE: [&str; 17] = [
+    "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+    "orangefs", "smb3", "smbfs", "vboxsf", "virtiofs",
+];
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -88,12 +95,23 @@ impl Mount {
         Ok(file)
     }
 
+    /// Whether another machine or process answers for what is in it: a network file system, one of FUSE, an automount that waits.
+    /// Whoever looks at it may wait for ever, and may be refused although he is root.
+    pub fn is_elsewhere(&self) -> bool {
+        is_elsewhere(&self.kind)
+    }
+
     /// Whether the option stands in the list, with or without a value.
     pub fn has_option(&self, name: &str) -> bool {
         self.options
             .split(',')
             .any(|option| option.split('=').next() == Some(name))
     }
+}
+
+/// [`Mount::is_elsewhere`] of a file system type.
+pub fn is_elsewhere(kind: &str) -> bool {
+    kind.starts_with("fuse") && kind != "fusectl" || ELSEWHERE.contains(&kind)
 }
 
 /// The number of a block device's node.
@@ -245,6 +263,16 @@ mod tests {
             mounts[0].has_option("dax") && mounts[0].has_option("noatime") && !mounts[0].has_option("ro")
         );
         assert_eq!(mounts[1].kind, "btrfs");
+    }
+
+    #[test]
+    fn what_another_machine_or_process_answers_for_is_elsewhere() {
+        for kind in ["nfs4", "cifs", "fuse.sshfs", "fuseblk", "fuse", "autofs"] {
+            assert!(is_elsewhere(kind), "{kind}");
+        }
+        for kind in ["ext4", "btrfs", "tmpfs", "proc", "overlay", "fusectl"] {
+            assert!(!is_elsewhere(kind), "{kind}");
+        }
     }
 
     #[test]

@@ -4,16 +4,23 @@
 //! already moves no timestamp. Whoever must not miss a change reads these files again.
 //!
 //! Not seen: files that a process holds without a descriptor or mapping (in flight on a socket, registered with
-//! io_uring after closing). Processes that end while this looks are passed over: their files were closed, which is an
+//! io_uring after closing). What lies on file systems that another machine or process answers for is left out: looking at it
+//! may take for ever, and nobody copies it. Processes that end while this looks are passed over: their files were closed, which is an
 //! event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
+use rustix::io::Errno;
+
+use crate::block_device::DeviceNumber;
+use crate::mounts::{Mount, mounts};
 
 /// The identity of a file: `st_dev` and `st_ino`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,8 +48,8 @@ impl FileId {
 /// `/proc` is not mounted.
 pub fn open_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
     look(|process, found| {
-        descriptors(&process.join("fd"), found);
-        mappings(process, found);
+        found.descriptors(&process.join("fd"));
+        found.mappings(process);
     })
 }
 
@@ -52,52 +59,113 @@ pub fn open_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
 /// # Errors
 /// `/proc` is not mounted.
 pub fn opened_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
-    look(|process, found| descriptors(&process.join("fd"), found))
+    look(|process, found| found.descriptors(&process.join("fd")))
 }
 
-fn look(at: impl Fn(&Path, &mut HashMap<FileId, PathBuf>)) -> io::Result<HashMap<FileId, PathBuf>> {
-    let mut found = HashMap::new();
+fn look(at: impl Fn(&Path, &mut Found)) -> io::Result<HashMap<FileId, PathBuf>> {
+    let elsewhere = mounts()?.into_iter().filter(Mount::is_elsewhere);
+    let mut found = Found {
+        files: HashMap::new(),
+        elsewhere: elsewhere.map(|mount| mount.device).collect(),
+    };
     for process in fs::read_dir("/proc")? {
         let process = process?;
         if process.file_name().as_bytes()[0].is_ascii_digit() {
             at(&process.path(), &mut found);
         }
     }
-    loop_devices(&mut found);
-    Ok(found)
+    found.loop_devices();
+    Ok(found.files)
 }
 
-/// Open descriptors: the mode of the link tells whether one was opened for writing.
-fn descriptors(folder: &Path, found: &mut HashMap<FileId, PathBuf>) {
-    let Ok(links) = fs::read_dir(folder) else {
-        return;
-    };
-    for link in links.filter_map(Result::ok) {
-        if link.metadata().is_ok_and(|metadata| metadata.mode() & 0o200 != 0) {
-            add(link.path(), found);
+struct Found {
+    files: HashMap<FileId, PathBuf>,
+    /// File systems that are not looked at.
+    elsewhere: BTreeSet<DeviceNumber>,
+}
+
+impl Found {
+    /// Open descriptors: the mode of the link tells whether one was opened for writing.
+    fn descriptors(&mut self, folder: &Path) {
+        let Ok(links) = fs::read_dir(folder) else {
+            return;
+        };
+        for link in links.filter_map(Result::ok) {
+            if link.metadata().is_ok_and(|metadata| metadata.mode() & 0o200 != 0) {
+                self.add(link.path());
+            }
+        }
+    }
+
+    /// Shared mappings, writable now or not: `mprotect` can have taken the right away after the stores.
+    fn mappings(&mut self, process: &Path) {
+        let Ok(maps) = fs::read(process.join("maps")) else {
+            return;
+        };
+        for line in maps.split(|byte| *byte == b'\n') {
+            // address permissions offset device inode path
+            let mut fields = line.split(|byte| *byte == b' ');
+            let (Some(range), Some(permissions)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            if permissions.last() == Some(&b's') {
+                let link = process
+                    .join("map_files")
+                    .join(OsStr::from_bytes(&unpadded(range)));
+                if fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.mode() & 0o200 != 0) {
+                    self.add(link);
+                }
+            }
+        }
+    }
+
+    /// Files behind loop devices: the kernel holds them.
+    fn loop_devices(&mut self) {
+        let Ok(devices) = fs::read_dir("/sys/block") else {
+            return;
+        };
+        for device in devices.filter_map(Result::ok) {
+            let Ok(mut backing) = fs::read(device.path().join("loop/backing_file")) else {
+                continue;
+            };
+            if backing.last() == Some(&b'\n') {
+                backing.pop();
+            }
+            self.add(PathBuf::from(OsStr::from_bytes(&backing)));
+        }
+    }
+
+    fn add(&mut self, path: PathBuf) {
+        if let Some(id) = regular_file(&path)
+            && !self.elsewhere.contains(&DeviceNumber::from_raw(id.device))
+        {
+            self.files.entry(id).or_insert(path);
         }
     }
 }
 
-/// Shared mappings, writable now or not: `mprotect` can have taken the right away after the stores.
-fn mappings(process: &Path, found: &mut HashMap<FileId, PathBuf>) {
-    let Ok(maps) = fs::read(process.join("maps")) else {
-        return;
-    };
-    for line in maps.split(|byte| *byte == b'\n') {
-        // address permissions offset device inode path
-        let mut fields = line.split(|byte| *byte == b' ');
-        let (Some(range), Some(permissions)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        if permissions.last() == Some(&b's') {
-            let link = process
-                .join("map_files")
-                .join(OsStr::from_bytes(&unpadded(range)));
-            if fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.mode() & 0o200 != 0) {
-                add(link, found);
-            }
+/// The identity of the regular file that a path, or a magic link, leads to. Of an open file the kernel knows that without asking
+/// the machine or process where it lies.
+fn regular_file(path: &Path) -> Option<FileId> {
+    match rustix::fs::statx(
+        CWD,
+        path,
+        AtFlags::STATX_DONT_SYNC,
+        StatxFlags::TYPE | StatxFlags::INO,
+    ) {
+        Ok(found) => {
+            let is_file = FileType::from_raw_mode(u32::from(found.stx_mode)) == FileType::RegularFile;
+            is_file.then(|| FileId {
+                device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+                ino: found.stx_ino,
+            })
         }
+        // Before 4.11.
+        Err(Errno::NOSYS) => {
+            let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+            Some(FileId::of(&metadata))
+        }
+        Err(_) => None,
     }
 }
 
@@ -113,31 +181,6 @@ fn unpadded(range: &[u8]) -> Vec<u8> {
         .map(trim)
         .collect();
     ends.join(&b'-')
-}
-
-/// Files behind loop devices: the kernel holds them.
-fn loop_devices(found: &mut HashMap<FileId, PathBuf>) {
-    let Ok(devices) = fs::read_dir("/sys/block") else {
-        return;
-    };
-    for device in devices.filter_map(Result::ok) {
-        let Ok(mut backing) = fs::read(device.path().join("loop/backing_file")) else {
-            continue;
-        };
-        if backing.last() == Some(&b'\n') {
-            backing.pop();
-        }
-        add(PathBuf::from(OsStr::from_bytes(&backing)), found);
-    }
-}
-
-fn add(path: PathBuf, found: &mut HashMap<FileId, PathBuf>) {
-    // Follows the magic link to the open file itself.
-    if let Ok(metadata) = fs::metadata(&path)
-        && metadata.is_file()
-    {
-        found.entry(FileId::of(&metadata)).or_insert(path);
-    }
 }
 
 #[cfg(test)]

@@ -278,6 +278,29 @@ fn a_second_source_at_a_busy_receiver_is_refused_with_a_remedy() {
 }
 
 #[test]
+fn a_target_directory_that_was_replaced_under_a_running_receiver_is_refused_with_a_remedy() {
+    let bed = Bed::new();
+    noise(&bed.source.join("file"), 1, 1000);
+    let receiver = bed.receiver();
+    // As when the disk that belongs there is mounted too late.
+    std::fs::rename(&bed.target, bed.path("covered")).unwrap();
+    std::fs::create_dir(&bed.target).unwrap();
+    let run = bed.sync(&receiver.address, &[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("start the receiver again"), "{}", run.stderr);
+    for folder in ["covered", "target"] {
+        assert_eq!(
+            std::fs::read_dir(bed.path(folder)).unwrap().count(),
+            0,
+            "{folder}"
+        );
+    }
+    drop(receiver);
+    bed.sync(&bed.receiver().address, &[]).assert_done();
+    assert_equal(&bed);
+}
+
+#[test]
 fn a_source_waits_for_the_end_of_its_own_dead_session() {
     use std::io::{BufRead, BufReader};
     let bed = Bed::new();

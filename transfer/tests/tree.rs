@@ -12,6 +12,8 @@ mod bed;
 mod courtesy;
 #[path = "tree/deep.rs"]
 mod deep;
+#[path = "tree/elsewhere.rs"]
+mod elsewhere;
 #[path = "tree/excludes.rs"]
 mod excludes;
 #[path = "tree/freeze.rs"]

@@ -49,7 +49,7 @@ fn look(root: &Path) -> io::Result<(Disk, Option<u64>)> {
 /// Bytes that are allocated below `root` on its own file system, and entries if they could be counted in time.
 fn size(root: &Path) -> io::Result<(u64, Option<u64>)> {
     let end = Instant::now() + COUNT_MAX;
-    if let Some(amount) = amount(root, true, || Instant::now() < end) {
+    if let Some(amount) = amount(root, || Instant::now() < end) {
         return Ok((amount.allocated.ceil() as u64, Some(amount.entries)));
     }
     tracing::warn!(

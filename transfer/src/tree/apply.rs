@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Kind, Result};
+use crate::limits;
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Node, Stamp};
 use crate::tree::operation::{Chunk, Existing, Loaded, Operation};
 use crate::tree::replica::{Cursor, GROUP_LEN, Record, Snapshot};
@@ -441,7 +442,8 @@ impl<'a> Applier<'a> {
         let Node::File(content) = entry.node.clone() else {
             return Err(broken("a long file that is none"));
         };
-        if !(1..=62).contains(&content.chunk_log2) {
+        let chunk_len = 1u64.checked_shl(content.chunk_log2.into()).unwrap_or(0);
+        if !(limits::CHUNK_LEN_MIN..=limits::CHUNK_LEN_MAX).contains(&chunk_len) {
             return Err(broken("a chunk length out of range"));
         }
         let (path, writer) = (&entry.path, &mut self.writer);

@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
         };
         if let Some(handed_over) = self.freeze(freeze, session)? {
             self.summary.frozen_ms = handed_over.frozen_ms();
-            self.summary.not_frozen.extend(handed_over.not_frozen);
+            self.summary.not_frozen = handed_over.not_frozen;
         }
         if self.mounts.some_without_device() {
             self.summary.not_frozen.push(self.without_device());

@@ -4,6 +4,8 @@
 //! number, and that is all. For the same reason the count of a round begins only when that takes longer, and gives way to
 //! everything else. Whoever wants to know beforehand counts by the same function, [`amount`].
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::progress::StopFlag;
-use crate::source::TreeSource;
+use crate::tree::mounts::TreeMounts;
 
 /// A round that is done by then needs no estimate.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,11 +32,11 @@ pub struct Amount {
     pub allocated: f64,
 }
 
-/// Counts what lies below `root`, on its own file system only if `same_file_system`. `None` when `go_on`, which is asked
-/// from time to time, says no. What cannot be looked at does not count.
-pub fn amount(root: &Path, same_file_system: bool, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
+/// Counts what lies below `root` on its own file system. `None` when `go_on`, which is asked from time to time, says no. What
+/// cannot be looked at does not count.
+pub fn amount(root: &Path, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
     let mut amount = Amount::default();
-    let entries = walkdir::WalkDir::new(root).same_file_system(same_file_system);
+    let entries = walkdir::WalkDir::new(root).same_file_system(true);
     for (number, entry) in entries.into_iter().enumerate() {
         if number % LOOK == 0 && !go_on() {
             return None;
@@ -70,15 +72,25 @@ struct Shared {
 }
 
 impl Estimate {
-    /// Begins to count. What the exclude rules leave out is counted, too.
-    pub fn start(source: &TreeSource) -> Self {
+    /// Begins to count what lies below `root` and on the file systems inside that are copied with it. What the exclude rules leave
+    /// out is counted, too.
+    pub fn start(root: PathBuf, mounts: &TreeMounts) -> Self {
+        Self::start_after(PATIENCE, root, mounts)
+    }
+
+    fn start_after(patience: Duration, root: PathBuf, mounts: &TreeMounts) -> Self {
         let estimate = Self::default();
-        let (shared, root, stay) = (Arc::clone(&estimate.0), source.root.clone(), !source.cross_mounts);
-        // Without the thread there is no estimate, which is allowed.
+        let shared = Arc::clone(&estimate.0);
+        let inside = mounts.inside().iter();
+        let mut roots: Vec<PathBuf> = inside
+            .map(|mount| root.join(OsStr::from_bytes(mount.as_bytes())))
+            .collect();
+        roots.push(root);
+        // Without the thread there is no estimate, which is allowed. So it is when a file system in the way does not answer.
         drop(
             std::thread::Builder::new()
                 .name("estimate".to_owned())
-                .spawn(move || count(&shared, root, stay)),
+                .spawn(move || count(&shared, patience, &roots)),
         );
         estimate
     }
@@ -101,19 +113,22 @@ impl Drop for Estimate {
     }
 }
 
-fn count(shared: &Shared, root: PathBuf, same_file_system: bool) {
-    if shared.unwanted.sleep(PATIENCE) {
+fn count(shared: &Shared, patience: Duration, roots: &[PathBuf]) {
+    if shared.unwanted.sleep(patience) {
         return;
     }
     // Without the lower priority it would still be right.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     sys::io_priority::lower();
     let is_wanted = || !shared.unwanted.is_stopped();
-    if let Some(amount) = amount(&root, same_file_system, is_wanted) {
-        shared.entries.store(amount.entries, Ordering::Relaxed);
-        shared.bytes.store(amount.bytes, Ordering::Relaxed);
-        shared.complete.store(true, Ordering::Release);
+    for root in roots {
+        let Some(amount) = amount(root, is_wanted) else {
+            return;
+        };
+        shared.entries.fetch_add(amount.entries, Ordering::Relaxed);
+        shared.bytes.fetch_add(amount.bytes, Ordering::Relaxed);
     }
+    shared.complete.store(true, Ordering::Release);
 }
 
 #[cfg(test)]
@@ -126,16 +141,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("d")).unwrap();
         std::fs::write(folder.path().join("d/a"), [0; 1000]).unwrap();
         std::fs::write(folder.path().join("b"), [0; 24]).unwrap();
-        let source = TreeSource {
-            root: folder.path().to_owned(),
-            cross_mounts: false,
-            excludes: Vec::new(),
-            never: Vec::new(),
-            estimate: true,
-            freeze: None,
-        };
-        let estimate = Estimate::start(&source);
-        while estimate.totals() == (0, 0) {
+        let mounts = TreeMounts::look(folder.path(), false).unwrap();
+        let estimate = Estimate::start_after(Duration::ZERO, folder.path().to_owned(), &mounts);
+        let since = std::time::Instant::now();
+        while estimate.totals() == (0, 0) && since.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(estimate.totals(), (4, 1024));
@@ -144,7 +153,7 @@ mod tests {
     #[test]
     fn a_directory_is_as_large_as_what_is_allocated_in_it() {
         let folder = tempfile::tempdir().unwrap();
-        let count = || amount(folder.path(), true, || true).unwrap();
+        let count = || amount(folder.path(), || true).unwrap();
         let before = count();
         std::fs::write(folder.path().join("a"), vec![7; 1 << 20]).unwrap();
         std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
@@ -160,6 +169,6 @@ mod tests {
         assert!((least..most).contains(&allocated), "{allocated}");
         assert_eq!(after.entries - before.entries, 3);
         assert_eq!(after.bytes, (2 << 20) + (1 << 40));
-        assert_eq!(amount(folder.path(), true, || false), None);
+        assert_eq!(amount(folder.path(), || false), None);
     }
 }

@@ -27,6 +27,8 @@ use crate::tree::tasks::{File, Task, Work};
 pub struct SeenLink {
     /// Number of the file system inside the volume.
     pub file_system: u64,
+    /// Device number: that of a file may be another than its directory's, and each device numbers its inodes itself.
+    pub dev: u64,
     /// Inode number.
     pub ino: u64,
     /// The name's path.
@@ -39,11 +41,19 @@ pub struct SeenLink {
     pub known_inode: bool,
 }
 
+/// What all names of an entry have in common: file system, device and inode number.
+type Inode = (u64, u64, u64);
+
+impl SeenLink {
+    fn inode(&self) -> Inode {
+        (self.file_system, self.dev, self.ino)
+    }
+}
+
 /// Groups come together, and their names in the replica's order.
 fn by_inode(a: &SeenLink, b: &SeenLink) -> Ordering {
-    (a.file_system, a.ino)
-        .cmp(&(b.file_system, b.ino))
-        .then_with(|| a.path.replica_cmp(&b.path))
+    let by_path = || a.path.replica_cmp(&b.path);
+    a.inode().cmp(&b.inode()).then_with(by_path)
 }
 
 /// Makes tasks of all groups in which something changed.
@@ -69,7 +79,7 @@ pub fn dispatch(scan: &Scan<'_>, spool: Spool<SeenLink>, state: &Path) -> Result
 }
 
 /// Finds all names of the wanted entries, wherever the walk goes: a walk that reads nothing.
-fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<SeenLink>) -> Result<()> {
+fn find_names(scan: &Scan<'_>, wanted: &HashSet<Inode>, found: &mut Spool<SeenLink>) -> Result<()> {
     let mut cursor = scan.snapshot.cursor();
     let mut entered: HashSet<u64> = scan.root.stat().map(|root| root.dev).into_iter().collect();
     let mut waiting = vec![(EntryPath::root(), 0)];
@@ -83,10 +93,13 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<S
         };
         let open = OpenDirectory::at(directory, path, file_system, own.dev);
         for name in names.iter() {
-            let (Ok(stat), Ok(child)) = (
-                open.directory.stat_entry(name.c_str),
-                open.path.join(name.bytes()),
-            ) else {
+            let Ok(child) = open.path.join(name.bytes()) else {
+                continue;
+            };
+            if scan.is_elsewhere(&child) {
+                continue;
+            }
+            let Ok(stat) = open.directory.stat_entry(name.c_str) else {
                 continue;
             };
             if scan.leaves_out(&child, &stat) {
@@ -101,10 +114,11 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<(u64, u64)>, found: &mut Spool<S
                 }
                 continue;
             }
-            if stat.nlink > 1 && wanted.contains(&(file_system, stat.ino)) {
+            if stat.nlink > 1 && wanted.contains(&(file_system, stat.dev, stat.ino)) {
                 let known = cursor.get(&child)?;
                 found.push(&SeenLink {
                     file_system,
+                    dev: stat.dev,
                     ino: stat.ino,
                     unchanged: false,
                     known: known.is_some(),
@@ -122,7 +136,7 @@ struct Groups<'a> {
     cursor: Cursor,
     work: Work<'a>,
     /// Changed entries some names of which were not seen.
-    incomplete: HashSet<(u64, u64)>,
+    incomplete: HashSet<Inode>,
     /// Their names that were; they wait for the search. `None` when there is none to wait for.
     deferred: Option<Spool<SeenLink>>,
 }
@@ -133,9 +147,7 @@ impl Groups<'_> {
         let mut group: Vec<SeenLink> = Vec::new();
         for seen in spool.sorted(by_inode)? {
             let seen = seen?;
-            let same = group
-                .first()
-                .is_some_and(|first| (first.file_system, first.ino) == (seen.file_system, seen.ino));
+            let same = group.first().is_some_and(|first| first.inode() == seen.inode());
             if !same {
                 self.dispatch(std::mem::take(&mut group))?;
             }
@@ -154,7 +166,7 @@ impl Groups<'_> {
         };
         let is_complete = group.len() as u64 + 1 >= stat.nlink;
         if let Some(deferred) = self.deferred.as_mut().filter(|_| !is_complete) {
-            self.incomplete.insert((leader.file_system, leader.ino));
+            self.incomplete.insert(leader.inode());
             deferred.push(&leader)?;
             return group.iter().try_for_each(|seen| deferred.push(seen));
         }
@@ -188,7 +200,7 @@ impl Groups<'_> {
                 Ok((directory, stat))
             });
             match opened {
-                Ok((directory, stat)) if stat.ino == leader.ino => {
+                Ok((directory, stat)) if (stat.dev, stat.ino) == (leader.dev, leader.ino) => {
                     let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
                     return Ok(Some((leader, directory, stat)));
                 }

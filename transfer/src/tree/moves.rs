@@ -325,7 +325,13 @@ impl Search<'_> {
                 continue;
             };
             for name in names.iter() {
-                let (Ok(stat), Ok(path)) = (open.stat_entry(name.c_str), directory.join(name.bytes())) else {
+                let Ok(path) = directory.join(name.bytes()) else {
+                    continue;
+                };
+                if self.scan.is_elsewhere(&path) {
+                    continue;
+                }
+                let Ok(stat) = open.stat_entry(name.c_str) else {
                     continue;
                 };
                 if stat.dev != own.dev

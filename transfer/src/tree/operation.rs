@@ -151,7 +151,7 @@ impl Operation {
             | Self::Special(entry)
             | Self::Link { entry, .. }
             | Self::LongBegin { entry, .. } => (Some(&entry.path), None),
-            Self::Remove { path } => (Some(path), None),
+            Self::Directory { path } | Self::Remove { path } => (Some(path), None),
             Self::Rename { from, to } => (Some(from), Some(to)),
             _ => (None, None),
         };

@@ -148,9 +148,17 @@ impl TreeTarget {
     /// Opens the journal and has a look whether the tree is what it says: a target that was emptied or replaced behind
     /// our back must not be taken for complete.
     fn open_journal(&self, migration: crate::link::auth::Id) -> Result<Version> {
+        let directory = self.directory()?;
+        if !self.writer.writes_to(&directory)? {
+            return Err(Error::new(
+                Kind::Refused,
+                "receive: since the receiver was started, another directory has come to be at the target's path",
+            )
+            .on(&self.root)
+            .remedy("start the receiver again; a file system that belongs there is to be mounted before"));
+        }
         let version = self.journal.open(migration, &self.writer)?;
         self.trust.enter();
-        let directory = self.directory()?;
         match self.trust.bond(&directory)? {
             Bond::Same => {}
             Bond::None => self.trust.bind(&directory)?,
@@ -196,13 +204,19 @@ impl TreeTarget {
     }
 
     /// Compares the names in the tree with those that the journal has sealed.
-    fn survey(&self, filter: &Filter, found: &mut dyn FnMut(Finding) -> Result<()>) -> Result<()> {
+    fn survey(
+        &self,
+        filter: &Filter,
+        go_on: &dyn Fn() -> Result<()>,
+        found: &mut dyn FnMut(Finding) -> Result<()>,
+    ) -> Result<()> {
         let (snapshot, _) = self.journal.sealed()?;
         let survey = Survey {
             root: &self.directory()?,
             snapshot: &snapshot,
             filter,
             since: self.trust.since()?,
+            go_on,
         };
         survey.run(found)
     }
@@ -406,8 +420,7 @@ impl Session<'_> {
         if self.target.trust.is_doubtful() {
             tracing::info!(target = %self.target.root.display(), "the target's names are compared with its journal");
             let mut records = Vec::new();
-            self.target.survey(&filter, &mut |finding| {
-                self.go_on()?;
+            self.target.survey(&filter, &|| self.go_on(), &mut |finding| {
                 parted = true;
                 records.extend(finding.into_records());
                 if records.len() >= FINDINGS_MAX {
@@ -436,21 +449,23 @@ impl Session<'_> {
     fn verify(&self) -> Result<()> {
         let (snapshot, _) = self.target.journal.sealed()?;
         let bytes_total = self.target.journal.content_len()?;
-        let mut told = Instant::now();
-        let findings = verify::read_back(&self.target.root, &snapshot, &mut |bytes| {
+        let (mut told, mut differences) = (Instant::now(), 0);
+        let mut replica = snapshot.cursor();
+        let mut differs = |path: EntryPath, Difference { part, what }| {
+            differences += 1;
+            let record = verify::record_of(path.clone(), part, &mut replica)?;
+            self.target.journal.append(&[record])?;
+            self.say(&Report::Differs { path, part, what })
+        };
+        let mut progress = |bytes| {
             if told.elapsed() >= Duration::from_millis(200) {
                 told = Instant::now();
                 self.say(&Report::VerifyProgress { bytes, bytes_total })?;
             }
             self.go_on()
-        })?;
-        let differences = findings.differences.len() as u64 + self.tell_surplus()?;
-        let mut replica = snapshot.cursor();
-        for (path, Difference { part, what }) in findings.differences {
-            let record = verify::record_of(path.clone(), part, &mut replica)?;
-            self.target.journal.append(&[record])?;
-            self.say(&Report::Differs { path, part, what })?;
-        }
+        };
+        let findings = verify::read_back(&self.target.root, &snapshot, &mut differs, &mut progress)?;
+        differences += self.tell_surplus()?;
         let version = if differences > 0 {
             self.target.journal.seal()?
         } else {
@@ -480,19 +495,18 @@ impl Session<'_> {
     fn tell_surplus(&self) -> Result<u64> {
         let everything = Filter::default();
         let mut surplus = 0;
-        self.target
-            .survey(self.writer.rules().unwrap_or(&everything), &mut |finding| {
-                self.go_on()?;
-                // What is missing or of another kind has been found by reading.
-                let Finding::Surplus(entry) = finding else {
-                    return Ok(());
-                };
-                surplus += 1;
-                let (path, what) = (entry.path.clone(), "not at the source".to_owned());
-                self.target.journal.append(&[Record::Entry(entry)])?;
-                let part = Part::Content;
-                self.say(&Report::Differs { path, part, what })
-            })?;
+        let filter = self.writer.rules().unwrap_or(&everything);
+        self.target.survey(filter, &|| self.go_on(), &mut |finding| {
+            // What is missing or of another kind has been found by reading.
+            let Finding::Surplus(entry) = finding else {
+                return Ok(());
+            };
+            surplus += 1;
+            let (path, what) = (entry.path.clone(), "not at the source".to_owned());
+            self.target.journal.append(&[Record::Entry(entry)])?;
+            let part = Part::Content;
+            self.say(&Report::Differs { path, part, what })
+        })?;
         Ok(surplus)
     }
 

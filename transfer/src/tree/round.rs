@@ -23,6 +23,7 @@ use crate::tree::entry::{Entry, EntryPath, Time};
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
 use crate::tree::links::{self, SeenLink};
+use crate::tree::mounts::TreeMounts;
 use crate::tree::moves::{self, Deferred, Move};
 use crate::tree::operation::Operation;
 use crate::tree::scan::Scan;
@@ -30,7 +31,7 @@ use crate::tree::scan::again::SetAside;
 use crate::tree::send::{Sender, Shared};
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
-use crate::tree::tally::{Places, Tally, around};
+use crate::tree::tally::{Places, Tally};
 use crate::tree::tasks::{Dispatcher, Item, Task, Work};
 use crate::tree::track::{Changes, Tracker};
 
@@ -56,8 +57,8 @@ pub struct Ground<'a> {
     pub never: &'a HashSet<(u64, u64)>,
     /// Whether disk-backed file systems mounted inside are entered.
     pub cross_mounts: bool,
-    /// Where these are mounted, as far as a tracker has to know.
-    pub mounts: &'a [EntryPath],
+    /// The file systems of the tree.
+    pub mounts: &'a TreeMounts,
     /// Whether nothing changes during the round, and nothing may be written to a disk.
     pub pace: Pace<'a>,
     /// Folder for temporary files.
@@ -180,9 +181,9 @@ pub fn run(
     }
     let busy = ground.pace.busy()?;
     let changes = tracker
-        .map(|tracker| tracker.take(ground.mounts, &busy))
+        .map(|tracker| tracker.take(ground.mounts.inside(), &busy))
         .transpose()?
-        .map(|changes| changes.with(places.directories()));
+        .map(|changes| changes.with(places.paths()));
     let looks_again = changes.is_none() && ground.pace.is_lively();
     let busy = busy.into_keys().collect();
     let mut round = Round {
@@ -205,7 +206,7 @@ pub fn run(
         let covered = tally.counters.covered();
         // The round's time stays: since then nothing was written back, so that what is newer proves nothing.
         round = Round {
-            changes: Some(Changes::default().with(around(&again))),
+            changes: Some(Changes::default().with(&again)),
             busy: HashSet::new(),
             again: Some(again),
             sharing: Sharing::new(ground.state)?,
@@ -374,7 +375,7 @@ pub fn now() -> Time {
 fn write_back(ground: &Ground<'_>) -> Result<()> {
     let failed = |path: &Path, error| Error::io("write back the source's file system", path, error);
     rustix::fs::syncfs(ground.root.as_fd()).map_err(|error| failed(Path::new("."), error.into()))?;
-    for mount in ground.mounts {
+    for mount in ground.mounts.inside() {
         // One that was unmounted meanwhile has nothing left to write.
         if let Ok(directory) = ground.root.open_beneath(mount) {
             let synchronised = rustix::fs::syncfs(directory.as_fd());
@@ -453,6 +454,7 @@ impl Phases<'_> {
             filter: ground.filter,
             never: ground.never,
             cross_mounts: ground.cross_mounts,
+            elsewhere: ground.mounts.elsewhere(),
             t0: shared.t0,
             dispatcher: shared.dispatcher,
             counters: shared.counters,

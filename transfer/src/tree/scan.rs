@@ -28,7 +28,7 @@ use crate::tree::capture::{self, Directory, FileKind, Stat};
 use crate::tree::entry::{Entry, EntryPath, Meta, Node, Stamp, Time};
 use crate::tree::filter::Filter;
 use crate::tree::links::SeenLink;
-use crate::tree::moves::Deferred;
+use crate::tree::moves::{Deferred, is_aside};
 use crate::tree::replica::{Cursor, Snapshot};
 use crate::tree::side_by_side::{Pair, side_by_side};
 use crate::tree::spool::Spool;
@@ -54,6 +54,8 @@ pub struct Scan<'a> {
     pub never: &'a HashSet<(u64, u64)>,
     /// Whether disk-backed file systems mounted inside are entered.
     pub cross_mounts: bool,
+    /// Mount points that are not looked at: whoever answers for what is there may not do so.
+    pub elsewhere: &'a HashSet<EntryPath>,
     /// Begin of the round.
     pub t0: Time,
     /// Where tasks go.
@@ -107,9 +109,10 @@ impl OpenDirectory {
         stat.dev != self.dev || stat.is_mount_root == Some(true)
     }
 
-    /// Number of the file system of the entry `path` of this directory.
+    /// Number of the file system of the entry `path` of this directory. Only a directory is a place where another one begins: of
+    /// overlayfs, files have device numbers of their own.
     pub(super) fn file_system_of(&self, path: &EntryPath, stat: &Stat) -> u64 {
-        if stat.dev == self.dev {
+        if stat.dev == self.dev || stat.kind != FileKind::Directory {
             self.file_system
         } else {
             file_system_number(path)
@@ -155,7 +158,14 @@ impl Scan<'_> {
         };
         let stack = Stack::default();
         let sweeps = changes.sweeps.iter().map(|sweep| (&sweep.path, Depth::Deep));
-        let directories = changes.directories.iter().map(|path| (path, Depth::Shallow));
+        let directories = changes.directories.iter().map(|path| {
+            let depth = if changes.doubtful.contains(path) {
+                Depth::Deep
+            } else {
+                Depth::Shallow
+            };
+            (path, depth)
+        });
         let mut walker = Walker::new(self, &stack);
         for (path, depth) in sweeps.chain(directories) {
             walker.named(path, depth)?;
@@ -187,6 +197,11 @@ impl Scan<'_> {
         Ok(stat.is_mount_root == Some(false) || self.can_enter(parent, name)? && enter(stat.dev))
     }
 
+    /// Whether what is at this path is another machine's or process's to tell.
+    pub fn is_elsewhere(&self, path: &EntryPath) -> bool {
+        !self.elsewhere.is_empty() && self.elsewhere.contains(path)
+    }
+
     fn can_enter(&self, parent: &Directory, name: &CStr) -> Result<bool> {
         use std::os::fd::AsFd;
         if !self.cross_mounts {
@@ -199,10 +214,12 @@ impl Scan<'_> {
             .map_err(|error| Error::io("look at a mounted file system", PathBuf::new(), error.into()))
     }
 
-    /// Whether another look leaves a file as it is, for reading it again takes so long that it would change again.
-    fn passes_by(&self, path: &EntryPath, stat: &Stat) -> bool {
+    /// Whether another look leaves a file as it is, for reading it again takes so long that it would change again. One that is new
+    /// there may have been renamed.
+    fn passes_by(&self, path: &EntryPath, stat: &Stat, known: Option<&Entry>) -> bool {
         let is_long = stat.kind == FileKind::File && stat.size > AGAIN_LEN_MAX;
-        let Some(again) = self.again.filter(|_| is_long) else {
+        let is_old = known.is_some_and(|known| known.stamp.ino == stat.ino);
+        let Some(again) = self.again.filter(|_| is_long && is_old) else {
             return false;
         };
         if again.contains(path) {
@@ -233,7 +250,7 @@ impl Scan<'_> {
             dev: stat.dev,
         };
         let mut walker = Walker::new(self, stack);
-        let known = scan_root_entry(&mut walker)?;
+        let known = walker.known(&EntryPath::root())?;
         let known_ctime = known.filter(|entry| is_unchanged(&entry.stamp, &stamp(0, &stat, self.t0)));
         walker.directory(
             &Arc::new(open),
@@ -282,12 +299,11 @@ impl<'a> Walker<'a> {
     /// Looks at a directory that the tracker named. One that the baseline does not have is found through its parent,
     /// which was named, too.
     fn named(&mut self, path: &EntryPath, depth: Depth) -> Result<()> {
-        let cursor = self.cursor.as_mut();
-        let known = cursor.map_or(Ok(None), |cursor| cursor.get(path))?;
+        let known = self.known(path)?;
         let Some(known) = known.filter(|known| matches!(known.node, Node::Directory)) else {
             return Ok(());
         };
-        if self.is_left_out(path) {
+        if self.is_out_of_reach(path) {
             return Ok(());
         }
         let opened = self.scan.root.open_beneath(path).and_then(|directory| {
@@ -296,8 +312,11 @@ impl<'a> Walker<'a> {
         });
         let (directory, stat) = match opened {
             Ok(opened) => opened,
-            // That is found in the directory that it was in.
-            Err(error) if motion_of(&error).is_some() => return Ok(()),
+            // That is found in the directory that it was in; should it come back, nobody tells what happened in it meanwhile.
+            Err(error) if motion_of(&error).is_some() => {
+                self.scan.tally.look_later(path);
+                return Ok(());
+            }
             Err(error) => {
                 self.unreadable(path, "directory", &error);
                 return Ok(());
@@ -313,11 +332,11 @@ impl<'a> Walker<'a> {
         self.directory(&Arc::new(open), &stat, unchanged.then_some(stat.ctime), depth)
     }
 
-    /// Whether the exclude rules leave out this directory or one above it.
-    fn is_left_out(&self, path: &EntryPath) -> bool {
+    /// Whether the exclude rules leave out this directory or one above it, or another file system covers it that is not looked at.
+    fn is_out_of_reach(&self, path: &EntryPath) -> bool {
         let mut above = Some(path.clone());
         while let Some(directory) = above.filter(|directory| !directory.is_root()) {
-            if self.scan.filter.excludes(directory.as_bytes(), true) {
+            if self.scan.is_elsewhere(&directory) || self.scan.filter.excludes(directory.as_bytes(), true) {
                 return true;
             }
             above = directory.parent();
@@ -340,17 +359,8 @@ impl<'a> Walker<'a> {
                 return Ok(());
             }
         };
-        let file_system = if stat.dev == parent.dev {
-            parent.file_system
-        } else {
-            file_system_number(&path)
-        };
-        let open = OpenDirectory {
-            directory,
-            path,
-            file_system,
-            dev: stat.dev,
-        };
+        let file_system = parent.file_system_of(&path, &stat);
+        let open = OpenDirectory::at(directory, path, file_system, stat.dev);
         self.directory(&Arc::new(open), &stat, pending.known, pending.depth)
     }
 
@@ -433,6 +443,9 @@ impl<'a> Walker<'a> {
             merge.too_long = true;
             return Ok(());
         };
+        if self.scan.is_elsewhere(&path) {
+            return self.covered(merge, path, known);
+        }
         let stat = match merge.open.directory.stat_entry(name) {
             Ok(stat) => stat,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -447,7 +460,9 @@ impl<'a> Walker<'a> {
         if self.scan.leaves_out(&path, &stat) {
             return known.map_or(Ok(()), |known| self.left_out(merge, known, is_directory));
         }
-        if self.scan.passes_by(&path, &stat) || self.sets_aside(merge, &path, &stat, known.as_ref())? {
+        if self.scan.passes_by(&path, &stat, known.as_ref())
+            || self.sets_aside(merge, &path, &stat, known.as_ref())?
+        {
             return Ok(());
         }
         counters::add(&self.scan.counters.scanned, u64::from(!is_directory));
@@ -456,30 +471,12 @@ impl<'a> Walker<'a> {
         }
         let content_len = if stat.kind == FileKind::File { stat.size } else { 0 };
         counters::add(&self.scan.counters.bytes_total, content_len);
-        let same_kind = known
-            .as_ref()
-            .is_some_and(|known| kind_of(&known.node) == stat.kind);
-        let unchanged = same_kind
-            && known
-                .as_ref()
-                .is_some_and(|known| self.is_at_rest(merge.open, &stat, known));
+        let unchanged = known.as_ref().is_some_and(|known| {
+            kind_of(&known.node) == stat.kind && self.is_at_rest(merge.open, &stat, known)
+        });
         merge.touched |= !unchanged;
         if stat.nlink > 1 {
-            if known
-                .as_ref()
-                .is_some_and(|known| matches!(known.node, Node::Directory))
-            {
-                self.work.push(Task::Remove(path.clone()))?;
-            }
-            let seen = SeenLink {
-                file_system: merge.open.file_system,
-                ino: stat.ino,
-                path,
-                unchanged,
-                known: known.is_some(),
-                known_inode: same_kind && known.is_some_and(|known| known.stamp.ino == stat.ino),
-            };
-            return self.scan.links.lock().expect("not poisoned").push(&seen);
+            return self.one_of_several(merge.open, path, &stat, known.as_ref(), unchanged);
         }
         if unchanged {
             counters::add(&self.scan.counters.bytes_done, content_len);
@@ -495,6 +492,31 @@ impl<'a> Walker<'a> {
             rewrite: false,
         };
         self.work.push(Task::Entry(Box::new(file)))
+    }
+
+    /// An entry with several names: the others are known when everything was seen.
+    fn one_of_several(
+        &mut self,
+        open: &OpenDirectory,
+        path: EntryPath,
+        stat: &Stat,
+        known: Option<&Entry>,
+        unchanged: bool,
+    ) -> Result<()> {
+        if known.is_some_and(|known| matches!(known.node, Node::Directory)) {
+            self.work.push(Task::Remove(path.clone()))?;
+        }
+        let is_known = |known: &Entry| kind_of(&known.node) == stat.kind && known.stamp.ino == stat.ino;
+        let seen = SeenLink {
+            file_system: open.file_system,
+            dev: stat.dev,
+            ino: stat.ino,
+            path,
+            unchanged,
+            known: known.is_some(),
+            known_inode: known.is_some_and(is_known),
+        };
+        self.scan.links.lock().expect("not poisoned").push(&seen)
     }
 
     /// What is there now is left out. What the baseline knows there goes if it is of the other kind, and that is not
@@ -581,13 +603,34 @@ impl<'a> Walker<'a> {
         self.scan.directories.lock().expect("not poisoned").push(&entry)
     }
 
+    /// A mount point that is not looked at is copied as an empty directory of root's, unless the baseline has a directory there.
+    fn covered(&mut self, merge: &mut Merge<'_>, path: EntryPath, known: Option<Entry>) -> Result<()> {
+        let is_known = known.is_some_and(|known| matches!(known.node, Node::Directory));
+        if is_known || self.scan.filter.excludes(path.as_bytes(), true) {
+            return Ok(());
+        }
+        merge.touched = true;
+        self.work.push(Task::Directory(path.clone()))?;
+        let meta = Meta {
+            mode: 0o755,
+            mtime: self.scan.t0,
+            atime: self.scan.t0,
+            ..Meta::default()
+        };
+        let entry = Entry {
+            path,
+            stamp: Stamp::default(),
+            meta,
+            node: Node::Directory,
+        };
+        self.scan.directories.lock().expect("not poisoned").push(&entry)
+    }
+
     /// The baseline knows an entry that is no longer there.
     fn gone(&mut self, merge: &mut Merge<'_>, known: &Entry) -> Result<()> {
-        if self
-            .scan
-            .filter
-            .excludes(known.path.as_bytes(), matches!(known.node, Node::Directory))
-        {
+        let is_directory = matches!(known.node, Node::Directory);
+        // Temporary names are our own, whatever the rules say of names like these.
+        if !is_aside(&known.path) && self.scan.filter.excludes(known.path.as_bytes(), is_directory) {
             return Ok(());
         }
         merge.touched = true;
@@ -610,13 +653,6 @@ impl<'a> Walker<'a> {
             None => self.scan.tally.skip(path, what, error),
         }
     }
-}
-
-fn scan_root_entry(walker: &mut Walker<'_>) -> Result<Option<Entry>> {
-    walker
-        .cursor
-        .as_mut()
-        .map_or(Ok(None), |cursor| cursor.get(&EntryPath::root()))
 }
 
 /// A directory while it is compared.

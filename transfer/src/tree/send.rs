@@ -36,9 +36,6 @@ use crate::tree::tasks::{Dispatcher, File, Item, Task};
 /// Names that one operation speaks of: with the longest paths 4 MiB, which a frame that is not full has room for.
 const NAMES_MAX: usize = 64;
 
-/// A link to be made when its leader is through.
-pub type PendingLink = Operation;
-
 /// What all senders of a session share.
 pub struct Shared<'a> {
     /// Where tasks come from.
@@ -54,7 +51,7 @@ pub struct Shared<'a> {
     /// The baseline; its log takes the records.
     pub baseline: &'a Baseline,
     /// Links to make when their leaders are there.
-    pub links: &'a Mutex<Option<Spool<PendingLink>>>,
+    pub links: &'a Mutex<Option<Spool<Operation>>>,
     /// Counted as it goes.
     pub counters: &'a Counters,
     /// Where what could not be read, or did not hold still, is noted.
@@ -152,9 +149,11 @@ impl<'a, 'b> Sender<'a, 'b> {
     /// A regular file: whole, or the begin of a long one.
     fn regular(&mut self, file: Box<File>) -> Result<()> {
         let (data, before) = match file.directory.directory.open_file(&file.name) {
-            Ok((data, before)) if before.ino == file.stat.ino => (data, before),
+            Ok((data, before)) if (before.dev, before.ino) == (file.stat.dev, file.stat.ino) => {
+                (data, before)
+            }
             Ok(_) => {
-                self.shared.tally.moved(&file.path, Motion::Replaced);
+                self.give_up(&file, Motion::Replaced);
                 return Ok(());
             }
             Err(error) => return self.unreadable(&file, "content", &error),
@@ -342,7 +341,7 @@ impl<'a, 'b> Sender<'a, 'b> {
                 self.entry_through(file, Operation::Special(entry))
             }
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-                self.shared.tally.moved(&file.path, Motion::Replaced);
+                self.give_up(file, Motion::Replaced);
                 Ok(())
             }
             Err(error) => self.unreadable(file, "metadata", &error),
@@ -710,11 +709,19 @@ impl<'a, 'b> Sender<'a, 'b> {
                         path: file.path.clone(),
                     });
                 }
-                self.shared.tally.moved(&file.path, motion);
+                self.give_up(file, motion);
             }
             None => self.shared.tally.skip(&file.path, what, error),
         }
         Ok(())
+    }
+
+    /// Notes a file that is not what the walk saw. It may still have its other names, which were to be links to this one.
+    fn give_up(&self, file: &File, motion: Motion) {
+        self.shared.tally.moved(&file.path, motion);
+        for path in &file.other_names {
+            self.shared.tally.leave(path);
+        }
     }
 }
 

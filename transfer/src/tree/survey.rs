@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::tree::capture::{Directory, FileKind};
 use crate::tree::entry::{Content, Digest, Entry, EntryPath, Meta, Node, Stamp, Time};
 use crate::tree::filter::Filter;
+use crate::tree::moves::is_aside;
 use crate::tree::replica::{Cursor, Record, Snapshot};
 use crate::tree::scan::kind_of;
 use crate::tree::side_by_side::{Pair, side_by_side};
@@ -58,17 +59,20 @@ pub struct Survey<'a> {
     pub filter: &'a Filter,
     /// What was changed last before this is not ours.
     pub since: Time,
+    /// Asked once for each directory; an error ends the survey.
+    pub go_on: &'a dyn Fn() -> Result<()>,
 }
 
 impl Survey<'_> {
     /// Lists everything; `found` is told where the two part. Memory: the names of one directory and the paths of those that wait.
     ///
     /// # Errors
-    /// A directory cannot be read, the journal is damaged, or what `found` gives.
+    /// A directory cannot be read, the journal is damaged, or what `found` and `go_on` give.
     pub fn run(&self, found: &mut dyn FnMut(Finding) -> Result<()>) -> Result<()> {
         let mut cursor = self.snapshot.cursor();
         let mut waiting = vec![EntryPath::root()];
         while let Some(path) = waiting.pop() {
+            (self.go_on)()?;
             self.directory(&path, &mut cursor, &mut waiting, found)?;
         }
         self.orphans(&mut cursor, found)
@@ -113,6 +117,11 @@ impl Survey<'_> {
         })
     }
 
+    /// Whether the rules leave an entry alone. Temporary names are our own, whatever the rules say of names like these.
+    fn leaves_alone(&self, path: &EntryPath, is_directory: bool) -> bool {
+        !is_aside(path) && self.filter.excludes(path.as_bytes(), is_directory)
+    }
+
     /// What the journal lists in directories that neither it nor the tree has.
     fn orphans(&self, cursor: &mut Cursor, found: &mut dyn FnMut(Finding) -> Result<()>) -> Result<()> {
         let mut last: Option<(EntryPath, bool)> = None;
@@ -122,6 +131,7 @@ impl Survey<'_> {
                 continue;
             };
             if last.as_ref().is_none_or(|(path, _)| *path != parent) {
+                (self.go_on)()?;
                 let is_listed = cursor
                     .get(&parent)?
                     .is_some_and(|parent| matches!(parent.node, Node::Directory));
@@ -160,10 +170,7 @@ impl Look<'_> {
         };
         let is_directory = stat.kind == FileKind::Directory;
         let is_mounted = stat.is_mount_root.unwrap_or(stat.dev != self.dev);
-        if is_mounted
-            || stat.ctime < self.survey.since
-            || self.survey.filter.excludes(path.as_bytes(), is_directory)
-        {
+        if is_mounted || stat.ctime < self.survey.since || self.survey.leaves_alone(&path, is_directory) {
             return Ok(());
         }
         if is_directory {
@@ -185,7 +192,7 @@ impl Look<'_> {
             }
         };
         let is_directory = kind == FileKind::Directory;
-        if self.survey.filter.excludes(known.path.as_bytes(), is_directory) {
+        if self.survey.leaves_alone(&known.path, is_directory) {
             // It was not always: the source neither looks at it nor below it.
             return Ok(());
         }
@@ -240,6 +247,7 @@ mod tests {
             snapshot: &replica.snapshot(),
             filter,
             since,
+            go_on: &|| Ok(()),
         };
         let mut findings = Vec::new();
         survey

@@ -33,7 +33,7 @@ use crate::tree::verify;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause before a lost link is taken up again.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Differences repaired after a verification before it counts as failed.
+/// How often differences are repaired before a verification counts as failed.
 const REPAIRS_MAX: u32 = 2;
 
 /// Copies a tree.
@@ -54,8 +54,9 @@ pub fn sync(
     let never = never_copied(source, &plan.state);
     let governor = Governor::new(plan.compression);
     let findings = Findings::default();
+    let mounts = TreeMounts::look(&source.root, source.cross_mounts)?;
     let estimate = if source.estimate {
-        Estimate::start(source)
+        Estimate::start(source.root.clone(), &mounts)
     } else {
         Estimate::default()
     };
@@ -66,7 +67,7 @@ pub fn sync(
         filter: &filter,
         never: &never,
         cross_mounts: source.cross_mounts,
-        mounts: &[],
+        mounts: &mounts,
         pace: Pace::Lively,
         state: &plan.state,
         governor: &governor,
@@ -75,7 +76,6 @@ pub fn sync(
         estimate: &estimate,
     };
     let migration = migration_id("go2cloud tree migration 1", [source.root.as_path()])?;
-    let mounts = TreeMounts::look(&source.root, source.cross_mounts)?;
     let mut run = Run {
         plan,
         source,
@@ -86,7 +86,7 @@ pub fn sync(
         baseline: Baseline::open(&plan.state, migration)?,
         summary: Summary::default(),
         tracker: tracker_for(lead, source, &mounts)?,
-        mounts,
+        mounts: mounts.clone(),
         walked: false,
         last_sending: Duration::ZERO,
         handed_over: false,
@@ -234,26 +234,23 @@ impl Run<'_> {
         if !self.plan.verify {
             return Ok(());
         }
-        let mut repaired = 0;
-        for _ in 0..=REPAIRS_MAX {
-            let differences = self.verify(conversation)?;
+        let (mut repairs, mut repaired) = (0, 0);
+        loop {
+            let differing = self.verify(conversation)?;
             if let Some(verified) = self.summary.verified.as_mut() {
                 verified.repaired = repaired;
             }
-            if differences.is_empty() {
+            if differing.total() == 0 || repairs == REPAIRS_MAX {
+                self.skipped.merge(differing);
                 return Ok(());
             }
-            repaired += differences.len() as u64;
-            self.round(&mut session, false)?;
-            // What was repaired is of now, not of the freeze before.
+            repairs += 1;
+            repaired += differing.total();
+            // What is repaired is of now, not of the freeze before.
             self.handed_over = false;
+            self.round(&mut session, false)?;
             self.cut_over(&mut session)?;
         }
-        let differing = self.verify(conversation)?;
-        differing
-            .into_iter()
-            .for_each(|skipped| self.skipped.add(skipped));
-        Ok(())
     }
 
     /// Makes the target's journal list what is in its tree, and the baseline what is in the journal.
@@ -308,13 +305,11 @@ impl Run<'_> {
         })
     }
 
-    /// What is mounted or unmounted inside makes no event: from then on nothing is left to a tracker.
+    /// What is mounted or unmounted inside makes no event: where the walk crosses, nothing is left to a tracker from then on.
     fn look_at_mounts(&mut self) -> Result<()> {
-        if !self.source.cross_mounts {
-            return Ok(());
-        }
-        let mounts = TreeMounts::look(&self.source.root, true)?;
-        if mounts != self.mounts && self.tracker.take().is_some() {
+        let crosses = self.source.cross_mounts;
+        let mounts = TreeMounts::look(&self.source.root, crosses)?;
+        if crosses && mounts != self.mounts && self.tracker.take().is_some() {
             let message = "something was mounted or unmounted: every further round looks at everything";
             self.ground.observer.event(&Event::Warning {
                 message: message.to_owned(),
@@ -333,7 +328,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let began = Instant::now();
         let ground = Ground {
-            mounts: self.mounts.inside(),
+            mounts: &self.mounts,
             ..*ground
         };
         let tracker = self.tracker.as_mut().filter(|_| round.tracked);
@@ -400,10 +395,10 @@ impl Run<'_> {
     }
 
     /// Has the target re-read its medium. Returns what differs; the baseline then counts that as unknown.
-    fn verify(&mut self, conversation: &Conversation) -> Result<Vec<Skipped>> {
+    fn verify(&mut self, conversation: &Conversation) -> Result<Skips> {
         conversation.order(&Order::Verify)?;
         let mut known = self.baseline.with(|replica| Ok(replica.snapshot().cursor()))?;
-        let mut differing = Vec::new();
+        let (mut differing, mut count) = (Skips::default(), 0);
         loop {
             match conversation.report()? {
                 Report::VerifyProgress { bytes, bytes_total } => {
@@ -413,7 +408,8 @@ impl Run<'_> {
                 }
                 Report::Differs { path, part, what } => {
                     let why = "the target's medium holds something else".to_owned();
-                    differing.push(Skipped {
+                    count += 1;
+                    differing.add(Skipped {
                         path: path.display(),
                         what,
                         why,
@@ -428,7 +424,7 @@ impl Run<'_> {
                     differences,
                     version,
                 } => {
-                    if differences != differing.len() as u64 {
+                    if differences != count {
                         return Err(unexpected("another count of differences"));
                     }
                     if differences > 0 {

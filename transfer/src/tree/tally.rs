@@ -87,6 +87,11 @@ impl Tally {
         self.lock().leave(path, Motion::Changed);
     }
 
+    /// Has a directory looked at in the next round, too, with all below it.
+    pub fn look_later(&self, path: &EntryPath) {
+        self.lock().noted.places.add(path);
+    }
+
     /// Takes what did not hold still, for another look at it; `None` when there is nothing, or too much.
     pub fn begin_look(&self) -> Option<HashSet<EntryPath>> {
         let mut notes = self.lock();
@@ -162,16 +167,10 @@ impl Places {
         self.are_too_many
     }
 
-    /// The directories in which they are, and they themselves, for they may be directories.
-    pub fn directories(&self) -> Vec<EntryPath> {
-        around(&self.paths)
+    /// Where they are.
+    pub fn paths(&self) -> &HashSet<EntryPath> {
+        &self.paths
     }
-}
-
-/// The paths themselves and the directories that they are in.
-pub fn around(paths: &HashSet<EntryPath>) -> Vec<EntryPath> {
-    let parents = paths.iter().filter_map(EntryPath::parent);
-    parents.chain(paths.iter().cloned()).collect()
 }
 
 /// What became of an entry, if the error says that it was there a moment ago and is no longer so.
@@ -202,9 +201,7 @@ mod tests {
         tally.moved(&path("b"), Motion::Replaced);
         assert!(!tally.is_settled());
         let again = tally.begin_look().unwrap();
-        let mut directories = around(&again);
-        directories.sort_by(EntryPath::replica_cmp);
-        assert_eq!(directories, ["", "a", "b", "a/log"].map(path));
+        assert_eq!(again, HashSet::from(["a/log", "b"].map(path)));
         tally.moved(&path("a/log"), Motion::Changed);
         tally.moved(&path("c"), Motion::Vanished);
         assert!(!tally.is_settled());

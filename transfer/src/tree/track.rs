@@ -18,7 +18,7 @@ mod locate;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -47,19 +47,27 @@ pub struct Changes {
     pub directories: Vec<EntryPath>,
     /// Directories to be walked with all below them.
     pub sweeps: Vec<Sweep>,
+    /// Which of `directories` could not be looked at, or did not hold still: they are walked with all below them, too, for the
+    /// tracker may never have been told of that. Other paths may be among them.
+    pub doubtful: HashSet<EntryPath>,
 }
 
 impl Changes {
-    /// The same with further directories to look at, and without what is looked at twice: the walk of a sweep goes into what
-    /// is mounted below it.
+    /// The same with further places to look at, which may be directories, and without what is looked at twice: the walk of a
+    /// sweep goes into what is mounted below it.
     #[must_use]
-    pub fn with(mut self, directories: Vec<EntryPath>) -> Self {
-        let tops: Vec<EntryPath> = self.sweeps.iter().map(|sweep| sweep.path.clone()).collect();
-        let is_below_one = |path: &EntryPath| tops.iter().any(|top| path.is_below(top));
+    pub fn with(mut self, places: &HashSet<EntryPath>) -> Self {
+        let swept: HashSet<EntryPath> = self.sweeps.iter().map(|sweep| sweep.path.clone()).collect();
+        let is_below_one = |path: &EntryPath| {
+            std::iter::successors(path.parent(), EntryPath::parent)
+                .any(|above| swept.contains(&above) || places.contains(&above))
+        };
         self.sweeps.retain(|sweep| !is_below_one(&sweep.path));
-        self.directories.extend(directories);
+        let parents = places.iter().filter_map(EntryPath::parent);
+        self.directories.extend(parents.chain(places.iter().cloned()));
         self.directories
-            .retain(|path| !tops.contains(path) && !is_below_one(path));
+            .retain(|path| !swept.contains(path) && !is_below_one(path));
+        self.doubtful.clone_from(places);
         self.directories.sort_by(EntryPath::replica_cmp);
         self.directories.dedup();
         self
@@ -167,7 +175,11 @@ impl Tracker {
             .filter(|path| !sweeps.iter().any(|sweep| covers(sweep, path, &self.watched)))
             .collect();
         directories.sort_by(EntryPath::replica_cmp);
-        Ok(Changes { directories, sweeps })
+        Ok(Changes {
+            directories,
+            sweeps,
+            ..Changes::default()
+        })
     }
 
     /// Forgets what the last [`Tracker::take`] returned: the round that looked at it has succeeded.

@@ -82,8 +82,6 @@ pub struct Findings {
     pub compared: u64,
     /// Content bytes read.
     pub bytes: u64,
-    /// What differs.
-    pub differences: Vec<(EntryPath, Difference)>,
 }
 
 /// How an entry differs.
@@ -142,13 +140,15 @@ fn without_atime(meta: Meta) -> Meta {
     }
 }
 
-/// Re-reads everything that `snapshot` lists below `root`. `progress` is told the bytes read so far.
+/// Re-reads everything that `snapshot` lists below `root`. `found` is told what differs, `progress` the bytes read so far.
 ///
 /// # Errors
-/// The replica is damaged, or the root cannot be opened. What cannot be read below it is a difference.
+/// The replica is damaged, the root cannot be opened, or what `found` and `progress` give. What cannot be read below the root is a
+/// difference.
 pub fn read_back(
     root: &Path,
     snapshot: &Snapshot,
+    found: &mut dyn FnMut(EntryPath, Difference) -> Result<()>,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Findings> {
     let directory =
@@ -186,7 +186,7 @@ pub fn read_back(
                 node,
                 ..entry.clone()
             })?);
-            findings.differences.push((entry.path, difference));
+            found(entry.path, difference)?;
         }
         progress(findings.bytes)?;
     }

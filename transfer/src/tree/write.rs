@@ -42,7 +42,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::tree::capture::Stat;
+use crate::tree::capture::{Directory, Stat};
 use crate::tree::entry::EntryPath;
 use crate::tree::filter::Filter;
 use parents::{Generation, Parents};
@@ -108,6 +108,17 @@ impl TreeWriter {
             parents: Parents::default(),
             rules: Arc::default(),
         })
+    }
+
+    /// Whether the tree is the one in `directory`: something else may have been mounted or moved to its path.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn writes_to(&self, directory: &Directory) -> Result<bool> {
+        let identity = |fd: BorrowedFd<'_>| Stat::of_fd(fd).map(|stat| (stat.dev, stat.ino));
+        let both = identity(self.tree.root.as_fd())
+            .and_then(|ours| identity(directory.as_fd()).map(|theirs| ours == theirs));
+        both.map_err(|errno| Error::io("look at the target directory", &self.tree.root_path, errno.into()))
     }
 
     /// A writer of the same tree with rules of its own, which [`Self::exclude`] sets for it and its clones.

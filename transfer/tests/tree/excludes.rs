@@ -223,6 +223,27 @@ fn a_rename_onto_a_directory_without_anything_excluded_sends_no_content() {
     assert_equal_but(&bed, "cache");
 }
 
+#[test]
+fn rules_for_names_like_our_own_leave_nothing_of_a_rename_behind() {
+    let include: &[&str] = &["+ /app/", "+ /app/**", "+ /app.new/", "+ /app.new/**", "- *"];
+    for rules in [&[".*"], &["- /.*"], include] {
+        let bed = Bed::new();
+        for (seed, folder) in ["app", "app.new"].iter().enumerate() {
+            bed.write(&format!("{folder}/deep/file"), &noise(5000, seed as u64));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(bed.sync_with(excluding(rules)).unwrap().ok);
+        let source = bed.path("source");
+        std::fs::rename(source.join("app"), source.join("app.old")).unwrap();
+        std::fs::rename(source.join("app.new"), source.join("app")).unwrap();
+        std::fs::remove_dir_all(source.join("app.old")).unwrap();
+        let summary = bed.sync_with(excluding(rules)).unwrap();
+        assert!(summary.ok && summary.bytes_data == 0, "{rules:?}: {summary:?}");
+        assert_eq!(entries(&bed.target), ["app"], "{rules:?}");
+        bed.assert_equal();
+    }
+}
+
 /// Few names, so that what changes meets what is excluded.
 struct Garden {
     dice: Dice,

@@ -8,12 +8,56 @@ use std::time::Duration;
 
 use go2cloud_tests::medium::{Format, Medium};
 use transfer::progress::Summary;
+use transfer::source::SourceVolume;
 
 use crate::bed::{Bed, noise};
 
 fn run(bed: &Bed) -> Summary {
     std::thread::sleep(Duration::from_millis(50));
     bed.sync().unwrap()
+}
+
+/// Two file systems that are made alike number their files alike; a file that is mounted over another one is on its own.
+#[test]
+fn files_of_two_file_systems_are_never_taken_for_one() {
+    let (one, other) = (
+        Medium::new(Format::Ext4, 32).unwrap(),
+        Medium::new(Format::Ext4, 32).unwrap(),
+    );
+    let bed = Bed::new();
+    for (medium, seed) in [(&one, 1), (&other, 2)] {
+        std::fs::remove_dir(medium.path().join("lost+found")).unwrap();
+        std::fs::write(medium.path().join("file"), noise(5000, seed)).unwrap();
+        std::fs::hard_link(medium.path().join("file"), medium.path().join("same")).unwrap();
+    }
+    let inode = |medium: &Medium| std::fs::metadata(medium.path().join("file")).unwrap().ino();
+    assert_eq!(inode(&one), inode(&other), "the test needs equal numbers");
+    let point = one.path().join("mounted");
+    std::fs::write(&point, b"below").unwrap();
+    call("mount", &["--bind".as_ref(), &other.path().join("file"), &point]);
+    std::thread::sleep(Duration::from_millis(50));
+    let sync = || {
+        bed.sync_with(|plan| {
+            let SourceVolume::Tree(tree) = &mut plan.volume else {
+                unreachable!()
+            };
+            tree.root = one.path();
+        })
+    };
+    let (first, second) = (sync(), sync());
+    call("umount", &[&point]);
+    assert!(first.as_ref().unwrap().ok, "{first:?}");
+    for (name, seed) in [("file", 1), ("same", 1), ("mounted", 2)] {
+        let content = std::fs::read(bed.target.join(name)).unwrap();
+        assert!(content == noise(5000, seed), "{name}");
+    }
+    let second = second.unwrap();
+    assert_eq!((second.sent, second.bytes_read), (0, 0), "{second:?}");
+}
+
+fn call(program: &str, arguments: &[&Path]) {
+    let status = Command::new(program).args(arguments).status();
+    assert!(status.unwrap().success(), "{program}");
 }
 
 /// How many names a run says to be copies.

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sys::loop_device::{LoopDevice, TestMount, run};
@@ -77,6 +77,7 @@ fn what_was_written_right_before_a_round_is_read_again_in_the_next_one() {
     bed.write("older", &noise(1000, 1));
     std::thread::sleep(Duration::from_millis(60));
     assert!(bed.sync_observed(&Writing(&bed), |_| {}).unwrap().ok);
+    std::thread::sleep(Duration::from_millis(60));
     let read = || bed.sync().unwrap().bytes_read;
     assert_eq!(read(), 5000, "its times prove nothing");
     assert_eq!(read(), 0);
@@ -132,7 +133,7 @@ impl Drop for Mapper {
 }
 
 /// Stores through the mapping when the first round is over.
-struct Storing(std::sync::Mutex<(Mapper, String)>);
+struct Storing(Mutex<(Mapper, String)>);
 
 impl Observer for Storing {
     fn event(&self, event: &Event) {
@@ -175,7 +176,7 @@ fn a_store_to_a_page_that_is_dirty_already_arrives_with_the_next_round() {
         });
         assert!(summary.as_ref().unwrap().ok, "{summary:?}");
     };
-    let storing = Storing(std::sync::Mutex::new((mapper, String::new())));
+    let storing = Storing(Mutex::new((mapper, String::new())));
     sync(&storing);
     let (mut mapper, stored) = storing.0.into_inner().unwrap();
     assert_eq!(held(), stored);
@@ -186,16 +187,30 @@ fn a_store_to_a_page_that_is_dirty_already_arrives_with_the_next_round() {
     assert_eq!(held(), stored);
 }
 
-/// A slow run, in the midst of which something happens.
-fn sync_while(bed: &Bed, rate: u64, meddle: impl FnOnce() + Send) -> Summary {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(600));
+/// Does something once a round has read so much.
+struct Meddling<F: FnOnce() + Send> {
+    after: u64,
+    meddle: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce() + Send> Observer for Meddling<F> {
+    fn event(&self, event: &Event) {
+        if let Event::Progress(progress) = event
+            && progress.bytes_read >= self.after
+            && let Some(meddle) = self.meddle.lock().unwrap().take()
+        {
             meddle();
-        });
-        let summary = bed.sync_with(|plan| plan.throttle = Arc::new(Throttle::new(rate)));
-        summary.unwrap()
-    })
+        }
+    }
+}
+
+/// A slow run, in the midst of which something happens: when so much was read.
+fn sync_while(bed: &Bed, rate: u64, after: u64, meddle: impl FnOnce() + Send) -> Summary {
+    let meddle = Mutex::new(Some(meddle));
+    let summary = bed.sync_observed(&Meddling { after, meddle }, |plan| {
+        plan.throttle = Arc::new(Throttle::new(rate));
+    });
+    summary.unwrap()
 }
 
 #[test]
@@ -229,7 +244,7 @@ fn what_vanishes_grows_shrinks_and_is_replaced_while_it_is_read_is_looked_at_aga
             }
         }
     };
-    let summary = sync_while(&bed, 10 << 20, meddle);
+    let summary = sync_while(&bed, 10 << 20, 4 << 20, meddle);
     let unsettled = &summary.unsettled;
     assert!(
         unsettled.changed >= 2 && unsettled.vanished > 0 && unsettled.replaced > 0,
@@ -245,6 +260,44 @@ fn what_vanishes_grows_shrinks_and_is_replaced_while_it_is_read_is_looked_at_aga
     std::thread::sleep(Duration::from_millis(60));
     let again = bed.sync().unwrap();
     assert_eq!((again.bytes_data, again.unsettled.changed), (0, 0), "{again:?}");
+}
+
+#[test]
+fn names_of_a_file_whose_first_name_vanishes_before_it_is_read_are_copied() {
+    let bed = Bed::new();
+    let source = bed.path("source");
+    let name = |folder: &str, index: u64| source.join(folder).join(format!("{index:02}"));
+    std::fs::create_dir(source.join("b")).unwrap();
+    for index in 0..24 {
+        bed.write(&format!("a/{index:02}"), &noise(1 << 20, index));
+        std::fs::hard_link(name("a", index), name("b", index)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(60));
+    let meddle = || (0..24).for_each(|index| std::fs::remove_file(name("a", index)).unwrap());
+    let summary = sync_while(&bed, 4 << 20, 1, meddle);
+    assert!(summary.unsettled.vanished > 0, "{:?}", summary.unsettled);
+    assert!(summary.ok, "{summary:?}");
+    bed.assert_equal();
+}
+
+#[test]
+fn a_very_long_file_that_is_renamed_while_its_directory_is_restless_stays() {
+    let bed = Bed::new();
+    let source = bed.path("source");
+    bed.write("d/restless", &noise(12 << 20, 1));
+    let long = File::create(source.join("d/long")).unwrap();
+    long.set_len(300 << 20).unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(bed.sync().unwrap().ok);
+    bed.write("d/restless", &noise(12 << 20, 2));
+    std::thread::sleep(Duration::from_millis(60));
+    let meddle = || {
+        bed.write("d/restless", &noise(12 << 20, 3));
+        std::fs::rename(source.join("d/long"), source.join("d/renamed")).unwrap();
+    };
+    let summary = sync_while(&bed, 10 << 20, 1 << 20, meddle);
+    assert!(summary.ok && summary.unsettled.changed > 0, "{summary:?}");
+    bed.assert_equal();
 }
 
 #[test]

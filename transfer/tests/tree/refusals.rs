@@ -77,17 +77,6 @@ fn verification_takes_what_was_refused_for_no_damage() {
         assert_eq!(summary.verified.unwrap().repaired, 0);
     }
     bed.assert_equal();
-    // Metadata that were not refused are repaired, without the content.
-    let damaged = bed.target.join("long");
-    std::fs::set_permissions(&damaged, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    std::fs::set_permissions(
-        bed.target.join("whole"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
-    )
-    .unwrap();
-    let summary = bed.sync().unwrap();
-    assert_eq!(summary.bytes_data, 0, "{summary:?}");
-    bed.assert_equal();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use go2cloud_tests::medium::{Format, Medium};
-use transfer::progress::Summary;
+use transfer::progress::{Event, Observer, Summary};
 
 use crate::bed::{Bed, noise};
 
@@ -58,14 +58,28 @@ fn metadata_that_the_target_refused_are_no_difference() {
         );
         bed.assert_equal();
     }
-    // What was accepted must still be there.
-    for name in ["short", "folder"] {
-        let mode = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(bed.target.join(name), mode).unwrap();
-    }
-    let summary = run(&bed);
-    assert_eq!((repaired(&summary), summary.bytes_data), (0, 0), "{summary:?}");
+    // What was accepted must still be there when the medium is read.
+    let damage = OnRound(1, || {
+        for name in ["short", "long", "folder"] {
+            let mode = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(bed.target.join(name), mode).unwrap();
+        }
+    });
+    let summary = bed.sync_observed(&damage, |_| {}).unwrap();
+    assert_eq!((summary.rounds, summary.bytes_data), (2, 0), "{summary:?}");
+    assert!(repaired(&summary) >= 3, "{summary:?}");
     bed.assert_equal();
+}
+
+/// Does something when a round has ended, before the verification.
+struct OnRound<F: Fn() + Send + Sync>(u32, F);
+
+impl<F: Fn() + Send + Sync> Observer for OnRound<F> {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::RoundFinished { round, .. } if *round == self.0) {
+            (self.1)();
+        }
+    }
 }
 
 #[test]

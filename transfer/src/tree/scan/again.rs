@@ -45,10 +45,10 @@ impl Scan<'_> {
                 walker.remove_excluded(&path)?;
                 walker.named(&path, Depth::Deep)?;
                 walked.push(path);
-            }
-            // Each holds its directory open.
-            if walked.len().is_multiple_of(WAITING_MAX) {
-                self.drain(&stack, threads)?;
+                // Each holds its directory open.
+                if walked.len().is_multiple_of(WAITING_MAX) {
+                    self.drain(&stack, threads)?;
+                }
             }
         }
         walker.work.finish()?;
@@ -231,7 +231,8 @@ impl Walker<'_> {
         Ok(true)
     }
 
-    fn known(&mut self, path: &EntryPath) -> Result<Option<Entry>> {
+    /// What the baseline has at a path.
+    pub(super) fn known(&mut self, path: &EntryPath) -> Result<Option<Entry>> {
         self.cursor.as_mut().map_or(Ok(None), |cursor| cursor.get(path))
     }
 

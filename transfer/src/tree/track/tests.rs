@@ -254,11 +254,13 @@ fn nothing_is_looked_at_twice() {
         reason: Doubt::Overflow,
     };
     let changes = Changes {
-        directories: vec![path("b"), path("mnt/inner/x")],
+        directories: ["b", "b/deep/er", "mnt/inner/x"].map(path).to_vec(),
         sweeps: vec![sweep("mnt"), sweep("mnt/inner"), sweep("mnt too")],
+        ..Changes::default()
     };
-    let changes = changes.with(["a", "b", "mnt", "mnt/inner/y"].map(path).to_vec());
-    assert_eq!(changes.directories, ["a", "b"].map(path));
+    let places = HashSet::from(["a/log", "b", "mnt", "mnt/inner/y"].map(path));
+    let changes = changes.with(&places);
+    assert_eq!(changes.directories, ["", "a", "b", "a/log"].map(path));
     assert_eq!(changes.sweeps, ["mnt", "mnt too"].map(sweep));
 }
 

@@ -18,6 +18,7 @@ use super::{ATTEMPTS_MAX, Tree, TreeWriter, seal};
 use crate::tree::capture::Stat;
 use crate::tree::entry::EntryPath;
 use crate::tree::filter::Filter;
+use crate::tree::moves::is_spared;
 
 /// Levels of one chain that are kept open.
 const LEVELS_OPEN_MAX: usize = 64;
@@ -52,7 +53,8 @@ impl TreeWriter {
             return refused(Errno::BUSY);
         };
         let mut kept = Kept {
-            rules: self.rules.get(),
+            // What was moved aside to go held nothing excluded under its own name.
+            rules: self.rules.get().filter(|_| !is_spared(path)),
             path: parent.to_vec(),
             directories: Vec::new(),
         };
