@@ -375,12 +375,13 @@ fn flags_and_projects_make_no_event_and_are_found_by_the_last_round() {
 fn a_wide_tree_is_copied_whole_with_few_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let bed = Bed::new();
-    for index in 0..700 {
+    for index in 0..1500 {
         bed.write(&format!("{}/{index}/f", index % 10), b"x");
     }
     let limit = getrlimit(Resource::Nofile);
     let mut few = limit;
-    few.current = Some(300);
+    // For both sides: of the target, each of 16 connections keeps a dozen directories open.
+    few.current = Some(450);
     setrlimit(Resource::Nofile, few).unwrap();
     let summary = bed.sync_with(|plan| (plan.connections, plan.verify) = (16, false));
     setrlimit(Resource::Nofile, limit).unwrap();

@@ -5,6 +5,7 @@
 //! [`EntryPath::parse`], which `serde` does here.
 
 use std::cmp::Ordering;
+use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,13 @@ impl EntryPath {
             Some(slash) => Some((&self.0[..slash], &self.0[slash + 1..])),
             None => Some((b"", &self.0)),
         }
+    }
+
+    /// The directory that holds this entry, and its name there as system calls take it; `None` for the root.
+    pub fn place(&self) -> Option<(Self, CString)> {
+        let (parent, name) = self.split()?;
+        let name = CString::new(name).expect("names hold no NUL");
+        Some((Self(parent.to_vec()), name))
     }
 
     /// The directory that holds this entry; `None` for the root.

@@ -8,7 +8,6 @@
 //! The file `renames` lies beside the journal (docs/FORMATS.md). It counts only for the generation that it names.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -266,9 +265,7 @@ impl Inodes {
     }
 
     fn at(&self, path: &EntryPath) -> Option<Inode> {
-        let (parent, name) = path.split()?;
-        let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
-        let name = CString::new(name).expect("names hold no NUL");
+        let (parent, name) = path.place()?;
         let stat = self.0.open_beneath(&parent).ok()?.stat_entry(&name).ok()?;
         Some(Inode {
             ino: stat.ino,

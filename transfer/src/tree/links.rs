@@ -19,7 +19,6 @@ use crate::tree::entry::EntryPath;
 use crate::tree::replica::Cursor;
 use crate::tree::scan::{OpenDirectory, Scan};
 use crate::tree::spool::Spool;
-use crate::tree::tally::motion_of;
 use crate::tree::tasks::{File, Task, Work};
 
 /// One name of an entry that has several, as the walk saw it.
@@ -85,26 +84,17 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<Inode>, found: &mut Spool<SeenLi
     let mut waiting = vec![(EntryPath::root(), 0)];
     while let Some((path, file_system)) = waiting.pop() {
         // What vanished meanwhile is for the next round.
-        let Ok(directory) = scan.root.open_beneath(&path) else {
+        let Ok((directory, own)) = scan.root.enter(&path) else {
             continue;
         };
-        let (Ok(names), Ok(own)) = (directory.names(), directory.stat()) else {
+        let Ok(names) = directory.names() else {
             continue;
         };
         let open = OpenDirectory::at(directory, path, file_system, own.dev);
         for name in names.iter() {
-            let Ok(child) = open.path.join(name.bytes()) else {
+            let Some((child, stat)) = scan.look_at(&open.directory, &open.path, name.c_str) else {
                 continue;
             };
-            if scan.is_elsewhere(&child) {
-                continue;
-            }
-            let Ok(stat) = open.directory.stat_entry(name.c_str) else {
-                continue;
-            };
-            if scan.leaves_out(&child, &stat) {
-                continue;
-            }
             if stat.kind == FileKind::Directory {
                 if !open.is_left_at(&stat)
                     || scan.enters(&open.directory, name.c_str, &stat, |dev| entered.insert(dev))?
@@ -129,6 +119,14 @@ fn find_names(scan: &Scan<'_>, wanted: &HashSet<Inode>, found: &mut Spool<SeenLi
         }
     }
     Ok(())
+}
+
+/// The name that carries a group's content.
+struct Leader {
+    seen: SeenLink,
+    directory: OpenDirectory,
+    name: CString,
+    stat: Stat,
 }
 
 struct Groups<'a> {
@@ -161,7 +159,13 @@ impl Groups<'_> {
         if group.iter().all(|seen| seen.unchanged) {
             return self.count_unchanged(&group);
         }
-        let Some((leader, directory, stat)) = self.take_leader(&mut group)? else {
+        let Some(Leader {
+            seen: leader,
+            directory,
+            name,
+            stat,
+        }) = self.take_leader(&mut group)?
+        else {
             return Ok(());
         };
         let is_complete = group.len() as u64 + 1 >= stat.nlink;
@@ -175,7 +179,6 @@ impl Groups<'_> {
         } else {
             None
         };
-        let name = name_of(&leader.path);
         self.work.push(Task::Entry(Box::new(File {
             directory: Arc::new(directory),
             name,
@@ -189,32 +192,35 @@ impl Groups<'_> {
 
     /// Takes the name that carries the content out of its group: one under which the target has this inode keeps it,
     /// otherwise the first one makes a new one. Names that are no longer there are taken out, too.
-    fn take_leader(&mut self, group: &mut Vec<SeenLink>) -> Result<Option<(SeenLink, OpenDirectory, Stat)>> {
+    fn take_leader(&mut self, group: &mut Vec<SeenLink>) -> Result<Option<Leader>> {
         let tally = self.scan.tally;
         while !group.is_empty() {
             let at = group.iter().position(|seen| seen.known_inode).unwrap_or(0);
-            let leader = group.remove(at);
-            let parent = leader.path.parent().unwrap_or_else(EntryPath::root);
-            let opened = self.scan.root.open_beneath(&parent).and_then(|directory| {
-                let stat = directory.stat_entry(&name_of(&leader.path))?;
-                Ok((directory, stat))
+            let seen = group.remove(at);
+            let Some((parent, name)) = seen.path.place() else {
+                continue;
+            };
+            let opened = self.scan.root.enter(&parent).and_then(|(directory, own)| {
+                let stat = directory.stat_entry(&name)?;
+                Ok((directory, own, stat))
             });
             match opened {
-                Ok((directory, stat)) if (stat.dev, stat.ino) == (leader.dev, leader.ino) => {
-                    let directory = OpenDirectory::at(directory, parent, leader.file_system, stat.dev);
-                    return Ok(Some((leader, directory, stat)));
+                Ok((directory, own, stat)) if (stat.dev, stat.ino) == (seen.dev, seen.ino) => {
+                    let directory = OpenDirectory::at(directory, parent, seen.file_system, own.dev);
+                    return Ok(Some(Leader {
+                        seen,
+                        directory,
+                        name,
+                        stat,
+                    }));
                 }
-                Ok(_) => tally.moved(&leader.path, Motion::Replaced),
-                Err(error) => match motion_of(&error) {
-                    Some(Motion::Vanished) => {
-                        tally.moved(&leader.path, Motion::Vanished);
-                        if leader.known {
-                            self.work.push(Task::Remove(leader.path))?;
-                        }
+                Ok(_) => tally.moved(&seen.path, Motion::Replaced),
+                Err(error) => {
+                    let motion = tally.unreadable(&seen.path, "entry", &error);
+                    if motion == Some(Motion::Vanished) && seen.known {
+                        self.work.push(Task::Remove(seen.path))?;
                     }
-                    Some(motion) => tally.moved(&leader.path, motion),
-                    None => tally.skip(&leader.path, "entry", &error),
-                },
+                }
             }
         }
         Ok(None)
@@ -231,10 +237,4 @@ impl Groups<'_> {
         }
         Ok(())
     }
-}
-
-/// The last component of a path that is not the root.
-fn name_of(path: &EntryPath) -> CString {
-    let name = path.split().map(|(_, name)| name).unwrap_or_default();
-    CString::new(name).expect("names hold no NUL")
 }

@@ -318,26 +318,17 @@ impl Search<'_> {
         let mut waiting = self.consider(sighting);
         while let Some((directory, file_system)) = waiting.pop() {
             // What vanished meanwhile is for the next round.
-            let Ok(open) = self.scan.root.open_beneath(&directory) else {
+            let Ok((open, own)) = self.scan.root.enter(&directory) else {
                 continue;
             };
-            let (Ok(names), Ok(own)) = (open.names(), open.stat()) else {
+            let Ok(names) = open.names() else {
                 continue;
             };
             for name in names.iter() {
-                let Ok(path) = directory.join(name.bytes()) else {
+                let Some((path, stat)) = self.scan.look_at(&open, &directory, name.c_str) else {
                     continue;
                 };
-                if self.scan.is_elsewhere(&path) {
-                    continue;
-                }
-                let Ok(stat) = open.stat_entry(name.c_str) else {
-                    continue;
-                };
-                if stat.dev != own.dev
-                    || stat.is_mount_root == Some(true)
-                    || self.scan.leaves_out(&path, &stat)
-                {
+                if stat.dev != own.dev || stat.is_mount_root == Some(true) {
                     continue;
                 }
                 let below = self.consider(Sighting {

@@ -183,11 +183,9 @@ impl TreeTarget {
         let (snapshot, _) = self.journal.sealed()?;
         for entry in snapshot.iter().take(SAMPLE_MAX) {
             let entry = entry?;
-            let Some((parent, name)) = entry.path.split() else {
+            let Some((parent, name)) = entry.path.place() else {
                 continue;
             };
-            let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
-            let name = std::ffi::CString::new(name).expect("names hold no NUL");
             let found = directory
                 .open_beneath(&parent)
                 .and_then(|parent| parent.stat_entry(&name));

@@ -197,6 +197,22 @@ impl Scan<'_> {
         Ok(stat.is_mount_root == Some(false) || self.can_enter(parent, name)? && enter(stat.dev))
     }
 
+    /// Path and status of an entry, unless it is left out, or gone.
+    pub fn look_at(
+        &self,
+        directory: &Directory,
+        above: &EntryPath,
+        name: &CStr,
+    ) -> Option<(EntryPath, Stat)> {
+        let path = above.join(name.to_bytes()).ok()?;
+        if self.is_elsewhere(&path) {
+            return None;
+        }
+        // What vanished meanwhile is for the next round.
+        let stat = directory.stat_entry(name).ok()?;
+        (!self.leaves_out(&path, &stat)).then_some((path, stat))
+    }
+
     /// Whether what is at this path is another machine's or process's to tell.
     pub fn is_elsewhere(&self, path: &EntryPath) -> bool {
         !self.elsewhere.is_empty() && self.elsewhere.contains(path)
@@ -240,15 +256,9 @@ impl Scan<'_> {
 
     fn walk_root(&self, stack: &Stack) -> Result<()> {
         let failed = |error: std::io::Error| Error::io("read the directory to copy", PathBuf::new(), error);
-        let stat = self.root.stat().map_err(failed)?;
-        let directory = self.root.open_beneath(&EntryPath::root()).map_err(failed)?;
+        let (directory, stat) = self.root.enter(&EntryPath::root()).map_err(failed)?;
         self.entered.lock().expect("not poisoned").insert(stat.dev);
-        let open = OpenDirectory {
-            directory,
-            path: EntryPath::root(),
-            file_system: 0,
-            dev: stat.dev,
-        };
+        let open = OpenDirectory::at(directory, EntryPath::root(), 0, stat.dev);
         let mut walker = Walker::new(self, stack);
         let known = walker.known(&EntryPath::root())?;
         let known_ctime = known.filter(|entry| is_unchanged(&entry.stamp, &stamp(0, &stat, self.t0)));
@@ -306,12 +316,8 @@ impl<'a> Walker<'a> {
         if self.is_out_of_reach(path) {
             return Ok(());
         }
-        let opened = self.scan.root.open_beneath(path).and_then(|directory| {
-            let stat = directory.stat()?;
-            Ok((directory, stat))
-        });
-        let (directory, stat) = match opened {
-            Ok(opened) => opened,
+        let (directory, stat) = match self.scan.root.enter(path) {
+            Ok(entered) => entered,
             // That is found in the directory that it was in; should it come back, nobody tells what happened in it meanwhile.
             Err(error) if motion_of(&error).is_some() => {
                 self.scan.tally.look_later(path);
@@ -648,10 +654,7 @@ impl<'a> Walker<'a> {
 
     /// What cannot be read is named; what vanished meanwhile is for the next look.
     fn unreadable(&self, path: &EntryPath, what: &str, error: &std::io::Error) {
-        match motion_of(error) {
-            Some(motion) => self.scan.tally.moved(path, motion),
-            None => self.scan.tally.skip(path, what, error),
-        }
+        self.scan.tally.unreadable(path, what, error);
     }
 }
 

@@ -30,7 +30,7 @@ use crate::tree::round::{Pace, now};
 use crate::tree::scan::version::ages_in;
 use crate::tree::shared::Sharing;
 use crate::tree::spool::Spool;
-use crate::tree::tally::{Tally, motion_of};
+use crate::tree::tally::Tally;
 use crate::tree::tasks::{Dispatcher, File, Item, Task};
 
 /// Names that one operation speaks of: with the longest paths 4 MiB, which a frame that is not full has room for.
@@ -153,7 +153,7 @@ impl<'a, 'b> Sender<'a, 'b> {
                 (data, before)
             }
             Ok(_) => {
-                self.give_up(&file, Motion::Replaced);
+                self.replaced(&file);
                 return Ok(());
             }
             Err(error) => return self.unreadable(&file, "content", &error),
@@ -341,7 +341,7 @@ impl<'a, 'b> Sender<'a, 'b> {
                 self.entry_through(file, Operation::Special(entry))
             }
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-                self.give_up(file, Motion::Replaced);
+                self.replaced(file);
                 Ok(())
             }
             Err(error) => self.unreadable(file, "metadata", &error),
@@ -702,23 +702,26 @@ impl<'a, 'b> Sender<'a, 'b> {
 
     /// A file that cannot be read is named; one that vanished goes at the target, too.
     fn unreadable(&mut self, file: &File, what: &str, error: &std::io::Error) -> Result<()> {
-        match motion_of(error) {
-            Some(motion) => {
-                if motion == Motion::Vanished && file.known.is_some() {
-                    self.push(Operation::Remove {
-                        path: file.path.clone(),
-                    });
-                }
-                self.give_up(file, motion);
-            }
-            None => self.shared.tally.skip(&file.path, what, error),
+        let motion = self.shared.tally.unreadable(&file.path, what, error);
+        if motion == Some(Motion::Vanished) && file.known.is_some() {
+            self.push(Operation::Remove {
+                path: file.path.clone(),
+            });
+        }
+        if motion.is_some() {
+            self.leave_other_names(file);
         }
         Ok(())
     }
 
-    /// Notes a file that is not what the walk saw. It may still have its other names, which were to be links to this one.
-    fn give_up(&self, file: &File, motion: Motion) {
-        self.shared.tally.moved(&file.path, motion);
+    /// Notes a file in the place of which the walk saw another one.
+    fn replaced(&self, file: &File) {
+        self.shared.tally.moved(&file.path, Motion::Replaced);
+        self.leave_other_names(file);
+    }
+
+    /// The other names of a file were to be links to the one that could not be read; the file may still have them.
+    fn leave_other_names(&self, file: &File) {
         for path in &file.other_names {
             self.shared.tally.leave(path);
         }

@@ -64,6 +64,16 @@ impl Tally {
         });
     }
 
+    /// Notes an entry that did not hold still or could not be read, as the error says. Returns what became of it if it moved.
+    pub fn unreadable(&self, path: &EntryPath, what: &str, error: &io::Error) -> Option<Motion> {
+        let motion = motion_of(error);
+        match motion {
+            Some(motion) => self.moved(path, motion),
+            None => self.skip(path, what, error),
+        }
+        motion
+    }
+
     /// Notes an entry that did not hold still.
     pub fn moved(&self, path: &EntryPath, motion: Motion) {
         let counter = match motion {

@@ -65,6 +65,16 @@ impl Directory {
         Ok(Self { fd })
     }
 
+    /// The same, with its status.
+    ///
+    /// # Errors
+    /// As for [`Self::open_beneath`].
+    pub fn enter(&self, path: &EntryPath) -> Result<(Self, Stat)> {
+        let directory = self.open_beneath(path)?;
+        let stat = directory.stat()?;
+        Ok((directory, stat))
+    }
+
     /// All names in it, unordered. Memory: the names and 17 bytes each.
     ///
     /// # Errors

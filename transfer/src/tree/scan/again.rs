@@ -1,7 +1,6 @@
 //! What the walk sets aside because it may have been renamed, and the second look at it.
 
 use std::collections::HashSet;
-use std::ffi::CString;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -99,11 +98,7 @@ impl Scan<'_> {
     pub fn finish_root(&self) -> Result<()> {
         let stack = Stack::default();
         let mut walker = Walker::new(self, &stack);
-        let opened = self.root.open_beneath(&EntryPath::root()).and_then(|directory| {
-            let stat = directory.stat()?;
-            Ok((directory, stat))
-        });
-        match opened {
+        match self.root.enter(&EntryPath::root()) {
             Ok((directory, stat)) => {
                 let open = OpenDirectory::at(directory, EntryPath::root(), 0, stat.dev);
                 walker.finish_later(&open, &stat)
@@ -138,11 +133,9 @@ struct Again<'a> {
 
 impl Again<'_> {
     fn look(&mut self, sighting: &Sighting, wanted: Wanted) -> Result<()> {
-        let Some((parent, name)) = sighting.path.split() else {
+        let Some((parent, name)) = sighting.path.place() else {
             return Ok(());
         };
-        let name = CString::new(name).expect("names hold no NUL");
-        let parent = EntryPath::parse(parent).expect("the parent of a plain path is plain");
         let open = match self.parent(parent, sighting.within) {
             Ok(open) => open,
             Err(error) => {
@@ -189,9 +182,8 @@ impl Again<'_> {
         if let Some(at) = self.open.iter().rposition(|open| open.path == path) {
             return Ok(Arc::clone(&self.open[at]));
         }
-        let directory = self.walker.scan.root.open_beneath(&path)?;
-        let dev = directory.stat()?.dev;
-        let open = Arc::new(OpenDirectory::at(directory, path, file_system, dev));
+        let (directory, stat) = self.walker.scan.root.enter(&path)?;
+        let open = Arc::new(OpenDirectory::at(directory, path, file_system, stat.dev));
         if self.open.len() >= OPEN_MAX {
             self.open.remove(0);
         }
@@ -242,9 +234,8 @@ impl Walker<'_> {
         let Some(known) = known.filter(|known| matches!(known.node, Node::Directory)) else {
             return Ok(false);
         };
-        let opened = self.scan.root.open_beneath(path);
-        let present = opened.and_then(|directory| directory.stat());
-        Ok(present.is_ok_and(|stat| is_inode_of(&known, known.stamp.file_system, &stat)))
+        let entered = self.scan.root.enter(path);
+        Ok(entered.is_ok_and(|(_, stat)| is_inode_of(&known, known.stamp.file_system, &stat)))
     }
 
     /// Removes what the baseline has below a directory at places that the rules leave out: it was not excluded under its old
