@@ -89,12 +89,15 @@ fn assert_thawed_after(group: PathBuf, signal: &str, before: &str, what: impl Fn
     let mount = TestMount::new("g2c-block-watchdog", &device.path, "noatime").unwrap();
     let thaw = ThawAtLast(File::open(&mount.point).unwrap());
     let group = Group::with_freezer(group, &mount.point, signal, before);
+    let (begins, begun) = mpsc::channel();
     let (done, written) = mpsc::channel();
     let path = mount.point.join("written");
     let writer = std::thread::spawn(move || {
+        let _ = begins.send(());
         std::fs::write(path, b"after the freeze").unwrap();
         let _ = done.send(());
     });
+    begun.recv().unwrap();
     let early = written.recv_timeout(Duration::from_millis(200));
     what(&group);
     let thawed = written.recv_timeout(Duration::from_secs(6));
