@@ -101,6 +101,8 @@ pub(crate) struct Ring {
     page_len: usize,
     data_len: usize,
     record: Vec<u8>,
+    /// Whether it was full when it was last emptied, and nothing has come since: what was lost is told already.
+    is_told: bool,
 }
 
 // SAFETY: the ring's memory belongs to this value alone on our side of the kernel's protocol.
@@ -133,6 +135,7 @@ impl Ring {
             page_len,
             data_len,
             record: vec![0; RECORD_LEN_MAX],
+            is_told: false,
         })
     }
 
@@ -143,13 +146,12 @@ impl Ring {
         unsafe { AtomicU64::from_ptr(pointer.cast()) }
     }
 
-    /// Takes every record that is in the ring now.
+    /// Takes every record that is in the ring now. A loss for lack of room is told at once, and not again when the kernel tells of
+    /// it with the next record.
     pub(crate) fn drain(&mut self, mut take: impl FnMut(Record<'_>)) {
         let head = self.counter(HEAD_OFFSET).load(Ordering::Acquire);
         let mut tail = self.counter(TAIL_OFFSET).load(Ordering::Relaxed);
-        if head - tail + ROOM_MIN > self.data_len as u64 {
-            take(Record::Lost);
-        }
+        let is_full = head - tail + ROOM_MIN > self.data_len as u64;
         let mut record = std::mem::take(&mut self.record);
         while tail < head {
             self.copy_out(tail, &mut record[..8]);
@@ -161,7 +163,9 @@ impl Ring {
                 break;
             }
             self.copy_out(tail, &mut record[..len]);
+            let is_told = std::mem::take(&mut self.is_told);
             match kind {
+                RECORD_LOST if is_told => {}
                 RECORD_SAMPLE if len >= 12 => {
                     let raw_len = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]) as usize;
                     match record.get(12..12 + raw_len) {
@@ -176,6 +180,11 @@ impl Ring {
         }
         self.record = record;
         self.counter(TAIL_OFFSET).store(tail, Ordering::Release);
+        if is_full {
+            // Only now there is room: all that was lost was lost before this is told.
+            take(Record::Lost);
+            self.is_told = true;
+        }
     }
 
     fn copy_out(&self, position: u64, to: &mut [u8]) {

@@ -152,6 +152,10 @@ fn an_overflowing_ring_marks_everything() {
     assert!(harvest.lost);
     assert_eq!(harvest.dirty.count(), facts.len / CHUNK_LEN);
     assert!(!tracker.harvest().lost, "after that it is watched again");
+    file.write_all_at(&buffer, 3 * CHUNK_LEN).unwrap();
+    let harvest = tracker.harvest();
+    assert!(!harvest.lost, "a loss is told once");
+    assert_eq!(harvest.dirty.iter().collect::<Vec<_>>(), [3]);
 }
 
 #[test]
