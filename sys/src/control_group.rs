@@ -22,7 +22,7 @@ const FIRST_NAMESPACE: u64 = 0xefff_fffb;
 /// Where a process has gone, and what may still end it.
 #[derive(Debug, Default)]
 pub(crate) struct Shelter {
-    /// Groups made for it; [`leave`] them when it has ended.
+    /// Groups made for it; [`Shelter::leave`] them when it has ended.
     refuges: Vec<PathBuf>,
     /// Why it may be ended together with this program.
     pub(crate) exposure: Option<String>,

@@ -200,10 +200,11 @@ fn examine(
             format!("its first bytes cannot be read ({error})"),
         ));
     }
-    if !piece.holders()?.is_empty() {
+    let holders = piece.holders()?;
+    if !holders.is_empty() {
         return Ok(Finding::whole(
             "stacked",
-            format!("used by {}", piece.holders()?.join(", ")),
+            format!("used by {}", holders.join(", ")),
         ));
     }
     let found = signatures(&head);

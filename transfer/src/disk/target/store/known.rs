@@ -2,9 +2,9 @@
 //! is tried out between two runs.
 //!
 //! A target that shows of itself what it showed when the last session ended, was not written to since. Of any other one
-//! chunks are read and compared with their digests: where the disk and its file systems begin and end, for that is what every
-//! mount changes, and some that are spread over the rest. Nothing is believed of a disk that does not prove to be ours,
-//! and nothing of the digests of one that was changed.
+//! chunks are read and compared with their digests: where the disk begins and ends and where its file systems begin, for that is
+//! what every mount changes, and some that are spread over the rest. Nothing is believed of a disk that does not prove to be
+//! ours, and nothing of the digests of one that was changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::disk::target::admit::Standing;
 use crate::disk::target::journal::{DiskRecord, Seen};
 use crate::error::{Error, Result};
 
-/// Chunks looked at, at most, beside the beginnings and ends: 8 MiB.
+/// Chunks looked at, at most, beside the landmarks and both ends of the disk: 8 MiB.
 const LOOKS_MAX: usize = 128;
 /// Candidates for them in every region, at least.
 const CANDIDATES_MIN: usize = 4;
