@@ -183,19 +183,24 @@ impl BlockDevice {
     /// Whether somebody has it in use, in whatever mount namespace; `None` when that cannot be told. To look is to claim it for
     /// a moment: a mount of the very moment fails.
     pub fn is_used(&self) -> Option<bool> {
-        let mut exclusive = OpenOptions::new();
-        exclusive.read(true).custom_flags(libc::O_EXCL);
-        match exclusive.open(&self.path) {
-            Ok(_) => Some(false),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Some(true),
-            Err(_) => None,
-        }
+        is_used(&self.path)
     }
 
     /// The file behind a loop device.
     pub fn backing_file(&self) -> Option<PathBuf> {
         let text = read_text(&self.disk.sysfs().join("loop/backing_file")).ok()?;
         Some(PathBuf::from(text.trim_end_matches('\n')))
+    }
+}
+
+/// [`BlockDevice::is_used`] by the node.
+pub(crate) fn is_used(node: &Path) -> Option<bool> {
+    let mut exclusive = OpenOptions::new();
+    exclusive.read(true).custom_flags(libc::O_EXCL);
+    match exclusive.open(node) {
+        Ok(_) => Some(false),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Some(true),
+        Err(_) => None,
     }
 }
 
@@ -227,7 +232,7 @@ pub enum Access {
     /// For reading and writing.
     Write,
     /// For reading and writing; a block device is refused with `EBUSY` while a file system, swap, LVM or another program has
-    /// it in use. Of a regular file the kernel does not know that.
+    /// it in use. Of a regular file the kernel does not know that, nor of loop devices over either ([`crate::loop_users`]).
     WriteExclusive,
 }
 

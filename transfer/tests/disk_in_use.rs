@@ -1,4 +1,4 @@
-//! Image files that somebody else has in use are never written to: a mounted copy, a second receiver.
+//! Disks and image files that somebody else has in use are never written to: a mounted copy, a second receiver.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the test bed is shared with other tests")]
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bed::{Bed, MIB, assert_equal, make_file_system, mount, random_disk};
+use bed::{Bed, MIB, assert_equal, make_file_system, mount, partition, random_disk};
 use sys::loop_device::LoopDevice;
 use transfer::progress::Silent;
 use transfer::source::{Lead, Next, Standing};
@@ -71,6 +71,43 @@ fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
     again().unwrap();
 }
 
+/// A loop device does not claim the device that it stands over, so that the kernel lets others have it for themselves.
+#[test]
+fn a_disk_that_is_mounted_through_a_loop_device_is_refused() {
+    let disk = LoopDevice::new("g2c-block-used", 24 * MIB, 512).unwrap();
+    partition(&disk, "label: gpt\nsize=20M\n");
+    make_file_system("ext4", &disk.partition(1));
+    let bed = Bed::new();
+    let target = LoopDevice::new("g2c-block-used", 24 * MIB, 512).unwrap();
+    let again = || bed.sync(&[&target.path], bed.plan(&[&disk.path]));
+    again().unwrap();
+    target.scan_partitions().unwrap();
+    let before = std::fs::read(&target.backing).unwrap();
+    for (over, flags) in [
+        (target.path.clone(), &["--partscan"][..]),
+        (target.partition(1), &[][..]),
+    ] {
+        let attached = Attached::new(flags, &over);
+        let refused = again().unwrap_err().describe();
+        for word in [attached.0.to_str().unwrap(), "losetup -d"] {
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+    }
+    assert!(
+        std::fs::read(&target.backing).unwrap() == before,
+        "nothing was written"
+    );
+    again().unwrap();
+}
+
+/// Whether this process, in which the receiver runs, has a file open.
+fn is_open(file: &Path) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    descriptors
+        .flatten()
+        .any(|descriptor| std::fs::read_link(descriptor.path()).is_ok_and(|path| path == file))
+}
+
 /// What is written through a loop device may come to the image when it is detached: while the receiver waits for that.
 #[test]
 fn an_image_that_is_detached_just_now_is_looked_at_afterwards() {
@@ -83,7 +120,12 @@ fn an_image_that_is_detached_just_now_is_looked_at_afterwards() {
     device.write_all_at(&[7; 4096], 5 * MIB).unwrap();
     let summary = std::thread::scope(|scope| {
         let again = scope.spawn(|| bed.sync(&[&image], bed.plan(&[&disk.path])));
-        std::thread::sleep(Duration::from_millis(500));
+        let since = Instant::now();
+        while !is_open(&image) && since.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It looks for loop devices now, and waits for a while when it finds one.
+        std::thread::sleep(Duration::from_millis(100));
         drop((device, attached));
         again.join().unwrap().unwrap()
     });

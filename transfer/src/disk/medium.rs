@@ -110,16 +110,28 @@ impl DiskMedium {
         self
     }
 
-    /// Refuses a file that others write to, for as long as this is open: through a loop device, or as its target. What has a
-    /// block device in use, the kernel knows ([`Access::WriteExclusive`]).
+    /// Refuses what others write to through a loop device; an image file also for as long as this is open. What else has a block
+    /// device in use, the kernel knows ([`Access::WriteExclusive`]).
     ///
     /// # Errors
     /// Who uses it, and what to do.
     pub fn claim(&self) -> Result<()> {
+        self.refuse_loop_devices()?;
         if self.device.is_some() {
             return Ok(());
         }
-        let failed = |error| Error::io("find out who uses the image file", &self.path, error);
+        let what = "write to an image file that another receiver writes to";
+        lock::exclusively(self.file.file()).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Error::new(Kind::Usage, what)
+                .on(&self.path)
+                .because(error)
+                .remedy("end the other receiver, or name another file"),
+            _ => Error::io("lock the image file", &self.path, error),
+        })
+    }
+
+    fn refuse_loop_devices(&self) -> Result<()> {
+        let failed = |error| Error::io("find out who uses the disk", &self.path, error);
         let free = lock::patiently(|| {
             let user = loop_users::user_of(&self.path)?;
             Ok(user.is_none().then_some(()))
@@ -129,22 +141,18 @@ impl DiskMedium {
             && let Some(device) = loop_users::user_of(&self.path).map_err(failed)?
         {
             let device = device.display();
-            return Err(Error::new(Kind::Usage, "write to an image file that is in use")
+            let what = match self.device {
+                Some(_) => "write to a disk that is in use",
+                None => "write to an image file that is in use",
+            };
+            return Err(Error::new(Kind::Usage, what)
                 .on(&self.path)
                 .remedy(format!(
                     "{device} stands for it: unmount its file systems, switch off what is stacked on it (lsblk {device}), then \
                      losetup -d {device}"
                 )));
         }
-        lock::exclusively(self.file.file()).map_err(|error| {
-            Error::new(
-                Kind::Usage,
-                "write to an image file that another receiver writes to",
-            )
-            .on(&self.path)
-            .because(error)
-            .remedy("end the other receiver, or name another file")
-        })
+        Ok(())
     }
 
     /// Gives an image file its length. Does nothing to a block device.

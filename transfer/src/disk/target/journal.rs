@@ -105,11 +105,12 @@ impl Journal {
             .map_err(|error| Error::io("make the journal's folder", folder, error))?;
         let lock =
             File::open(folder).map_err(|error| Error::io("open the journal's folder", folder, error))?;
-        crate::lock::exclusively(&lock).map_err(|error| {
-            Error::new(Kind::Usage, "lock the journal")
+        crate::lock::exclusively(&lock).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Error::new(Kind::Usage, "lock the journal")
                 .on(folder)
                 .because(error)
-                .remedy("end the other receiver that uses it, or give this one a --journal of its own")
+                .remedy("end the other receiver that uses it, or give this one a --journal of its own"),
+            _ => Error::io("lock the journal", folder, error),
         })?;
         Ok(Self {
             folder: folder.to_owned(),
