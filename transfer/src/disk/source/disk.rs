@@ -7,6 +7,7 @@
 //! A discard marks, too. When there are many marks a new map, taken after them, tells which of these chunks are wholly free: they
 //! do not count until they are marked again, for what is allocated after the map is written after it.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use sys::block_device::Access;
 use sys::block_tracker::{BlockTracker, CHUNK_LEN, LeftOut};
 use sys::chunk_set::ChunkSet;
 
+use crate::disk::digest::root;
 use crate::disk::digest_file::DigestFile;
 use crate::disk::gpt;
 use crate::disk::identity::identity;
@@ -189,12 +191,15 @@ impl SourceDisk {
 
     /// Chunks that hold something: by the map, or because they were written since.
     pub fn present(&self) -> ChunkSet {
-        let state = self.lock();
-        let mut chunks = state.survey.map.chunks();
-        chunks.union_with(&state.chunks.whole);
-        chunks.subtract(&state.chunks.free);
-        chunks.truncate(state.chunk_limit);
-        chunks
+        self.lock().present()
+    }
+
+    /// Root over the digests of what the target holds.
+    ///
+    /// # Errors
+    /// The digest file cannot be read.
+    pub fn root(&self) -> io::Result<[u8; 32]> {
+        Ok(root(self.len(), &self.digests.regions()?))
     }
 
     /// Chunks that hold something and were not marked since the last round began: the target has them since it ended.
@@ -423,6 +428,15 @@ impl SourceDisk {
 }
 
 impl State {
+    /// Chunks that hold something.
+    fn present(&self) -> ChunkSet {
+        let mut chunks = self.survey.map.chunks();
+        chunks.union_with(&self.chunks.whole);
+        chunks.subtract(&self.chunks.free);
+        chunks.truncate(self.chunk_limit);
+        chunks
+    }
+
     /// Forgets chunks that are not copied.
     fn truncate(&mut self) {
         let Chunks {

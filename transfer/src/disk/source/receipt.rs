@@ -7,7 +7,6 @@ use std::path::Path;
 use serde::Serialize;
 use sys::block_tracker::CHUNK_LEN;
 
-use crate::disk::digest::root;
 use crate::disk::source::disk::SourceDisk;
 use crate::error::{Error, Result};
 use crate::progress::Verified;
@@ -128,7 +127,7 @@ fn of_disk(disk: &SourceDisk, source_read: Option<Reading>) -> std::io::Result<D
         bytes: disk.facts.len,
         bytes_copied: disk.len(),
         tracking: disk.tracking(),
-        root: hex(&root(disk.len(), &disk.digests.regions()?)),
+        root: hex(&disk.root()?),
         source_read,
         areas: areas.collect::<std::io::Result<_>>()?,
     })

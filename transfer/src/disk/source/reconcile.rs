@@ -4,7 +4,7 @@
 //! exchanges, whatever the size of the disk.
 
 use crate::compress::Governor;
-use crate::disk::digest::{Digest, REGION_CHUNKS, root};
+use crate::disk::digest::{Digest, REGION_CHUNKS};
 use crate::disk::message::{DiskOrder, DiskReport};
 use crate::disk::source::copy::send_again;
 use crate::disk::source::disk::SourceDisk;
@@ -125,19 +125,26 @@ pub fn look_again_at_wanted(disks: &[SourceDisk], session: &Session<'_>) -> Resu
     Ok(wanted.len() as u64)
 }
 
+/// Roots of the digests, disk by disk.
+///
+/// # Errors
+/// A digest file cannot be read.
+pub fn roots(disks: &[SourceDisk]) -> Result<Vec<[u8; 32]>> {
+    disks
+        .iter()
+        .map(SourceDisk::root)
+        .collect::<std::io::Result<_>>()
+        .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))
+}
+
 /// Asks the target to make everything sent durable and to compare its digests with ours.
 ///
 /// # Errors
 /// The session ended.
 pub fn end_round(disks: &[SourceDisk], session: &Session<'_>) -> Result<RoundEnd> {
-    let roots = disks
-        .iter()
-        .map(|disk| Ok(root(disk.len(), &disk.digests.regions()?)))
-        .collect::<std::io::Result<_>>()
-        .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
     session.order(&DiskOrder::EndRound {
         frames: session.frames_sent(),
-        roots,
+        roots: roots(disks)?,
     })?;
     match session.report()? {
         DiskReport::RoundDone { position } => Ok(RoundEnd::Sealed(position)),

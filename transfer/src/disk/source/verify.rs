@@ -12,13 +12,13 @@ use sys::block_tracker::CHUNK_LEN;
 use sys::chunk_set::ChunkSet;
 
 use crate::courtesy::Courtesy;
-use crate::disk::digest::{Digest, REGION_CHUNKS, root, root_of_all};
+use crate::disk::digest::{Digest, REGION_CHUNKS, root_of_all};
 use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::jobs::{Cursor, Job, in_parallel};
 use crate::disk::source::read::bytes_of;
 use crate::disk::source::receipt::Reading;
-use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore};
+use crate::disk::source::reconcile::{Restored, RoundEnd, end_round, restore, roots};
 use crate::disk::source::session::{Session, out_of_turn};
 use crate::disk::source::{RECONCILE_MAX, Run, out_of_step};
 use crate::error::{Error, Kind, Result};
@@ -204,12 +204,7 @@ impl Run<'_> {
     }
 
     fn accept(&mut self, finding: Finding) -> Result<()> {
-        let ours = self
-            .disks
-            .iter()
-            .map(|disk| Ok(root(disk.len(), &disk.digests.regions()?)))
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        let ours = roots(&self.disks)?;
         if ours != finding.roots {
             return Err(Error::new(
                 Kind::Corrupt,
