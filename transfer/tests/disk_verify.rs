@@ -74,6 +74,23 @@ impl Source {
     }
 }
 
+/// Removes a file from the source and damages what the image still has of it, after the first round.
+struct Freed<'a> {
+    file: &'a Path,
+    damage: Damage<'a>,
+}
+
+impl Observer for Freed<'_> {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::RoundFinished { .. }) && self.file.exists() {
+            std::fs::remove_file(self.file).unwrap();
+            let folder = self.file.parent().unwrap();
+            sys::loop_device::run("sync", ["-f".as_ref(), folder.as_os_str()]).unwrap();
+        }
+        self.damage.event(event);
+    }
+}
+
 /// Damages the image once, after the first round.
 struct Damage<'a> {
     image: &'a Path,
@@ -119,6 +136,35 @@ fn damage_of_the_frozen_copy_is_repaired_while_the_source_still_holds_it() {
     assert!(read["bytes"].as_u64().unwrap() > 6 * MIB, "{receipt}");
     let image = mount(&bed.path("target.img"), "loop,noatime");
     assert_trees_equal(&source.mount.point, &image.point);
+}
+
+#[test]
+fn damage_where_nothing_is_any_more_is_none() {
+    let (source, bed) = (Source::new(), Bed::new());
+    let file = source.mount.point.join("gone");
+    std::fs::write(&file, [0xa7; 1 << 20]).unwrap();
+    sys::loop_device::run("sync", ["-f".as_ref(), file.as_os_str()]).unwrap();
+    let content = std::fs::read(&source.disk.backing).unwrap();
+    let mut chunks = content.chunks(65_536);
+    let chunk = chunks
+        .position(|chunk| chunk.iter().all(|byte| *byte == 0xa7))
+        .unwrap() as u64;
+    let image = bed.path("target.img");
+    let freed = Freed {
+        file: &file,
+        damage: Damage {
+            image: &image,
+            at: chunk * 65_536 + 77,
+            is_done: AtomicBool::new(false),
+        },
+    };
+    let summary = bed
+        .sync_watched(&[&image], source.plan(&bed, None), &freed)
+        .unwrap();
+    assert!(summary.ok && summary.frozen_ms.is_some(), "{summary:?}");
+    assert_eq!(summary.verified.unwrap().repaired, 0);
+    let copy = mount(&image, "loop,noatime");
+    assert_trees_equal(&source.mount.point, &copy.point);
 }
 
 #[test]

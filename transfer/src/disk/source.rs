@@ -332,7 +332,7 @@ impl<'a> Run<'a> {
     /// the source has moved on, the run is cut over once more; all else is left to what follows.
     fn bring_into_step(&mut self, session: &Session<'_>, position: Position) -> Result<()> {
         if self.frozen.is_some() {
-            let restored = restore(&self.disks, session, &self.governor)?;
+            let restored = restore(&self.disks, session, &self.counters, &self.governor)?;
             if restored == Restored::default() && position == self.position {
                 return Ok(());
             }

@@ -75,7 +75,7 @@ fn buffer(session: &Session<'_>) -> AlignedBuffer {
 }
 
 /// One reading thread with its buffers.
-struct Reader<'a> {
+pub struct Reader<'a> {
     session: &'a Session<'a>,
     counters: &'a Counters,
     governor: &'a Governor,
@@ -84,7 +84,11 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(session: &'a Session<'a>, counters: &'a Counters, governor: &'a Governor) -> Result<Self> {
+    /// One that sends over `session`.
+    ///
+    /// # Errors
+    /// There is no memory for compressing.
+    pub fn new(session: &'a Session<'a>, counters: &'a Counters, governor: &'a Governor) -> Result<Self> {
         Ok(Self {
             session,
             counters,
@@ -104,9 +108,7 @@ impl<'a> Reader<'a> {
         let mut slots: Vec<Range<usize>> = Vec::new();
         let failed = |error| Error::new(Kind::Medium, "keep the digests").because(error);
         let known = disk.digests.get_each(job).map_err(failed)?;
-        for ((slot, &chunk), expected) in (0..).step_by(CHUNK_LEN as usize).zip(job).zip(known) {
-            let range = bytes_of(&(chunk..chunk + 1), disk.len());
-            let slot = slot..slot + (range.end - range.start) as usize;
+        for ((slot, &chunk), expected) in slots_of(job, disk.len()).zip(job).zip(known) {
             let content = &self.content[slot.clone()];
             self.counters
                 .bytes_done
@@ -137,15 +139,56 @@ impl<'a> Reader<'a> {
                 .map(|piece| (piece.chunk, piece.digest))
                 .collect();
             disk.digests.set_each(&changed).map_err(failed)?;
-            self.counters
-                .sent
-                .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
-            let content = std::mem::replace(&mut self.content, buffer(self.session));
-            let (payload, len) = payload_of(&batch, slots, content)?;
-            self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
-            pack_and_send(&mut self.compressor, payload, len, self.session, self.governor)?;
+            self.send(&batch, slots)?;
         }
         disk.done(job, &bad, &kept)
+    }
+
+    /// Sends those of a job's chunks once more that still are what was sent before; a job has [`BATCH_CHUNKS_MAX`] chunks at most.
+    /// Returns how many these are.
+    ///
+    /// # Errors
+    /// The session ended, or the disk or its digests cannot be read.
+    pub fn send_again(&mut self, number: u16, disk: &SourceDisk, job: &[u64]) -> Result<u64> {
+        self.read(disk, job)?;
+        let known = disk.digests.get_each(job);
+        let known = known.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
+        let mut batch = Batch {
+            disk: number,
+            pieces: Vec::new(),
+        };
+        let mut slots = Vec::new();
+        for ((slot, &chunk), known) in slots_of(job, disk.len()).zip(job).zip(known) {
+            let content = &self.content[slot.clone()];
+            let digest = Digest::of(content);
+            if digest == known {
+                batch.pieces.push(Piece {
+                    chunk,
+                    expected: Digest::UNKNOWN,
+                    digest,
+                    blocks: block_mask(content),
+                });
+                slots.push(slot);
+            }
+        }
+        if !batch.pieces.is_empty() {
+            self.send(&batch, slots)?;
+        }
+        Ok(batch.pieces.len() as u64)
+    }
+
+    /// Sends a batch whose chunks lie in these slots of what was read.
+    fn send(&mut self, batch: &Batch, slots: Vec<Range<usize>>) -> Result<()> {
+        self.counters
+            .sent
+            .fetch_add(batch.pieces.len() as u64, Ordering::Relaxed);
+        let content = std::mem::replace(&mut self.content, buffer(self.session));
+        let (payload, len) = payload_of(batch, slots, content)?;
+        self.counters.bytes_data.fetch_add(len, Ordering::Relaxed);
+        let mut frame = Frame::message(KIND_DISK, &[]);
+        frame.raw_len = payload.len() as u32;
+        (frame.codec, frame.payload) = self.compressor.compress(payload, self.governor)?;
+        self.session.send(frame, len)
     }
 
     /// Reads the chunks of a job into their slots. Returns what cannot be read.
@@ -166,40 +209,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Sends a chunk once more if it still is what was sent before. Returns whether it is.
-///
-/// # Errors
-/// The session ended, or the digests cannot be read.
-pub fn send_again(
-    number: u16,
-    disk: &SourceDisk,
-    chunk: u64,
-    session: &Session<'_>,
-    governor: &Governor,
-) -> Result<bool> {
-    let chunks = chunk..chunk + 1;
-    let range = bytes_of(&chunks, disk.len());
-    let mut buffer = AlignedBuffer::zeroed((range.end - range.start) as usize);
-    disk.read(&mut buffer, &chunks)?;
-    let digest = Digest::of(&buffer);
-    let known = disk.digests.get(chunk, 1);
-    let known = known.map_err(|error| Error::new(Kind::Medium, "read the digests").because(error))?;
-    if known.first() != Some(&digest) {
-        return Ok(false);
-    }
-    let piece = Piece {
-        chunk,
-        expected: Digest::UNKNOWN,
-        digest,
-        blocks: block_mask(&buffer),
-    };
-    let batch = Batch {
-        disk: number,
-        pieces: vec![piece],
-    };
-    let (payload, len) = payload_of(&batch, std::iter::once(0..buffer.len()), buffer)?;
-    pack_and_send(&mut Compressor::new()?, payload, len, session, governor)?;
-    Ok(true)
+/// Where the chunks of a job lie in the memory that they are read into, on a disk of `len` bytes.
+fn slots_of(job: &[u64], len: u64) -> impl Iterator<Item = Range<usize>> + '_ {
+    let starts = (0..).step_by(CHUNK_LEN as usize);
+    starts.zip(job).map(move |(start, chunk)| {
+        let range = bytes_of(&(*chunk..chunk + 1), len);
+        start..start + (range.end - range.start) as usize
+    })
 }
 
 /// The payload of a batch whose chunks lie in these `slots` of `content`, made of that memory, and how many bytes of blocks
@@ -226,17 +242,4 @@ fn payload_of(
     }
     content.truncate(end);
     Ok((payload::describe(content, batch)?, end as u64))
-}
-
-fn pack_and_send(
-    compressor: &mut Compressor,
-    payload: AlignedBuffer,
-    content_len: u64,
-    session: &Session<'_>,
-    governor: &Governor,
-) -> Result<()> {
-    let mut frame = Frame::message(KIND_DISK, &[]);
-    frame.raw_len = payload.len() as u32;
-    (frame.codec, frame.payload) = compressor.compress(payload, governor)?;
-    session.send(frame, content_len)
 }

@@ -3,10 +3,12 @@
 //! The target is right about what it holds. Only regions whose digests differ are fetched chunk by chunk: three
 //! exchanges, whatever the size of the disk.
 
+use sys::chunk_set::ChunkSet;
+
 use crate::compress::Governor;
 use crate::disk::digest::{Digest, REGION_CHUNKS};
-use crate::disk::message::{DiskOrder, DiskReport};
-use crate::disk::source::copy::send_again;
+use crate::disk::message::{BATCH_CHUNKS_MAX, DiskOrder, DiskReport};
+use crate::disk::source::copy::{Counters, Reader};
 use crate::disk::source::disk::SourceDisk;
 use crate::disk::source::session::{Session, out_of_turn};
 use crate::error::{Error, Kind, Result};
@@ -55,21 +57,32 @@ pub struct Restored {
 ///
 /// # Errors
 /// The session ended, or the digests cannot be read or written.
-pub fn restore(disks: &[SourceDisk], session: &Session<'_>, governor: &Governor) -> Result<Restored> {
+pub fn restore(
+    disks: &[SourceDisk],
+    session: &Session<'_>,
+    counters: &Counters,
+    governor: &Governor,
+) -> Result<Restored> {
     let mut restored = Restored::default();
+    let present: Vec<ChunkSet> = disks.iter().map(SourceDisk::present).collect();
+    let mut reader = Reader::new(session, counters, governor)?;
     each_difference(disks, session, |number, first, ours, theirs| {
         let disk = &disks[usize::from(number)];
+        let mut missing = Vec::new();
         for ((chunk, our), their) in (first..).zip(ours).zip(theirs) {
             if our == their {
                 continue;
             }
-            if !our.is_known() {
-                // Free space: it does not matter what the target has there.
+            if our.is_known() && present[usize::from(number)].contains(chunk) {
+                missing.push(chunk);
+            } else {
+                // Free space, from the beginning or by now: it does not matter what the target has there.
                 disk.digests.set(chunk, &[*their]).map_err(not_kept)?;
-                continue;
             }
-            restored.missing += 1;
-            restored.gone += u64::from(!send_again(number, disk, chunk, session, governor)?);
+        }
+        restored.missing += missing.len() as u64;
+        for job in missing.chunks(BATCH_CHUNKS_MAX) {
+            restored.gone += job.len() as u64 - reader.send_again(number, disk, job)?;
         }
         Ok(())
     })?;

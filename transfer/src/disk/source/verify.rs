@@ -80,7 +80,7 @@ impl Run<'_> {
 
     /// Sends what the target's medium lost of the frozen moment, as far as the source still holds it.
     fn repair_frozen(&mut self, session: &Session<'_>) -> Result<()> {
-        let restored = restore(&self.disks, session, &self.governor)?;
+        let restored = restore(&self.disks, session, &self.counters, &self.governor)?;
         let Restored { missing, gone } = self.seal_frozen(restored, session)?;
         if gone == 0 {
             return Ok(());
@@ -104,7 +104,7 @@ impl Run<'_> {
                 self.repaired += restored.missing;
                 return Ok(restored);
             }
-            let more = restore(&self.disks, session, &self.governor)?;
+            let more = restore(&self.disks, session, &self.counters, &self.governor)?;
             restored.missing += more.missing;
             restored.gone += more.gone;
         }
