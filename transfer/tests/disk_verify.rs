@@ -12,7 +12,7 @@ mod workload;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bed::{Bed, MIB, assert_equal, assert_trees_equal, make_file_system, mount, random_disk, with_freeze};
@@ -272,7 +272,7 @@ fn a_run_is_cut_over_again_when_the_target_lost_what_the_source_has_changed_sinc
 struct TurnAfterRounds {
     relay: Relay,
     to: std::net::SocketAddr,
-    rounds_left: std::sync::atomic::AtomicU32,
+    rounds_left: AtomicU32,
 }
 
 impl Observer for TurnAfterRounds {
@@ -283,6 +283,76 @@ impl Observer for TurnAfterRounds {
             self.relay.cut(Some(self.to));
         }
     }
+}
+
+/// Turns to another receiver when the round is over; of the one that this makes necessary the answer is lost.
+struct LosesTheAnswer {
+    turns: TurnAfterRounds,
+    is_mute: AtomicBool,
+    finished: AtomicU32,
+}
+
+impl Observer for LosesTheAnswer {
+    fn event(&self, event: &Event) {
+        self.turns.event(event);
+        match event {
+            Event::RoundStarted { round: 2, .. } => {
+                self.turns.relay.mute();
+                self.is_mute.store(true, Ordering::Release);
+            }
+            Event::RoundFinished { .. } => {
+                self.finished.fetch_add(1, Ordering::AcqRel);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_round_whose_end_was_not_heard_of_is_sealed_after_all() {
+    let disk = random_disk(8 * MIB, 512, 32);
+    let (bed, other) = (Bed::new(), Bed::new());
+    let image = other.path("target.img");
+    let receivers = [
+        bed.receiver(&[&bed.path("target.img")], false),
+        other.receiver(&[&image], false),
+    ];
+    let observer = LosesTheAnswer {
+        turns: TurnAfterRounds {
+            relay: Relay::to(receivers[0].local_addr()),
+            to: receivers[1].local_addr(),
+            rounds_left: 1.into(),
+        },
+        is_mute: AtomicBool::new(false),
+        finished: 0.into(),
+    };
+    let mut plan = bed.plan(&[&disk.path]);
+    plan.target = vec![observer.turns.relay.address];
+    plan.retry = Retry::Times(5);
+    let stop = StopFlag::default();
+    let content = std::fs::read(&disk.backing).unwrap();
+    let summary = std::thread::scope(|scope| {
+        for receiver in &receivers {
+            scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+        }
+        let run = scope.spawn(|| sync(&plan, &observer, &StopFlag::default()));
+        let has_arrived = || {
+            observer.is_mute.load(Ordering::Acquire)
+                && std::fs::read(&image).is_ok_and(|bytes| bytes == content)
+        };
+        while !has_arrived() && !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The source waits for the answer by now.
+        std::thread::sleep(Duration::from_millis(300));
+        observer.turns.relay.cut(None);
+        let summary = run.join().unwrap();
+        stop.stop();
+        summary.unwrap()
+    });
+    assert!(summary.ok && summary.resumes >= 2, "{summary:?}");
+    assert_eq!(summary.rounds, observer.finished.load(Ordering::Acquire));
+    assert_equal(&disk, &image);
 }
 
 #[test]

@@ -304,8 +304,8 @@ impl<'a> Run<'a> {
             });
         }
         let ends_with_round = !self.plan.verify && self.source.freeze.is_none();
-        if ends_with_round && self.disks.iter().any(|disk| disk.todo().0 > 0) {
-            // The target turned out to lack it when the rounds were over.
+        if ends_with_round && (self.round_open || self.disks.iter().any(|disk| disk.todo().0 > 0)) {
+            // The target turned out to lack it when the rounds were over; or the link broke before this round was sealed.
             self.next_round(session, wire)?;
         }
         if self.plan.verify && self.verified.is_none() && self.frozen.is_none() {

@@ -1,6 +1,8 @@
-//! A link that can be cut, and turned to another receiver.
+//! A link that can be cut, made to lose what the receiver says, and turned to another receiver.
 
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use std::time::Duration;
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
+    is_mute: Arc<AtomicBool>,
 }
 
 struct State {
@@ -22,18 +25,29 @@ impl Relay {
         let open = Vec::new();
         let state = Arc::new(Mutex::new(State { to: receiver, open }));
         let own = Arc::clone(&state);
+        let is_mute = Arc::new(AtomicBool::new(false));
+        let [back, forth] = [Arc::clone(&is_mute), Arc::default()];
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let mut state = own.lock().unwrap();
                 let Ok(far) = TcpStream::connect_timeout(&state.to, Duration::from_secs(5)) else {
                     continue;
                 };
-                pass(&near, &far);
-                pass(&far, &near);
+                pass(&near, &far, &forth);
+                pass(&far, &near, &back);
                 state.open.extend([near, far]);
             }
         });
-        Self { address, state }
+        Self {
+            address,
+            state,
+            is_mute,
+        }
+    }
+
+    /// From now on nothing that the receiver says arrives, until all is cut.
+    pub(crate) fn mute(&self) {
+        self.is_mute.store(true, Ordering::Release);
     }
 
     /// Cuts all connections; those to come go to `receiver`, if there is another one.
@@ -43,13 +57,21 @@ impl Relay {
         for connection in state.open.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
+        // Last: half of what was said is worse than nothing.
+        self.is_mute.store(false, Ordering::Release);
     }
 }
 
-fn pass(from: &TcpStream, to: &TcpStream) {
+fn pass(from: &TcpStream, to: &TcpStream, is_mute: &Arc<AtomicBool>) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    let is_mute = Arc::clone(is_mute);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            if !is_mute.load(Ordering::Acquire) && to.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Write);
     });
 }
