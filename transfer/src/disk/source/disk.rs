@@ -390,6 +390,11 @@ impl SourceDisk {
         state.chunks.todo.union_with(&whole);
         state.survey = survey;
         state.truncate();
+        // What could not be read and is free by now is no loss.
+        let State {
+            chunks, unreadable, ..
+        } = &mut *state;
+        unreadable.retain(|chunk| chunks.todo.contains(chunk));
         Ok(())
     }
 
@@ -546,6 +551,29 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sys::loop_device::{LoopDevice, run};
+
+    /// An ext file system that nobody has mounted.
+    fn ext_disk() -> (LoopDevice, tempfile::TempDir, SourceDisk) {
+        let device = LoopDevice::new("g2c-block-source", 96 << 20, 512).unwrap();
+        run("mkfs.ext4", ["-q".as_ref(), device.path.as_os_str()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SourceDisk::open(&device.path, &folder.path().join("digests")).unwrap();
+        (device, folder, disk)
+    }
+
+    #[test]
+    fn what_could_not_be_read_and_is_free_in_a_new_map_is_no_loss() {
+        let (_device, _folder, disk) = ext_disk();
+        let present = disk.present();
+        let free = (0..).find(|chunk| !present.contains(*chunk)).unwrap();
+        let bad = [0, free].map(|chunk| bytes_of(&(chunk..chunk + 1), disk.len()));
+        disk.done(&[0, free], &bad, &[]).unwrap();
+        assert_eq!(disk.unreadable().len(), 2);
+        disk.begin_rescan().unwrap();
+        let [used, _] = bad;
+        assert_eq!(disk.unreadable(), [(used, InPlace::Zeros)]);
+    }
 
     #[test]
     fn only_what_was_left_out_at_both_ends_is_worth_a_remark() {

@@ -51,6 +51,14 @@ impl Unreadable {
         }
     }
 
+    /// Forgets the chunks that are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        let forgotten: Vec<u64> = self.chunks().filter(|chunk| !keep(*chunk)).collect();
+        for chunk in forgotten {
+            self.set(chunk, InPlace::Zeros, Vec::new());
+        }
+    }
+
     /// # Errors
     /// It is too much for a disk that works.
     pub fn check(&self, path: &Path) -> Result<()> {
