@@ -159,6 +159,22 @@ impl ChunkSet {
         }
     }
 
+    /// Removes all that are not members of `other`, which must be of the same length.
+    pub fn intersect_with(&mut self, other: &Self) {
+        assert_eq!(self.len, other.len, "sets of one disk have one length");
+        for (page, kept) in self.pages.iter_mut().zip(&other.pages) {
+            match (&mut *page, kept) {
+                (Some(words), Some(kept)) => {
+                    words
+                        .iter_mut()
+                        .zip(kept.iter())
+                        .for_each(|(word, kept)| *word &= kept);
+                }
+                _ => *page = None,
+            }
+        }
+    }
+
     /// Gives back the memory of pages without members.
     pub fn shrink(&mut self) {
         for page in &mut self.pages {
@@ -233,8 +249,13 @@ mod tests {
         let mut other = ChunkSet::full(len);
         other.subtract(&set);
         assert_eq!(other.count(), len - 4);
+        let mut nothing = other.clone();
+        nothing.intersect_with(&set);
+        assert!(nothing.is_empty());
         other.union_with(&set);
         assert_eq!(other, ChunkSet::full(len));
+        other.intersect_with(&set);
+        assert_eq!(other, set);
         set.truncate(3 * PAGE_CHUNKS);
         set.remove(PAGE_CHUNKS - 1);
         set.remove(0);

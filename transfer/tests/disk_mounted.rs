@@ -9,11 +9,11 @@ mod bed;
 mod workload;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bed::{Bed, MIB, Recorded, fsck, make_file_system, mount, with_freeze};
+use bed::{Bed, MIB, Recorded, fsck, make_file_system, mount, partition, with_freeze};
 use sys::block_device::Access;
 use sys::loop_device::{LoopDevice, TestMount, run};
 use transfer::disk::medium::DiskMedium;
@@ -70,6 +70,31 @@ fn the_map_is_not_that_of_a_file_system_mounted_over_it() {
         assert!(reached.used < 100 * MIB, "{kind}: {reached:?}");
         drop((again, over, below));
     }
+}
+
+/// The disk is read past the caches, and the partition's is another one than the disk's.
+#[test]
+fn what_is_in_the_cache_of_a_partition_that_nobody_has_mounted_counts() {
+    let image = {
+        let disk = disk("ext4");
+        let mounted = mount(&disk.path, "noatime");
+        Workload::fill(&mounted.point, 11, 40 * MIB);
+        drop(mounted);
+        std::fs::read(&disk.backing).unwrap()
+    };
+    let disk = LoopDevice::new("g2c-block-mounted", 164 * MIB, 512).unwrap();
+    partition(&disk, "label: gpt\nsize=160M\n");
+    make_file_system("ext4", &disk.partition(1));
+    let node = std::fs::File::options()
+        .write(true)
+        .open(disk.partition(1))
+        .unwrap();
+    let before = area(&disk.path);
+    // The bitmaps are in front; whoever closes the node writes out what is in its cache.
+    node.write_all_at(&image[..16 << 20], 0).unwrap();
+    let found = area(&disk.path);
+    assert!(found.method.contains("bitmaps of the unmounted"), "{found:?}");
+    assert!(found.used > before.used + 10 * MIB, "{found:?}");
 }
 
 #[test]

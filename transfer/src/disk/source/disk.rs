@@ -5,7 +5,8 @@
 //! tracker missed (a program interrupted by a program) cannot hide a write that was still on its way when it was read.
 //!
 //! A discard marks, too. When there are many marks a new map, taken after them, tells which of these chunks are wholly free: they
-//! do not count until they are marked again, for what is allocated after the map is written after it.
+//! do not count until they are marked again, for what a mounted file system allocates after the map is written after it. Of a file
+//! system that is not mounted that is not so: whoever writes it as an image may write the contents before the bitmaps.
 
 use std::io;
 use std::ops::Range;
@@ -339,20 +340,32 @@ impl SourceDisk {
         if doubt.is_some() {
             self.begin_rescan()?;
         } else if many && marks == Marks::Sift {
-            self.sift()?;
+            self.sift();
         }
         Ok(doubt)
     }
 
-    /// Forgets what has to be looked at and is wholly free. All of it was marked before the map is taken here.
-    fn sift(&self) -> Result<()> {
-        let used = survey(&self.medium, Effort::Look)?.map.chunks();
+    /// Forgets what has to be looked at and is wholly free in a mounted file system. All of it was marked before the map is taken
+    /// here. Without a map nothing is forgotten.
+    fn sift(&self) {
+        let survey = match survey(&self.medium, Effort::Look) {
+            Ok(survey) => survey,
+            Err(error) => {
+                let error = error.describe();
+                tracing::warn!(error, "marked chunks that may be free are read all the same");
+                return;
+            }
+        };
         let mut state = self.lock();
-        let mut free = state.chunks.todo.clone();
-        free.subtract(&used);
-        for chunk in free.iter() {
-            state.unreadable.set(chunk, InPlace::Zeros, Vec::new());
+        let mut mounted = ChunkSet::empty(state.chunks.todo.len());
+        for area in survey.areas.iter().filter(|area| area.mounted_at.is_some()) {
+            let range = &area.range;
+            mounted.insert_range(range.start.div_ceil(CHUNK_LEN)..range.end / CHUNK_LEN);
         }
+        let mut free = state.chunks.todo.clone();
+        free.intersect_with(&mounted);
+        free.subtract(&survey.map.chunks());
+        state.unreadable.retain(|chunk| !free.contains(chunk));
         let Chunks {
             todo,
             whole,
@@ -364,7 +377,6 @@ impl SourceDisk {
             set.subtract(&free);
         }
         all.union_with(&free);
-        Ok(())
     }
 
     /// Begins a round that looks at everything by a new map.

@@ -5,6 +5,7 @@
 //! Any doubt makes an area count as used: signatures of two file systems, devices stacked on a partition, a partition
 //! in use that this mount namespace does not see, overlapping partitions.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -238,19 +239,34 @@ fn examine(
         (_, None) if piece.is_used() != Some(false) => {
             Ok(Finding::whole(kind.name(), "in use, but not mounted here"))
         }
-        (Kind::Ext, None) => {
-            let Some(end) = ext::end(&head) else {
-                return Ok(Finding::whole("ext", "implausible superblock"));
-            };
-            let len = end.min(range.end - range.start);
-            let free = ext::free_ranges(medium, range.start, len, ext::Bitmaps::OfUnmounted)?;
-            Ok(match free {
-                Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
-                None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
-            })
-        }
+        (Kind::Ext, None) => mapped_by_own_bitmaps(medium, piece, range),
         (Kind::Xfs | Kind::Btrfs, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
     }
+}
+
+/// An ext file system that nobody has mounted. What was written to the node of its partition, as dd writes an image, may still
+/// be in the cache of that node only, past which the disk is read: it is written out first.
+fn mapped_by_own_bitmaps(
+    medium: &DiskMedium,
+    piece: &BlockDevice,
+    range: &Range<u64>,
+) -> io::Result<Finding> {
+    if let Err(error) = File::open(&piece.path).and_then(|node| node.sync_all()) {
+        return Ok(Finding::whole(
+            "ext",
+            format!("what is in memory of it cannot be written out ({error})"),
+        ));
+    }
+    let free = ext::free_ranges(
+        medium,
+        range.start,
+        range.end - range.start,
+        ext::Bitmaps::OfUnmounted,
+    )?;
+    Ok(match free {
+        Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
+        None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),
+    })
 }
 
 fn swap_area(piece: &BlockDevice, head: &[u8], range: &Range<u64>) -> Finding {
