@@ -366,7 +366,7 @@ impl<'a> Run<'a> {
     /// Reads everything again, whatever the trackers say.
     fn rescan(&mut self, session: &Session<'_>, wire: &std::sync::atomic::AtomicU64) -> Result<()> {
         for disk in &self.disks {
-            disk.begin_rescan()?;
+            disk.begin_rescan(Effort::Copy)?;
         }
         self.looked_at_all = vec![true; self.disks.len()];
         self.announce_round(wire);

@@ -337,10 +337,11 @@ impl SourceDisk {
             .for_each(|chunk| state.chunks.todo.insert(*chunk));
         let many = state.chunks.todo.count() >= SIFT_CHUNKS_MIN;
         drop(state);
-        if doubt.is_some() {
-            self.begin_rescan()?;
-        } else if many && marks == Marks::Sift {
-            self.sift();
+        match (&doubt, marks) {
+            (Some(_), Marks::Sift) => self.begin_rescan(Effort::Copy)?,
+            (Some(_), Marks::Take) => self.begin_rescan(Effort::Frozen)?,
+            (None, Marks::Sift) if many => self.sift(),
+            (None, _) => {}
         }
         Ok(doubt)
     }
@@ -379,18 +380,18 @@ impl SourceDisk {
         all.union_with(&free);
     }
 
-    /// Begins a round that looks at everything by a new map.
+    /// Begins a round that looks at everything by a new map, taken with so much `effort`.
     ///
     /// # Errors
     /// The map cannot be taken.
-    pub fn begin_rescan(&self) -> Result<()> {
+    pub fn begin_rescan(&self, effort: Effort) -> Result<()> {
         // Before the map is taken: what is written from now on is marked.
         {
             let mut state = self.lock();
             drop(state.take_marks());
             state.has_lost = false;
         }
-        let survey = survey(&self.medium, Effort::Copy)?;
+        let survey = survey(&self.medium, effort)?;
         let mut state = self.lock();
         if state.tracker.is_none() {
             let chunk_count = state.chunks.whole.len();
@@ -563,7 +564,7 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::loop_device::{LoopDevice, run};
+    use sys::loop_device::{LoopDevice, TestMount, run};
 
     /// An ext file system that nobody has mounted.
     fn ext_disk() -> (LoopDevice, tempfile::TempDir, SourceDisk) {
@@ -575,6 +576,21 @@ mod tests {
     }
 
     #[test]
+    fn a_doubt_in_a_freeze_asks_no_file_system_that_may_wait_for_its_end() {
+        let device = LoopDevice::new("g2c-block-source", 320 << 20, 512).unwrap();
+        run("mkfs.xfs", ["-q".as_ref(), device.path.as_os_str()]).unwrap();
+        let _mounted = TestMount::new("g2c-block-source", &device.path, "noatime").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SourceDisk::open(&device.path, &folder.path().join("digests")).unwrap();
+        for (marks, method) in [(Marks::Take, "frozen"), (Marks::Sift, "GETFSMAP")] {
+            disk.lock().has_lost = true;
+            assert!(disk.begin_round(marks).unwrap().is_some());
+            let survey = disk.survey();
+            assert!(survey.areas[0].method.contains(method), "{survey:?}");
+        }
+    }
+
+    #[test]
     fn what_could_not_be_read_and_is_free_in_a_new_map_is_no_loss() {
         let (_device, _folder, disk) = ext_disk();
         let present = disk.present();
@@ -582,7 +598,7 @@ mod tests {
         let bad = [0, free].map(|chunk| bytes_of(&(chunk..chunk + 1), disk.len()));
         disk.done(&[0, free], &bad, &[]).unwrap();
         assert_eq!(disk.unreadable().len(), 2);
-        disk.begin_rescan().unwrap();
+        disk.begin_rescan(Effort::Copy).unwrap();
         let [used, _] = bad;
         assert_eq!(disk.unreadable(), [(used, InPlace::Zeros)]);
     }

@@ -58,6 +58,23 @@ fn a_mounted_file_system_is_mapped_by_its_bitmaps() {
     }
 }
 
+/// Some kernels let it wait for the thaw.
+#[test]
+fn a_frozen_xfs_is_not_asked() {
+    let disk = LoopDevice::new("g2c-block-frozen", 320 << 20, 512).unwrap();
+    run("mkfs.xfs", ["-q".as_ref(), disk.path.as_os_str()]).unwrap();
+    let mount = TestMount::new("g2c-block-frozen", &disk.path, "noatime").unwrap();
+    let medium = DiskMedium::open(&disk.path, Access::Read).unwrap();
+    let asked = survey(&medium, Effort::Copy).unwrap().areas.remove(0);
+    assert!(asked.method.contains("GETFSMAP"), "{asked:?}");
+    let point = FreezePoint::open(&mount.point).unwrap();
+    let frozen = Frozen::freeze(vec![point], Duration::from_secs(10)).unwrap();
+    let found = survey(&medium, Effort::Frozen).unwrap().areas.remove(0);
+    assert!(frozen.thaw().unwrap().thawed_early.is_empty());
+    assert_eq!(found.used, medium.length(), "{found:?}");
+    assert!(found.method.contains("frozen"), "{found:?}");
+}
+
 #[test]
 fn areas_that_overlap_are_told_from_neighbours() {
     let areas = [0..10, 10..20, 19..30, 40..50, 42..44];
