@@ -31,8 +31,11 @@ use crate::disk::used_map::survey::TAIL_LEN;
 use crate::disk::used_map::{Effort, Survey, ext, overlap, survey};
 use crate::error::{Error, Kind, Result};
 
-/// Marked chunks from which on a new map pays: reading 64 MiB takes longer than asking the file systems what is free.
+/// Marked chunks from which on a new map pays, at least: reading 64 MiB takes about a second.
 const SIFT_CHUNKS_MIN: u64 = 1024;
+/// And as a part of all that hold something: for a map, file systems are written back and walked through, which takes the longer
+/// the more there is in them.
+const SIFT_PART: u64 = 64;
 
 /// What a round does with many marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,7 +338,8 @@ impl SourceDisk {
         unreadable
             .iter()
             .for_each(|chunk| state.chunks.todo.insert(*chunk));
-        let many = state.chunks.todo.count() >= SIFT_CHUNKS_MIN;
+        let pays = SIFT_CHUNKS_MIN.max(state.present().count() / SIFT_PART);
+        let many = state.chunks.todo.count() >= pays;
         drop(state);
         match (&doubt, marks) {
             (Some(_), Marks::Sift) => self.begin_rescan(Effort::Copy)?,
