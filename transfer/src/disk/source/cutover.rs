@@ -8,7 +8,7 @@ use sys::block_device::BlockDevice;
 use sys::block_tracker::CHUNK_LEN;
 
 use crate::disk::source::Run;
-use crate::disk::source::disk::SourceDisk;
+use crate::disk::source::disk::{SourceDisk, Written};
 use crate::disk::source::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Event;
@@ -48,6 +48,8 @@ struct CutOver<'r, 'p, 's, 'l> {
     wire: &'s AtomicU64,
     /// Whether something was written beneath the frozen file systems.
     raw_writers: bool,
+    /// Whether a tracker could not tell.
+    is_blind: bool,
 }
 
 impl Run<'_> {
@@ -79,6 +81,7 @@ impl Run<'_> {
             session,
             wire,
             raw_writers: false,
+            is_blind: false,
         };
         cut_over(&mut engine, freeze)
     }
@@ -118,11 +121,15 @@ impl Engine for CutOver<'_, '_, '_, '_> {
     }
 
     fn copy(&mut self) -> Result<()> {
-        self.raw_writers = false;
+        (self.raw_writers, self.is_blind) = (false, false);
         self.run.begin_round(self.wire)?;
         self.run.copy(self.session, self.wire)?;
         for round in 0..=RAW_ROUNDS_MAX {
-            if !self.run.disks.iter().any(SourceDisk::was_written_now) {
+            // Of every disk: to ask is to schedule what was written.
+            let disks = self.run.disks.iter();
+            let written: Vec<Written> = disks.map(SourceDisk::was_written_now).collect();
+            self.is_blind |= written.contains(&Written::Unknown);
+            if !written.contains(&Written::Yes) {
                 break;
             }
             self.raw_writers = round == RAW_ROUNDS_MAX;
@@ -145,6 +152,13 @@ impl Engine for CutOver<'_, '_, '_, '_> {
             self.warn(
                 "something writes to the disk beneath its frozen file systems: these ranges are not of one moment; stop \
                  it with --pre-freeze"
+                    .to_owned(),
+            );
+        }
+        if self.is_blind {
+            self.warn(
+                "a tracker could not tell, for it lost records, whether something wrote to the disk beneath its frozen file \
+                 systems: the next run reads all of it"
                     .to_owned(),
             );
         }

@@ -46,6 +46,17 @@ pub enum Marks {
     Take,
 }
 
+/// What a tracker says of the time since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing was written, or there is no tracker.
+    No,
+    /// Something was, and has to be looked at.
+    Yes,
+    /// It cannot tell: it has lost records, or saw nothing at all.
+    Unknown,
+}
+
 /// A disk being copied.
 pub struct SourceDisk {
     /// The open disk.
@@ -415,10 +426,17 @@ impl SourceDisk {
         Ok(())
     }
 
-    /// Looks for marks made during a freeze, and schedules them. Without a tracker the answer is no.
-    pub fn was_written_now(&self) -> bool {
+    /// Looks for marks made during a freeze, and schedules them.
+    pub fn was_written_now(&self) -> Written {
         let mut state = self.lock();
-        state.tracker.is_some() && state.take_marks().is_none() && !state.chunks.todo.is_empty()
+        if state.tracker.is_none() {
+            return Written::No;
+        }
+        match state.take_marks() {
+            Some(_) => Written::Unknown,
+            None if state.chunks.todo.is_empty() => Written::No,
+            None => Written::Yes,
+        }
     }
 
     /// Chunks written since the last round looked at everything that was marked. `None` when nobody watched, or something
@@ -605,6 +623,19 @@ mod tests {
         disk.begin_rescan(Effort::Copy).unwrap();
         let [used, _] = bad;
         assert_eq!(disk.unreadable(), [(used, InPlace::Zeros)]);
+    }
+
+    #[test]
+    fn a_tracker_that_lost_something_does_not_know_whether_there_was_a_write() {
+        let (device, _folder, disk) = ext_disk();
+        disk.lock().chunks.todo = ChunkSet::empty(disk.digests.chunk_count());
+        assert!(disk.is_tracked());
+        assert_eq!(disk.was_written_now(), Written::No);
+        let file = sys::block_device::DirectFile::open(&device.path, Access::Write).unwrap();
+        file.write_all_at(&AlignedBuffer::zeroed(4096), 40 << 20).unwrap();
+        assert_eq!(disk.was_written_now(), Written::Yes);
+        disk.lock().has_lost = true;
+        assert_eq!(disk.was_written_now(), Written::Unknown);
     }
 
     #[test]
