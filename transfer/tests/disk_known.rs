@@ -16,7 +16,7 @@ use bed::{
     Bed, MIB, Recorded, assert_equal, assert_trees_equal, fsck, make_file_system, mount, random_disk,
     with_freeze,
 };
-use go2cloud_tests::disk::wait_until_unused;
+use go2cloud_tests::disk::{flip, wait_until_unused};
 use sys::loop_device::LoopDevice;
 use transfer::progress::{Silent, StopFlag, Summary};
 use transfer::source::{Lead, Next, Standing, sync};
@@ -242,4 +242,30 @@ fn a_file_system_inside_of_something_else_is_looked_at() {
         "{warnings:?}"
     );
     assert_equal(&disk, &image);
+}
+
+/// Its header stays as it is when the file system within is used, and what is within looks like nothing.
+#[test]
+fn the_places_where_luks_may_keep_a_file_system_are_looked_at() {
+    let disk = random_disk(48 * MIB, 512, 5);
+    let file = std::fs::File::options().write(true).open(&disk.path).unwrap();
+    file.write_all_at(b"LUKS\xba\xbe", 0).unwrap();
+    file.sync_all().unwrap();
+    let bed = Bed::new();
+    let (image, copied) = (bed.path("target.img"), bed.path("copied.img"));
+    bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
+    for payload in [2, 4, 16] {
+        std::fs::copy(&image, &copied).unwrap();
+        std::fs::rename(&copied, &image).unwrap();
+        flip(&image, payload * MIB + 1024);
+        let events = Recorded::default();
+        bed.sync_watched(&[&image], bed.plan(&[&disk.path]), &events)
+            .unwrap();
+        let warnings = events.warnings();
+        assert!(
+            warnings.iter().any(|text| text.contains("since the last run")),
+            "{payload} MiB: {warnings:?}"
+        );
+        assert_equal(&disk, &image);
+    }
 }

@@ -13,6 +13,11 @@ use crate::disk::target::batch::VerifiedBatch;
 const LANDMARKS_MAX: usize = 2 * AREAS_MAX;
 /// What begins a file system, and where in its chunk: ext, XFS, btrfs (64 KiB behind its beginning).
 const SIGNS: [(usize, &[u8]); 3] = [(1024 + 56, &[0x53, 0xef]), (0, b"XFSB"), (64, b"_BHRfS_M")];
+/// Begins the header of LUKS, which stays as it is when the file system within is used.
+const LUKS_MAGIC: &[u8] = b"LUKS\xba\xbe";
+/// Where the file system within may begin, in bytes behind the header, as cryptsetup lays it out: 2 MiB with version 1 of the
+/// header, 16 MiB with version 2, 4 MiB in older releases.
+const LUKS_PAYLOADS: [u64; 3] = [2 << 20, 4 << 20, 16 << 20];
 
 /// Numbers of chunks to look at.
 #[derive(Debug)]
@@ -33,11 +38,20 @@ impl Landmarks {
             let content = batch.content(at..at + 1);
             let has = |(place, sign): &(usize, &[u8])| content.get(*place..place + sign.len()) == Some(*sign);
             if SIGNS.iter().any(has) {
-                let mut chunks = self.lock();
-                if chunks.len() < LANDMARKS_MAX {
-                    chunks.insert(chunk.number);
-                }
+                self.add(chunk.number);
             }
+            if content.starts_with(LUKS_MAGIC) {
+                LUKS_PAYLOADS
+                    .iter()
+                    .for_each(|offset| self.add(chunk.number + offset / CHUNK_LEN));
+            }
+        }
+    }
+
+    fn add(&self, chunk: u64) {
+        let mut chunks = self.lock();
+        if chunks.len() < LANDMARKS_MAX {
+            chunks.insert(chunk);
         }
     }
 
