@@ -269,3 +269,31 @@ fn the_places_where_luks_may_keep_a_file_system_are_looked_at() {
         assert_equal(&disk, &image);
     }
 }
+
+#[test]
+fn a_disk_that_is_refused_costs_no_other_one_what_is_known_of_it() {
+    let (small, large) = (random_disk(8 * MIB, 512, 6), random_disk(24 * MIB, 512, 7));
+    let targets = [8, 24].map(|mib| LoopDevice::new("g2c-block-swapped", mib * MIB, 512).unwrap());
+    let [first, second] = [&targets[0].path, &targets[1].path].map(std::path::PathBuf::as_path);
+    let bed = Bed::new();
+    let plan = || bed.plan(&[&small.path, &large.path]);
+    bed.sync(&[first, second], plan()).unwrap();
+    // In the wrong order the first one would fit, were it allowed, and the second one is too small.
+    let receiver = bed.receiver(&[second, first], true);
+    let mut swapped = plan();
+    swapped.target = vec![receiver.local_addr()];
+    let stop = StopFlag::default();
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| receiver.run(&Silent, &stop).unwrap());
+        let refused = sync(&swapped, &Silent, &StopFlag::default());
+        stop.stop();
+        refused.unwrap_err().describe()
+    });
+    assert!(refused.contains("too small"), "{refused}");
+    drop(receiver);
+    let again = bed.sync(&[first, second], plan()).unwrap();
+    assert_eq!(again.sent, 0, "{again:?}");
+    for (disk, target) in [&small, &large].into_iter().zip(&targets) {
+        assert_equal(disk, &target.backing);
+    }
+}

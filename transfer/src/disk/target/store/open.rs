@@ -16,7 +16,7 @@ use crate::disk::digest_file::DigestFile;
 use crate::disk::medium::{DiskMedium, Medium};
 use crate::disk::message::DiskFacts;
 use crate::disk::target::DiskTarget;
-use crate::disk::target::admit::{Standing, admit};
+use crate::disk::target::admit::{Admitted, Standing, admit};
 use crate::disk::target::journal::{DiskRecord, Journal, Record, Region, move_on};
 use crate::error::{Error, Kind, Result};
 
@@ -41,9 +41,14 @@ impl DiskStore {
             doubted: BTreeSet::new(),
             journal,
         };
-        let pairs = targets.iter().zip(sources).enumerate();
-        let disks = pairs
-            .map(|(number, (target, source))| opening.disk(number, target, source))
+        // All are admitted before anything known of one is given up: the refusal of another one costs nothing.
+        let pairs = || targets.iter().zip(sources).enumerate();
+        let admitted = pairs()
+            .map(|(number, (target, source))| opening.admit(number, target, source))
+            .collect::<Result<Vec<_>>>()?;
+        let disks = pairs()
+            .zip(admitted)
+            .map(|((number, (target, source)), admitted)| opening.disk(number, target, source, admitted))
             .collect::<Result<Vec<_>>>()?;
         let changed = opening.recover(&disks)?;
         Ok(Self {
@@ -68,15 +73,26 @@ struct Opening {
 }
 
 impl Opening {
-    /// Opens the disk with this number.
-    fn disk(&mut self, number: usize, target: &DiskTarget, source: &DiskFacts) -> Result<StoredDisk> {
+    /// Opens the disk with this number, if it may be written to.
+    fn admit(&self, number: usize, target: &DiskTarget, source: &DiskFacts) -> Result<Admitted> {
+        let digests_path = self.journal.digests_path(number);
+        admit(target, source, |medium| {
+            self.look(number, medium, target, source, &digests_path)
+        })
+    }
+
+    /// Takes up what is known of an admitted disk.
+    fn disk(
+        &mut self,
+        number: usize,
+        target: &DiskTarget,
+        source: &DiskFacts,
+        admitted: Admitted,
+    ) -> Result<StoredDisk> {
         let path = target.copy_path();
         let path = std::path::absolute(&path).unwrap_or(path);
         let digests_path = self.journal.digests_path(number);
         let failed = |error| Error::io("open the digests", &digests_path, error);
-        let admitted = admit(target, source, |medium| {
-            self.look(number, medium, target, source, &digests_path)
-        })?;
         let is_changed = admitted.standing == Standing::Changed;
         // Onto a smaller disk goes what fits; that it suffices is admitted.
         let source_len = source.len.min(admitted.medium.length());
@@ -92,7 +108,7 @@ impl Opening {
         let is_same = same.is_some();
         if !is_same {
             move_on(&mut self.record.position)?;
-            digests.clear().map_err(failed)?;
+            digests.clear().and_then(|()| digests.sync()).map_err(failed)?;
             let open = &mut self.record.open_regions;
             open.retain(|region| usize::from(region.disk) != number);
         } else if is_changed {
