@@ -43,11 +43,12 @@ pub(super) fn recognise(
 ) -> Result<Standing> {
     let failed = |error| Error::io("read the digests", digests, error);
     let digests = DigestFile::open(digests, record.source_len.div_ceil(CHUNK_LEN)).map_err(failed)?;
-    let looks = looks(&digests, record).map_err(failed)?;
+    let zeros = Zeros::of(record.source_len);
+    let looks = looks(&digests, record, zeros).map_err(failed)?;
     let telling: HashSet<Digest> = looks
         .values()
         .copied()
-        .filter(|digest| is_telling(*digest))
+        .filter(|digest| zeros.are_not(*digest))
         .collect();
     if telling.is_empty() {
         return Ok(Standing::Replaced);
@@ -69,9 +70,9 @@ pub(super) fn recognise(
         let is_here = holds(medium, record, *chunk, *digest);
         let is_open = open.contains(&(chunk / REGION_CHUNKS));
         is_changed |= !is_here && !is_open;
-        if is_here && is_telling(*digest) {
+        if is_here && zeros.are_not(*digest) {
             found.insert(*digest);
-        } else if !is_open && is_telling(*digest) {
+        } else if !is_open && zeros.are_not(*digest) {
             missed.insert(*digest);
         }
     }
@@ -88,9 +89,22 @@ pub(super) fn recognise(
     })
 }
 
-/// Whether a content tells one disk from another: zeros are everywhere.
-fn is_telling(digest: Digest) -> bool {
-    digest.is_known() && digest != Digest::of_zeros()
+/// What tells no disk from another, for it is everywhere: a chunk of zeros, and zeros as long as the last chunk of a disk.
+#[derive(Clone, Copy)]
+struct Zeros([Digest; 2]);
+
+impl Zeros {
+    /// Those of a disk of `len` bytes.
+    fn of(len: u64) -> Self {
+        let last = [0; CHUNK_LEN as usize];
+        let last = &last[..(len % CHUNK_LEN) as usize];
+        Self([Digest::of_zeros(), Digest::of(last)])
+    }
+
+    /// Whether a content is known and tells one disk from another.
+    fn are_not(self, digest: Digest) -> bool {
+        digest.is_known() && !self.0.contains(&digest)
+    }
 }
 
 /// What a disk calls itself, compared with what the source's did.
@@ -121,8 +135,8 @@ fn holds(medium: &DiskMedium, record: &DiskRecord, chunk: u64, digest: Digest) -
 }
 
 /// The chunks to look at and what they should be; only such of which something is known.
-fn looks(digests: &DigestFile, record: &DiskRecord) -> std::io::Result<BTreeMap<u64, Digest>> {
-    let mut looks = spread(digests)?;
+fn looks(digests: &DigestFile, record: &DiskRecord, zeros: Zeros) -> std::io::Result<BTreeMap<u64, Digest>> {
+    let mut looks = spread(digests, zeros)?;
     let count = digests.chunk_count();
     let ends = [0, count.saturating_sub(HEAD_CHUNKS)];
     let landmarks = record.landmarks.iter().copied();
@@ -135,7 +149,7 @@ fn looks(digests: &DigestFile, record: &DiskRecord) -> std::io::Result<BTreeMap<
 }
 
 /// Some chunks of telling and different contents, spread over what is known.
-fn spread(digests: &DigestFile) -> std::io::Result<BTreeMap<u64, Digest>> {
+fn spread(digests: &DigestFile, zeros: Zeros) -> std::io::Result<BTreeMap<u64, Digest>> {
     let regions = digests.region_count();
     let per_region = (LOOKS_MAX / regions.max(1) as usize).max(CANDIDATES_MIN);
     let (mut candidates, mut seen) = (Vec::new(), HashSet::new());
@@ -144,7 +158,7 @@ fn spread(digests: &DigestFile) -> std::io::Result<BTreeMap<u64, Digest>> {
         let known = digests.get(first, REGION_CHUNKS)?;
         let telling: Vec<(u64, Digest)> = (first..)
             .zip(known)
-            .filter(|(_, digest)| is_telling(*digest))
+            .filter(|(_, digest)| zeros.are_not(*digest))
             .collect();
         let step = telling.len().div_ceil(per_region).max(1);
         candidates.extend(

@@ -196,6 +196,25 @@ fn zeros_and_a_few_like_chunks_make_no_disk_ours() {
     assert!(!damaged.disks[0].blank.load(Ordering::Acquire));
 }
 
+/// The last chunk of a disk may be shorter, and zeros of that length are zeros.
+#[test]
+fn zeros_at_an_odd_end_make_no_disk_ours() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let image = folder.path().join("disk.img");
+    let len = LEN + 4096;
+    let copied = store_of(folder.path(), len);
+    let mut zeros = vec![Digest::of_zeros(); 4];
+    zeros.push(Digest::of(&[0; 4096]));
+    copied.disks[0].digests.set(0, &zeros).unwrap();
+    copied.close().unwrap();
+    drop(copied);
+    let mut foreign = vec![0; len as usize];
+    foreign[..4096].fill(9);
+    std::fs::write(&image, &foreign).unwrap();
+    let refused = open(folder.path(), len).map(drop).unwrap_err().describe();
+    assert!(refused.contains("not the copy that was begun here"), "{refused}");
+}
+
 /// A target that holds something else everywhere would take a journal write and a synchronisation for every chunk.
 #[test]
 fn what_differs_is_forgotten_by_ranges_and_journalled_once() {
