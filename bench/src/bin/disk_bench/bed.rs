@@ -74,12 +74,12 @@ impl Run {
 }
 
 impl Bed {
-    /// A disk of random content.
-    pub(crate) fn random(place: &Place, mib: u64) -> Result<Self> {
+    /// A disk of which the first `filled` MiB hold random content.
+    pub(crate) fn random(place: &Place, mib: u64, filled: u64) -> Result<Self> {
         let bed = Self::empty(place, mib)?;
         let file = File::options().write(true).open(bed.backing())?;
         let mut dice = Dice(mib);
-        for at in 0..mib {
+        for at in 0..filled.min(mib) {
             file.write_all_at(&dice.bytes(MIB as usize), at * MIB)?;
         }
         file.sync_all()?;

@@ -26,6 +26,9 @@ struct Cli {
     /// Size of the disk of random content, in MiB
     #[arg(long, default_value_t = 4096)]
     disk_mib: u64,
+    /// How much of it holds something, in MiB; the rest has no blocks [default: all of it]
+    #[arg(long)]
+    filled_mib: Option<u64>,
     /// Lets the disk of random content be read at so many MB/s at most
     #[arg(long)]
     disk_speed: Option<u64>,
@@ -84,7 +87,7 @@ fn main() -> Result<()> {
         programs,
     };
     if wants(What::Full) || wants(What::Rounds) {
-        let bed = Bed::random(&place, cli.disk_mib)?;
+        let bed = Bed::random(&place, cli.disk_mib, cli.filled_mib.unwrap_or(cli.disk_mib))?;
         let limit = |speed| ReadLimit::new(&bed.device, speed * 1_000_000);
         let _limit = cli.disk_speed.map(limit).transpose()?;
         if wants(What::Full) {
@@ -106,7 +109,7 @@ fn main() -> Result<()> {
             target: cli.volatile.clone(),
             programs: place.programs.clone(),
         };
-        tracker::tracker(&Bed::random(&place, 512)?, cli.pairs)?;
+        tracker::tracker(&Bed::random(&place, 512, 512)?, cli.pairs)?;
     }
     if wants(What::Memory) {
         memory::memory(&place, cli.memory_mib)?;
