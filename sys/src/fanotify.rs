@@ -9,7 +9,7 @@
 //! A mark neither keeps a file system busy nor outlives it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
@@ -112,6 +112,20 @@ impl Watch {
             }
         }
         Ok(false)
+    }
+
+    /// The file systems that are watched, by the kernel's device numbers. One that was unmounted is no longer, also when it has been
+    /// mounted again.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn watched(&self) -> io::Result<Vec<u32>> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.group.as_fd().as_raw_fd()))?;
+        let number = |line: &str| {
+            let number = line.strip_prefix("fanotify sdev:")?.split(' ').next()?;
+            u32::from_str_radix(number, 16).ok()
+        };
+        Ok(text.lines().filter_map(number).collect())
     }
 
     /// Hands over the events that wait, at most a buffer full; returns whether there may be more.

@@ -20,7 +20,7 @@ use crate::btrfs;
 /// are told by their prefix.
 const ELSEWHERE: [&str; 17] = [
     "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
-    "orangefs", "smb3", "smbfs", "vboxsf", "virtiofs",
+    "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs",
 ];
 
 /// One mount.
@@ -217,8 +217,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
-fn unescape(field: &[u8]) -> PathBuf {
+/// Undoes the `\ooo` of the mount tables for space, tab, newline and backslash.
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {

@@ -4,11 +4,10 @@
 //! already moves no timestamp. Whoever must not miss a change reads these files again.
 //!
 //! Not seen: files that a process holds without a descriptor or mapping (in flight on a socket, registered with
-//! io_uring after closing). What lies on file systems that another machine or process answers for is left out: looking at it
-//! may take for ever, and nobody copies it. Processes that end while this looks are passed over: their files were closed, which is an
+//! io_uring after closing). Processes that end while this looks are passed over: their files were closed, which is an
 //! event.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -19,7 +18,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
 use rustix::io::Errno;
 
-use crate::block_device::DeviceNumber;
 use crate::mounts::{Mount, mounts};
 
 /// The identity of a file: `st_dev` and `st_ino`.
@@ -63,11 +61,7 @@ pub fn opened_for_write() -> io::Result<HashMap<FileId, PathBuf>> {
 }
 
 fn look(at: impl Fn(&Path, &mut Found)) -> io::Result<HashMap<FileId, PathBuf>> {
-    let elsewhere = mounts()?.into_iter().filter(Mount::is_elsewhere);
-    let mut found = Found {
-        files: HashMap::new(),
-        elsewhere: elsewhere.map(|mount| mount.device).collect(),
-    };
+    let mut found = Found(HashMap::new());
     for process in fs::read_dir("/proc")? {
         let process = process?;
         if process.file_name().as_bytes()[0].is_ascii_digit() {
@@ -75,14 +69,10 @@ fn look(at: impl Fn(&Path, &mut Found)) -> io::Result<HashMap<FileId, PathBuf>> 
         }
     }
     found.loop_devices();
-    Ok(found.files)
+    Ok(found.0)
 }
 
-struct Found {
-    files: HashMap<FileId, PathBuf>,
-    /// File systems that are not looked at.
-    elsewhere: BTreeSet<DeviceNumber>,
-}
+struct Found(HashMap<FileId, PathBuf>);
 
 impl Found {
     /// Open descriptors: the mode of the link tells whether one was opened for writing.
@@ -121,9 +111,10 @@ impl Found {
 
     /// Files behind loop devices: the kernel holds them.
     fn loop_devices(&mut self) {
-        let Ok(devices) = fs::read_dir("/sys/block") else {
+        let (Ok(devices), Ok(table)) = (fs::read_dir("/sys/block"), mounts()) else {
             return;
         };
+        let elsewhere: Vec<Mount> = table.into_iter().filter(Mount::is_elsewhere).collect();
         for device in devices.filter_map(Result::ok) {
             let Ok(mut backing) = fs::read(device.path().join("loop/backing_file")) else {
                 continue;
@@ -131,15 +122,17 @@ impl Found {
             if backing.last() == Some(&b'\n') {
                 backing.pop();
             }
-            self.add(PathBuf::from(OsStr::from_bytes(&backing)));
+            let backing = PathBuf::from(OsStr::from_bytes(&backing));
+            // Whoever answers for what is there may not do so, and nobody copies it.
+            if !elsewhere.iter().any(|mount| backing.starts_with(&mount.point)) {
+                self.add(backing);
+            }
         }
     }
 
     fn add(&mut self, path: PathBuf) {
-        if let Some(id) = regular_file(&path)
-            && !self.elsewhere.contains(&DeviceNumber::from_raw(id.device))
-        {
-            self.files.entry(id).or_insert(path);
+        if let Some(id) = regular_file(&path) {
+            self.0.entry(id).or_insert(path);
         }
     }
 }

@@ -44,8 +44,12 @@ impl Drop for Over {
 }
 
 fn area(disk: &Path) -> Area {
+    area_by(disk, Effort::Look)
+}
+
+fn area_by(disk: &Path, effort: Effort) -> Area {
     let medium = DiskMedium::open(disk, Access::Read).unwrap();
-    survey(&medium, Effort::Look).unwrap().areas.remove(0)
+    survey(&medium, effort).unwrap().areas.remove(0)
 }
 
 #[test]
@@ -92,9 +96,25 @@ fn what_is_in_the_cache_of_a_partition_that_nobody_has_mounted_counts() {
     let before = area(&disk.path);
     // The bitmaps are in front; whoever closes the node writes out what is in its cache.
     node.write_all_at(&image[..16 << 20], 0).unwrap();
-    let found = area(&disk.path);
+    let found = area_by(&disk.path, Effort::Copy);
     assert!(found.method.contains("bitmaps of the unmounted"), "{found:?}");
     assert!(found.used > before.used + 10 * MIB, "{found:?}");
+}
+
+/// A swap area is never sent: what is becoming something else must not pass for one.
+#[test]
+fn an_image_in_the_cache_of_a_former_swap_partition_counts() {
+    let disk = LoopDevice::new("g2c-block-mounted", 64 * MIB, 512).unwrap();
+    partition(&disk, "label: gpt\nsize=60M\n");
+    make_file_system("swap", &disk.partition(1));
+    assert_eq!(area_by(&disk.path, Effort::Copy).kind, "swap");
+    let node = std::fs::File::options()
+        .write(true)
+        .open(disk.partition(1))
+        .unwrap();
+    node.write_all_at(&[7; 1 << 20], 0).unwrap();
+    let found = area_by(&disk.path, Effort::Copy);
+    assert_eq!((&found.kind[..], found.used), ("unknown", 60 * MIB), "{found:?}");
 }
 
 #[test]

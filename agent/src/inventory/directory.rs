@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 use transfer::tree::estimate::amount;
+use transfer::tree::mounts::TreeMounts;
 
 use super::{Disk, Inventory, identifier};
 
@@ -49,7 +50,8 @@ fn look(root: &Path) -> io::Result<(Disk, Option<u64>)> {
 /// Bytes that are allocated below `root` on its own file system, and entries if they could be counted in time.
 fn size(root: &Path) -> io::Result<(u64, Option<u64>)> {
     let end = Instant::now() + COUNT_MAX;
-    if let Some(amount) = amount(root, || Instant::now() < end) {
+    let mounts = TreeMounts::look(root, false).map_err(io::Error::other)?;
+    if let Some(amount) = amount(root, &mounts, || Instant::now() < end) {
         return Ok((amount.allocated.ceil() as u64, Some(amount.entries)));
     }
     tracing::warn!(

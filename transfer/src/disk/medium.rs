@@ -132,9 +132,11 @@ impl DiskMedium {
 
     fn refuse_loop_devices(&self) -> Result<()> {
         let failed = |error| Error::io("find out who uses the disk", &self.path, error);
-        let free = lock::patiently(|| {
-            let user = loop_users::user_of(&self.path)?;
-            Ok(user.is_none().then_some(()))
+        let free = lock::patiently(|| match loop_users::user_of(&self.path) {
+            Ok(user) => Ok(user.is_none().then_some(())),
+            // Partitions come and go while the kernel reads a table again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         });
         let free = free.map_err(failed)?;
         if free.is_none()

@@ -1,25 +1,20 @@
 //! How much there is to copy, roughly: for forecasts, progress and remaining time only.
 //!
-//! Nothing depends on it, so it may use paths and a plain directory walker: a tree that changes under it gives another
-//! number, and that is all. For the same reason the count of a round begins only when that takes longer, and gives way to
+//! Nothing depends on it: a tree that changes under it gives another number, and that is all. For the same reason the count of a round begins only when that takes longer, and gives way to
 //! everything else. Whoever wants to know beforehand counts by the same function, [`amount`].
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::progress::StopFlag;
+use crate::tree::capture::{Directory, FileKind, Stat};
+use crate::tree::entry::EntryPath;
 use crate::tree::mounts::TreeMounts;
 
 /// A round that is done by then needs no estimate.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Entries looked at between two looks at whether anybody still wants to know.
-const LOOK: usize = 256;
 
 /// What lies below a directory, itself included.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -32,29 +27,57 @@ pub struct Amount {
     pub allocated: f64,
 }
 
-/// Counts what lies below `root` on its own file system. `None` when `go_on`, which is asked from time to time, says no. What
-/// cannot be looked at does not count.
-pub fn amount(root: &Path, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
+impl Amount {
+    fn add(&mut self, stat: &Stat) {
+        self.entries += 1;
+        if stat.kind == FileKind::File {
+            self.bytes += stat.size;
+        }
+        let names = match stat.kind {
+            FileKind::Directory => 1,
+            _ => stat.nlink.max(1),
+        };
+        // Blocks of 512 bytes, whatever the file system's are.
+        self.allocated += (stat.blocks * 512) as f64 / names as f64;
+    }
+}
+
+/// Counts what lies below `root` and on the file systems inside that are copied with it. `None` when `go_on`, which is asked for
+/// each directory, says no. What cannot be looked at does not count.
+pub fn amount(root: &Path, mounts: &TreeMounts, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
     let mut amount = Amount::default();
-    let entries = walkdir::WalkDir::new(root).same_file_system(true);
-    for (number, entry) in entries.into_iter().enumerate() {
-        if number % LOOK == 0 && !go_on() {
+    let Ok(root) = Directory::open_root(root) else {
+        return Some(amount);
+    };
+    let mut waiting = vec![EntryPath::root()];
+    while let Some(path) = waiting.pop() {
+        if !go_on() {
             return None;
         }
-        let Ok(metadata) = entry.and_then(|entry| entry.metadata()) else {
+        let Ok((directory, own)) = root.enter(&path) else {
             continue;
         };
-        amount.entries += 1;
-        if metadata.is_file() {
-            amount.bytes += metadata.len();
-        }
-        let names = if metadata.is_dir() {
-            1
-        } else {
-            metadata.nlink().max(1)
+        amount.add(&own);
+        let Ok(names) = directory.names() else {
+            continue;
         };
-        // `st_blocks` counts 512 bytes whatever the file system's blocks are.
-        amount.allocated += (metadata.blocks() * 512) as f64 / names as f64;
+        for name in names.iter() {
+            let Ok(path) = path.join(name.bytes()) else {
+                continue;
+            };
+            if mounts.elsewhere().contains(&path) {
+                continue;
+            }
+            let Ok(stat) = directory.stat_entry(name.c_str) else {
+                continue;
+            };
+            let is_mounted = stat.is_mount_root.unwrap_or(stat.dev != own.dev);
+            if stat.kind != FileKind::Directory {
+                amount.add(&stat);
+            } else if !is_mounted || mounts.inside().contains(&path) {
+                waiting.push(path);
+            }
+        }
     }
     Some(amount)
 }
@@ -80,17 +103,12 @@ impl Estimate {
 
     fn start_after(patience: Duration, root: PathBuf, mounts: &TreeMounts) -> Self {
         let estimate = Self::default();
-        let shared = Arc::clone(&estimate.0);
-        let inside = mounts.inside().iter();
-        let mut roots: Vec<PathBuf> = inside
-            .map(|mount| root.join(OsStr::from_bytes(mount.as_bytes())))
-            .collect();
-        roots.push(root);
-        // Without the thread there is no estimate, which is allowed. So it is when a file system in the way does not answer.
+        let (shared, mounts) = (Arc::clone(&estimate.0), mounts.clone());
+        // Without the thread there is no estimate, which is allowed.
         drop(
             std::thread::Builder::new()
                 .name("estimate".to_owned())
-                .spawn(move || count(&shared, patience, &roots)),
+                .spawn(move || count(&shared, patience, &root, &mounts)),
         );
         estimate
     }
@@ -113,7 +131,7 @@ impl Drop for Estimate {
     }
 }
 
-fn count(shared: &Shared, patience: Duration, roots: &[PathBuf]) {
+fn count(shared: &Shared, patience: Duration, root: &Path, mounts: &TreeMounts) {
     if shared.unwanted.sleep(patience) {
         return;
     }
@@ -121,14 +139,11 @@ fn count(shared: &Shared, patience: Duration, roots: &[PathBuf]) {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     sys::io_priority::lower();
     let is_wanted = || !shared.unwanted.is_stopped();
-    for root in roots {
-        let Some(amount) = amount(root, is_wanted) else {
-            return;
-        };
-        shared.entries.fetch_add(amount.entries, Ordering::Relaxed);
-        shared.bytes.fetch_add(amount.bytes, Ordering::Relaxed);
+    if let Some(amount) = amount(root, mounts, is_wanted) {
+        shared.entries.store(amount.entries, Ordering::Relaxed);
+        shared.bytes.store(amount.bytes, Ordering::Relaxed);
+        shared.complete.store(true, Ordering::Release);
     }
-    shared.complete.store(true, Ordering::Release);
 }
 
 #[cfg(test)]
@@ -153,7 +168,8 @@ mod tests {
     #[test]
     fn a_directory_is_as_large_as_what_is_allocated_in_it() {
         let folder = tempfile::tempdir().unwrap();
-        let count = || amount(folder.path(), || true).unwrap();
+        let mounts = TreeMounts::look(folder.path(), false).unwrap();
+        let count = || amount(folder.path(), &mounts, || true).unwrap();
         let before = count();
         std::fs::write(folder.path().join("a"), vec![7; 1 << 20]).unwrap();
         std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
@@ -169,6 +185,6 @@ mod tests {
         assert!((least..most).contains(&allocated), "{allocated}");
         assert_eq!(after.entries - before.entries, 3);
         assert_eq!(after.bytes, (2 << 20) + (1 << 40));
-        assert_eq!(amount(folder.path(), || false), None);
+        assert_eq!(amount(folder.path(), &mounts, || false), None);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sys::block_device::DeviceNumber;
 use sys::file_system::is_disk_backed;
-use sys::mounts::{Mount, mounts};
+use sys::mounts::{Mount, is_elsewhere, mounts, unescape};
 
 use crate::error::{Error, Result};
 use crate::tree::entry::EntryPath;
@@ -24,8 +24,8 @@ const WAKE_MAX: Duration = Duration::from_secs(15);
 pub struct TreeMounts {
     /// What can be seen at the root and below: the point and what is mounted there. Nothing on or below a file system that
     /// is not copied, but for its own mount point.
-    seen: Vec<(PathBuf, DeviceNumber)>,
-    /// The mount points that the walk enters, relative to the root, in the order of the mount table.
+    seen: BTreeSet<(PathBuf, DeviceNumber)>,
+    /// The mount points that the walk enters, relative to the root.
     inside: Vec<EntryPath>,
     /// Mount points, relative to the root, of file systems that another machine or process answers for.
     elsewhere: HashSet<EntryPath>,
@@ -46,16 +46,13 @@ impl TreeMounts {
         let failed =
             |error: io::Error| Error::io("find the file systems of the directory to copy", root, error);
         let root = root.canonicalize().map_err(failed)?;
-        let mut table = mounts().map_err(failed)?;
-        if crosses && wake(&root, &table) {
-            table = mounts().map_err(failed)?;
-        }
+        let table = mounts().map_err(failed)?;
         let holder = table
             .iter()
             .filter(|mount| root.starts_with(&mount.point))
             .max_by_key(|mount| mount.point.as_os_str().len());
         let mut found = Self {
-            seen: Vec::new(),
+            seen: BTreeSet::new(),
             inside: Vec::new(),
             elsewhere: HashSet::new(),
             devices: BTreeSet::new(),
@@ -70,11 +67,13 @@ impl TreeMounts {
         for (mount, is_entered) in visible_below(&root, &table, crosses) {
             found.add(&root, mount, is_entered, &mut entered);
         }
+        // Not in the order in which they were mounted: one that comes and goes is the same.
+        found.inside.sort_by(EntryPath::replica_cmp);
         Ok(found)
     }
 
     fn add(&mut self, root: &Path, mount: &Mount, is_entered: bool, entered: &mut HashSet<u64>) {
-        self.seen.push((mount.point.clone(), mount.device));
+        self.seen.insert((mount.point.clone(), mount.device));
         let relative = mount
             .point
             .strip_prefix(root)
@@ -124,33 +123,58 @@ impl TreeMounts {
     }
 }
 
-/// Has file systems mounted that systemd mounts when they are used and unmounts when they are not: the EFI system partition is often
-/// one of these. Those that `fstab` has from another machine are left alone; one that does not come in time stays unmounted.
-/// Returns whether there were any.
-fn wake(root: &Path, table: &[Mount]) -> bool {
-    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
-    let mut any = false;
+/// Where systemd may mount a partition that it finds by its type, without a line in `fstab`.
+const FOUND_BY_TYPE: [&str; 3] = ["/boot", "/boot/efi", "/efi"];
+/// How the source of a file system on this machine's disks begins in `fstab`.
+const LOCAL: [&str; 6] = ["/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID="];
+
+/// Has file systems on disks mounted that systemd mounts when they are used and unmounts when they are not: the EFI system partition
+/// is often one of these. One that does not come in time is noted in `silent`, and left alone from then on.
+///
+/// # Errors
+/// The root does not exist, or `/proc` is not mounted.
+pub fn wake(root: &Path, silent: &mut HashSet<PathBuf>) -> Result<()> {
+    let failed = |error: io::Error| Error::io("find the file systems of the directory to copy", root, error);
+    let root = root.canonicalize().map_err(failed)?;
+    let table = mounts().map_err(failed)?;
+    let fstab = std::fs::read("/etc/fstab").unwrap_or_default();
+    wake_by(&fstab, &root, &table, silent);
+    Ok(())
+}
+
+fn wake_by(fstab: &[u8], root: &Path, table: &[Mount], silent: &mut HashSet<PathBuf>) {
     for (mount, _) in visible_below(root, table, true) {
         let is_asleep = mount.kind == "autofs" && mount.source == Path::new("systemd-1");
-        if is_asleep && !is_from_elsewhere(&fstab, &mount.point) {
-            open_in_time(&mount.point);
-            any = true;
+        let wakes = is_asleep && !silent.contains(&mount.point) && is_local(fstab, &mount.point);
+        if wakes && !opens_in_time(&mount.point) {
+            tracing::warn!(point = %mount.point.display(), "an automount does not answer: what belongs there is not copied");
+            silent.insert(mount.point.clone());
         }
     }
-    any
 }
 
-/// Whether `fstab` has a file system for this mount point that another machine or process answers for.
-fn is_from_elsewhere(fstab: &str, point: &Path) -> bool {
-    let mut lines = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));
-    lines.any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let here = fields.next().is_some_and(|field| Path::new(field) == point);
-        here && fields.next().is_some_and(sys::mounts::is_elsewhere)
-    })
+/// Whether what belongs to a mount point lies on a disk of this machine, by its line in `fstab` or as systemd finds it.
+fn is_local(fstab: &[u8], point: &Path) -> bool {
+    let text = String::from_utf8_lossy(fstab);
+    let mut lines = text
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let of_point = lines.find(|fields| {
+        let point_field = fields.get(1).filter(|_| !fields[0].starts_with('#'));
+        point_field.is_some_and(|field| unescape(field.as_bytes()) == point)
+    });
+    match of_point.as_deref() {
+        Some([source, _, kind, options, ..]) => {
+            LOCAL.iter().any(|begin| source.starts_with(begin))
+                && !is_elsewhere(kind)
+                && !options.split(',').any(|option| option == "_netdev")
+        }
+        Some(_) => false,
+        None => FOUND_BY_TYPE.iter().any(|found| Path::new(found) == point),
+    }
 }
 
-fn open_in_time(point: &Path) {
+fn opens_in_time(point: &Path) -> bool {
     let (done, is_done) = crossbeam_channel::bounded::<()>(1);
     let own = point.to_owned();
     // A thread, for it may never come back; then it ends with the process.
@@ -160,10 +184,7 @@ fn open_in_time(point: &Path) {
             drop(File::open(&own));
             drop(done);
         });
-    let in_time = is_done.recv_timeout(WAKE_MAX) != Err(crossbeam_channel::RecvTimeoutError::Timeout);
-    if opening.is_err() || !in_time {
-        tracing::warn!(point = %point.display(), "an automount does not answer: what belongs there is not copied");
-    }
+    opening.is_ok() && is_done.recv_timeout(WAKE_MAX) != Err(crossbeam_channel::RecvTimeoutError::Timeout)
 }
 
 /// The mounts strictly below `root` that can be reached from it by way of file systems that are copied, each with whether the
@@ -200,6 +221,9 @@ fn is_entered(mount: &Mount) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
     use sys::loop_device::{LoopDevice, TestMount, run};
 
@@ -210,12 +234,102 @@ mod tests {
     }
 
     #[test]
-    fn what_fstab_has_from_another_machine_is_not_woken() {
-        let fstab = "# /boot/efi nfs\nUUID=1-2 /boot/efi vfat noauto 0 0\nserver:/x /data nfs4 noauto 0 0\n";
-        assert!(is_from_elsewhere(fstab, Path::new("/data")));
-        for point in ["/boot/efi", "/boot", "/other"] {
-            assert!(!is_from_elsewhere(fstab, Path::new(point)), "{point}");
+    fn only_what_lies_on_disks_here_is_woken() {
+        let fstab = b"# Caf\xe9\n#UUID=1 /old ext4 noauto 0 0\n/dev/sdb1 /boot vfat noauto 0 0\nUUID=1-2 /with\\040space ext4 noauto 0 0\n\
+            server:/x /data nfs4 noauto 0 0\nfs-1:/ /efs efs noauto 0 0\nLABEL=san /san xfs noauto,_netdev 0 0\n\
+            server:/efi /efi nfs noauto 0 0\nshort /boot/efi\n";
+        for point in ["/boot", "/with space"] {
+            assert!(is_local(fstab, Path::new(point)), "{point}");
         }
+        for point in ["/old", "/data", "/efs", "/san", "/efi", "/boot/efi", "/unknown"] {
+            assert!(!is_local(fstab, Path::new(point)), "{point}");
+        }
+        assert!(is_local(b"", Path::new("/boot/efi")));
+    }
+
+    /// What systemd does for an automount: mounts a device when somebody opens the mount point.
+    const AUTOMOUNTER: &str = "
+import ctypes,fcntl,os,struct,sys
+device,point=(a.encode() for a in sys.argv[1:])
+libc=ctypes.CDLL(None)
+os.setsid()
+r,w=os.pipe()
+options='fd=%d,pgrp=%d,minproto=5,maxproto=5,direct'%(w,os.getpgrp())
+assert libc.mount(b'systemd-1',point,b'autofs',0,options.encode())==0
+root=os.open(point,os.O_RDONLY)
+print('ready',flush=True)
+packet=os.read(r,4096)
+token=struct.unpack_from('I',packet,8)[0]
+assert libc.mount(device,point,b'ext4',0,None)==0
+fcntl.ioctl(root,0x9360,token)
+os.close(root)
+sys.stdin.read()
+";
+
+    struct Automounter {
+        process: Child,
+        point: PathBuf,
+    }
+
+    impl Automounter {
+        fn start(device: &Path, point: &Path) -> Self {
+            let mut process = Command::new("python3")
+                .args(["-c", AUTOMOUNTER])
+                .args([device, point])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let stdout = process.stdout.take().unwrap();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            let point = point.to_owned();
+            let automounter = Self { process, point };
+            assert_eq!(line.trim(), "ready");
+            automounter
+        }
+    }
+
+    impl Drop for Automounter {
+        fn drop(&mut self) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            for _ in 0..2 {
+                let _ = Command::new("umount").arg("-l").arg(&self.point).status();
+            }
+        }
+    }
+
+    #[test]
+    fn what_systemd_mounts_when_it_is_used_is_mounted_where_mounts_are_crossed() {
+        let device = file_system(16 << 20);
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let point = root.join("efi");
+        std::fs::create_dir(&point).unwrap();
+        let automounter = Automounter::start(&device.path, &point);
+        let efi = EntryPath::parse(b"efi".to_vec()).unwrap();
+        let look = || {
+            let found = TreeMounts::look(&root, true).unwrap();
+            (found.inside().contains(&efi), found.elsewhere().contains(&efi))
+        };
+        let mut silent = HashSet::new();
+        for (fstab, found) in [
+            ("".to_owned(), (false, true)),
+            (
+                format!("server:/efi {} nfs noauto 0 0", point.display()),
+                (false, true),
+            ),
+            (
+                format!("LABEL=x {} ext4 noauto 0 0", point.display()),
+                (true, false),
+            ),
+        ] {
+            wake_by(fstab.as_bytes(), &root, &mounts().unwrap(), &mut silent);
+            assert_eq!(look(), found, "{fstab}");
+        }
+        assert!(silent.is_empty());
+        drop(automounter);
     }
 
     #[test]

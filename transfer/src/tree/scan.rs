@@ -19,6 +19,7 @@ use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use sys::directory::Name;
 use sys::open_files::FileId;
 
 use crate::courtesy::Courtesy;
@@ -321,6 +322,9 @@ impl<'a> Walker<'a> {
             // That is found in the directory that it was in; should it come back, nobody tells what happened in it meanwhile.
             Err(error) if motion_of(&error).is_some() => {
                 self.scan.tally.look_later(path);
+                if self.scan.again.is_some() {
+                    self.scan.tally.leave(path);
+                }
                 return Ok(());
             }
             Err(error) => {
@@ -361,6 +365,7 @@ impl<'a> Walker<'a> {
         let (directory, stat) = match opened {
             Ok(opened) => opened,
             Err(error) => {
+                self.scan.tally.look_later(&path);
                 self.unreadable(&path, "directory", &error);
                 return Ok(());
             }
@@ -400,9 +405,9 @@ impl<'a> Walker<'a> {
             .take()
             .expect("directories are compared one at a time");
         let compared = side_by_side(&names, &mut cursor, &open.path, &mut |pair| match pair {
-            Pair::Present(name) => self.entry(&mut merge, name.c_str, None),
+            Pair::Present(name) => self.name(&mut merge, &name, None),
             Pair::Known(known) => self.gone(&mut merge, &known),
-            Pair::Both(name, known) => self.entry(&mut merge, name.c_str, Some(known)),
+            Pair::Both(name, known) => self.name(&mut merge, &name, Some(known)),
         });
         self.cursor = Some(cursor);
         compared?;
@@ -443,15 +448,25 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Looks at one name of a listing.
+    fn name(&mut self, merge: &mut Merge<'_>, name: &Name<'_>, known: Option<Entry>) -> Result<()> {
+        if self.scan.elsewhere.is_empty() {
+            return self.entry(merge, name.c_str, known);
+        }
+        match merge.open.path.join(name.bytes()) {
+            Ok(path) if self.scan.is_elsewhere(&path) => {
+                self.covered(merge, path, FileKind::of_type(name.file_type), known)
+            }
+            _ => self.entry(merge, name.c_str, known),
+        }
+    }
+
     /// Looks at one name.
     fn entry(&mut self, merge: &mut Merge<'_>, name: &CStr, known: Option<Entry>) -> Result<()> {
         let Ok(path) = merge.open.path.join(name.to_bytes()) else {
             merge.too_long = true;
             return Ok(());
         };
-        if self.scan.is_elsewhere(&path) {
-            return self.covered(merge, path, known);
-        }
         let stat = match merge.open.directory.stat_entry(name) {
             Ok(stat) => stat,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -555,7 +570,8 @@ impl<'a> Walker<'a> {
         known: Option<Entry>,
     ) -> Result<()> {
         let crosses = merge.open.is_left_at(stat);
-        if crosses && self.scan.again.is_some() && stat.is_mount_root != Some(false) {
+        let is_listed_only = merge.depth == Depth::Shallow;
+        if crosses && self.scan.again.is_some() && is_listed_only && stat.is_mount_root != Some(false) {
             // What is mounted was entered, or not, when everything was looked at.
             return Ok(());
         }
@@ -609,10 +625,28 @@ impl<'a> Walker<'a> {
         self.scan.directories.lock().expect("not poisoned").push(&entry)
     }
 
-    /// A mount point that is not looked at is copied as an empty directory of root's, unless the baseline has a directory there.
-    fn covered(&mut self, merge: &mut Merge<'_>, path: EntryPath, known: Option<Entry>) -> Result<()> {
-        let is_known = known.is_some_and(|known| matches!(known.node, Node::Directory));
-        if is_known || self.scan.filter.excludes(path.as_bytes(), true) {
+    /// A mount point that is not looked at is copied as an empty directory of root's, unless the baseline has a directory there. The
+    /// listing of the directory above tells the `kind` of what is covered, if it does.
+    fn covered(
+        &mut self,
+        merge: &mut Merge<'_>,
+        path: EntryPath,
+        kind: Option<FileKind>,
+        known: Option<Entry>,
+    ) -> Result<()> {
+        let known_kind = known.map(|known| kind_of(&known.node));
+        let is_directory = kind.or(known_kind).unwrap_or(FileKind::Directory) == FileKind::Directory;
+        if self.scan.filter.excludes(path.as_bytes(), is_directory) {
+            return Ok(());
+        }
+        if !is_directory {
+            let why = "another machine or process answers for what is mounted over it: unmount that, or exclude the file";
+            self.scan
+                .tally
+                .skip(&path, "content", &std::io::Error::other(why));
+            return Ok(());
+        }
+        if known_kind == Some(FileKind::Directory) {
             return Ok(());
         }
         merge.touched = true;

@@ -23,7 +23,7 @@ use crate::tree::baseline::Baseline;
 use crate::tree::capture::Directory;
 use crate::tree::estimate::Estimate;
 use crate::tree::filter::Filter;
-use crate::tree::mounts::TreeMounts;
+use crate::tree::mounts::{self, TreeMounts};
 use crate::tree::round::{self, Ground, Numbers, Pace, Session};
 use crate::tree::tally::{Noted, Places, Tally};
 use crate::tree::track::Tracker;
@@ -54,6 +54,10 @@ pub fn sync(
     let never = never_copied(source, &plan.state);
     let governor = Governor::new(plan.compression);
     let findings = Findings::default();
+    let mut silent = HashSet::new();
+    if source.cross_mounts {
+        mounts::wake(&source.root, &mut silent)?;
+    }
     let mounts = TreeMounts::look(&source.root, source.cross_mounts)?;
     let estimate = if source.estimate {
         Estimate::start(source.root.clone(), &mounts)
@@ -87,6 +91,7 @@ pub fn sync(
         summary: Summary::default(),
         tracker: tracker_for(lead, source, &mounts)?,
         mounts: mounts.clone(),
+        silent,
         walked: false,
         last_sending: Duration::ZERO,
         handed_over: false,
@@ -115,6 +120,8 @@ pub(super) struct Run<'a> {
     pub(super) tracker: Option<Tracker>,
     /// The file systems of the tree when the last round began.
     pub(super) mounts: TreeMounts,
+    /// Automounts that do not answer.
+    silent: HashSet<std::path::PathBuf>,
     /// Whether a walk of everything has been sealed since the tracker was attached.
     walked: bool,
     /// How long the last round looked and sent.
@@ -308,6 +315,9 @@ impl Run<'_> {
     /// What is mounted or unmounted inside makes no event: where the walk crosses, nothing is left to a tracker from then on.
     fn look_at_mounts(&mut self) -> Result<()> {
         let crosses = self.source.cross_mounts;
+        if crosses {
+            mounts::wake(&self.source.root, &mut self.silent)?;
+        }
         let mounts = TreeMounts::look(&self.source.root, crosses)?;
         if crosses && mounts != self.mounts && self.tracker.take().is_some() {
             let message = "something was mounted or unmounted: every further round looks at everything";

@@ -20,9 +20,12 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sys::block_device::DeviceNumber;
 use sys::fanotify::{FileSystemId, Queue, Watch, file_system_id, file_system_id_at};
+use sys::mounts::{Mount, mounts_everywhere};
 use sys::open_files::FileId;
 
 use super::entry::EntryPath;
@@ -36,6 +39,8 @@ use locate::{Location, Locator};
 pub struct Tracker {
     root: PathBuf,
     watched: Vec<Watched>,
+    /// How many file systems with anonymous device numbers the kernel watched when that was last looked at.
+    anonymous: usize,
     gatherer: Gatherer,
 }
 
@@ -107,6 +112,8 @@ pub enum Doubt {
 struct Watched {
     mount: EntryPath,
     id: FileSystemId,
+    /// Of the mount point.
+    device: DeviceNumber,
     /// Why it has to be swept in every round until one is settled.
     doubt: Option<Doubt>,
 }
@@ -136,6 +143,7 @@ impl Tracker {
         let mut tracker = Self {
             root,
             watched: Vec::new(),
+            anonymous: 0,
             gatherer,
         };
         tracker.follow_mounts(mounts)?;
@@ -163,7 +171,11 @@ impl Tracker {
         for place in &places {
             self.add(place.file_system, locator.locate(place), &mut directories);
         }
+        let table = mounts_everywhere().map_err(|error| self.failed(error))?;
         for (id, path) in busy {
+            if !self.may_be_asked(*id, &table) {
+                continue;
+            }
             if let Ok(file_system) = file_system_id_at(path) {
                 self.add(file_system, locator.locate_open(path, *id), &mut directories);
             }
@@ -197,16 +209,47 @@ impl Tracker {
             .any(|watched| watched.mount == *mount && watched.doubt != Some(Doubt::Unwatched))
     }
 
-    /// Brings `watched` up to date with what is mounted.
+    /// Whether it can be found out where an open file is without waiting for another machine or process, which may not answer.
+    fn may_be_asked(&self, file: FileId, table: &[Mount]) -> bool {
+        let device = DeviceNumber::from_raw(file.device);
+        let mut watched = self.watched.iter();
+        if device.major != 0 || watched.any(|watched| watched.device == device) {
+            return true;
+        }
+        match table.iter().find(|mount| mount.device == device) {
+            Some(mount) => !mount.is_elsewhere(),
+            // A subvolume of btrfs; or a server that was given up, with files still open.
+            None => self.watched.iter().any(|watched| watched.device.major == 0),
+        }
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("watch for changes", &self.root, error)
+    }
+
+    /// Brings `watched` up to date with what is mounted. What was unmounted and mounted again is new.
     fn follow_mounts(&mut self, mounts: &[EntryPath]) -> Result<()> {
+        let marked = self.gatherer.watched().map_err(|error| self.failed(error))?;
+        let are_all_marked = anonymous(&marked) >= self.anonymous;
+        let is_marked = |watched: &Watched| match watched.device.major {
+            _ if watched.doubt == Some(Doubt::Unwatched) => true,
+            // The kernel knows btrfs by another number than its files show.
+            0 => are_all_marked,
+            _ => marked.contains(&watched.device.kernel()),
+        };
         let mut before = std::mem::take(&mut self.watched);
         let mut present = vec![EntryPath::root()];
         present.extend(mounts.iter().filter(|mount| !mount.is_root()).cloned());
         for mount in present {
             let path = self.path_of(&mount);
             let failed = |error| Error::io("watch for changes", &path, error);
-            let id = File::open(&path).and_then(file_system_id).map_err(failed)?;
-            let known = before.iter().position(|old| old.mount == mount && old.id == id);
+            let point = File::open(&path).map_err(failed)?;
+            let device = point.metadata().map_err(failed)?.dev();
+            let device = DeviceNumber::from_raw(device);
+            let id = file_system_id(&point).map_err(failed)?;
+            let known = before
+                .iter()
+                .position(|old| (&old.mount, old.id) == (&mount, id) && is_marked(old));
             let watched = match known {
                 Some(index) => before.swap_remove(index),
                 None => {
@@ -216,11 +259,18 @@ impl Tracker {
                     } else {
                         Doubt::Unwatched
                     });
-                    Watched { mount, id, doubt }
+                    Watched {
+                        mount,
+                        id,
+                        device,
+                        doubt,
+                    }
                 }
             };
             self.watched.push(watched);
         }
+        let marked = self.gatherer.watched().map_err(|error| self.failed(error))?;
+        self.anonymous = anonymous(&marked);
         Ok(())
     }
 
@@ -299,6 +349,11 @@ impl Tracker {
         }
         sweeps
     }
+}
+
+/// How many of these device numbers of the kernel's are of no device.
+fn anonymous(devices: &[u32]) -> usize {
+    devices.iter().filter(|device| **device >> 20 == 0).count()
 }
 
 /// Whether sweeping `sweep` comes by `path`: it lies below, with no other file system mounted in between.

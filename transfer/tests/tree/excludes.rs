@@ -241,6 +241,17 @@ fn rules_for_names_like_our_own_leave_nothing_of_a_rename_behind() {
         assert!(summary.ok && summary.bytes_data == 0, "{rules:?}: {summary:?}");
         assert_eq!(entries(&bed.target), ["app"], "{rules:?}");
         bed.assert_equal();
+        // Two names are swapped over a third one.
+        bed.write("app.new/deep/other", &noise(5000, 7));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(bed.sync_with(excluding(rules)).unwrap().ok);
+        for (from, to) in [("app", "third"), ("app.new", "app"), ("third", "app.new")] {
+            std::fs::rename(source.join(from), source.join(to)).unwrap();
+        }
+        let summary = bed.sync_with(excluding(rules)).unwrap();
+        assert!(summary.ok && summary.bytes_data == 0, "{rules:?}: {summary:?}");
+        assert_eq!(entries(&bed.target), ["app", "app.new"], "{rules:?}");
+        bed.assert_equal();
     }
 }
 

@@ -38,6 +38,11 @@ struct Writes {
 pub(crate) fn tracker(bed: &Bed, pairs: usize) -> Result<()> {
     for depth in [1, 8] {
         let mut writer = Process::start(fio(bed, depth, ENDLESS).stdout(Stdio::null()))?;
+        let begin = writes_done(&bed.device)?;
+        while writes_done(&bed.device)? == begin {
+            ensure!(writer.is_running()?, "fio has ended");
+            std::thread::sleep(SETTLE);
+        }
         let (mut without, mut with, mut overheads) = (Vec::new(), Vec::new(), Vec::new());
         for pair in 0..pairs {
             let first_is_tracked = pair % 2 == 1;

@@ -586,7 +586,7 @@ pub(super) fn attach(medium: &DiskMedium) -> (Option<BlockTracker>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::loop_device::{LoopDevice, TestMount, run};
+    use sys::loop_device::{LoopDevice, run};
 
     /// An ext file system that nobody has mounted.
     fn ext_disk() -> (LoopDevice, tempfile::TempDir, SourceDisk) {
@@ -595,21 +595,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = SourceDisk::open(&device.path, &folder.path().join("digests")).unwrap();
         (device, folder, disk)
-    }
-
-    #[test]
-    fn a_doubt_in_a_freeze_asks_no_file_system_that_may_wait_for_its_end() {
-        let device = LoopDevice::new("g2c-block-source", 320 << 20, 512).unwrap();
-        run("mkfs.xfs", ["-q".as_ref(), device.path.as_os_str()]).unwrap();
-        let _mounted = TestMount::new("g2c-block-source", &device.path, "noatime").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let disk = SourceDisk::open(&device.path, &folder.path().join("digests")).unwrap();
-        for (marks, method) in [(Marks::Take, "frozen"), (Marks::Sift, "GETFSMAP")] {
-            disk.lock().has_lost = true;
-            assert!(disk.begin_round(marks).unwrap().is_some());
-            let survey = disk.survey();
-            assert!(survey.areas[0].method.contains(method), "{survey:?}");
-        }
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub enum Effort {
     Copy,
     /// Nothing is disturbed; the answer may be that only a copy could tell.
     Look,
-    /// The file systems are frozen: none is asked that may wait for the thaw.
+    /// The file systems are frozen: none is asked that waits for the thaw.
     Frozen,
 }
 
@@ -196,6 +196,17 @@ fn examine(
     mounts: &[(DeviceNumber, Mount)],
     effort: Effort,
 ) -> io::Result<Finding> {
+    let holders = piece.holders()?;
+    let own = mounts_of(mounts, piece.number);
+    let is_nobodys = own.is_empty() && holders.is_empty();
+    if is_nobodys && effort != Effort::Look {
+        // What was written to the node of a partition, as dd writes an image, may still be in the cache of that node only, past
+        // which the disk is read.
+        if let Err(error) = File::open(&piece.path).and_then(|node| node.sync_all()) {
+            let why = format!("what is in memory of it cannot be written out ({error})");
+            return Ok(Finding::whole("unknown", why));
+        }
+    }
     let mut head = AlignedBuffer::zeroed(HEAD_LEN.min(piece.len as usize / 4096 * 4096));
     if let Err(error) = medium.read(&mut head, range.start) {
         return Ok(Finding::whole(
@@ -203,7 +214,6 @@ fn examine(
             format!("its first bytes cannot be read ({error})"),
         ));
     }
-    let holders = piece.holders()?;
     if !holders.is_empty() {
         return Ok(Finding::whole(
             "stacked",
@@ -219,7 +229,6 @@ fn examine(
         };
         return Ok(Finding::whole("unknown", why));
     };
-    let own = mounts_of(mounts, piece.number);
     if own.iter().any(|mount| !kind.is_mounted_as(&mount.kind)) {
         return Ok(Finding::whole(
             kind.name(),
@@ -236,39 +245,23 @@ fn examine(
             kind.name(),
             "another file system is mounted over it",
         )),
-        // In some kernels (about 5.7 to 5.12) GETFSMAP of XFS counts as writing, and so waits for the thaw.
-        (Kind::Xfs, Some(_)) if effort == Effort::Frozen => {
-            Ok(Finding::whole("xfs", "while it is frozen it may not tell"))
-        }
+        (Kind::Xfs, Some(_)) if effort == Effort::Frozen && sys::getfsmap::waits_for_thaw() => Ok(
+            Finding::whole("xfs", "this kernel does not tell while it is frozen"),
+        ),
         (Kind::Ext | Kind::Xfs, Some(point)) => mapped_by_kernel(medium, piece, range, kind, point, effort),
         (Kind::Btrfs, Some(point)) => mapped_by_trees(&head, range, &point),
         (_, None) if piece.is_used() != Some(false) => {
             Ok(Finding::whole(kind.name(), "in use, but not mounted here"))
         }
-        (Kind::Ext, None) => mapped_by_own_bitmaps(medium, piece, range),
+        (Kind::Ext, None) => mapped_by_own_bitmaps(medium, range),
         (Kind::Xfs | Kind::Btrfs, None) => Ok(Finding::whole(kind.name(), "not mounted here")),
     }
 }
 
-/// An ext file system that nobody has mounted. What was written to the node of its partition, as dd writes an image, may still
-/// be in the cache of that node only, past which the disk is read: it is written out first.
-fn mapped_by_own_bitmaps(
-    medium: &DiskMedium,
-    piece: &BlockDevice,
-    range: &Range<u64>,
-) -> io::Result<Finding> {
-    if let Err(error) = File::open(&piece.path).and_then(|node| node.sync_all()) {
-        return Ok(Finding::whole(
-            "ext",
-            format!("what is in memory of it cannot be written out ({error})"),
-        ));
-    }
-    let free = ext::free_ranges(
-        medium,
-        range.start,
-        range.end - range.start,
-        ext::Bitmaps::OfUnmounted,
-    )?;
+/// An ext file system that nobody has mounted.
+fn mapped_by_own_bitmaps(medium: &DiskMedium, range: &Range<u64>) -> io::Result<Finding> {
+    let len = range.end - range.start;
+    let free = ext::free_ranges(medium, range.start, len, ext::Bitmaps::OfUnmounted)?;
     Ok(match free {
         Some(free) => Finding::free("ext", "block bitmaps of the unmounted file system", free),
         None => Finding::whole("ext", "not cleanly unmounted, or of an unusual layout"),

@@ -91,6 +91,11 @@ impl Gatherer {
         lock(&self.state).watch.add(mount_point)
     }
 
+    /// [`Watch::watched`].
+    pub(super) fn watched(&self) -> io::Result<Vec<u32>> {
+        lock(&self.state).watch.watched()
+    }
+
     /// All that happened before this call and is not settled.
     pub(super) fn take(&self) -> (HashSet<Place>, Option<Doubt>) {
         let mut state = lock(&self.state);

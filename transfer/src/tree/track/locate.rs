@@ -36,6 +36,8 @@ pub(super) enum Location {
 pub(super) struct Locator {
     root: PathBuf,
     mounts: Vec<(FileSystemId, File)>,
+    /// Mount points that nothing is looked for below.
+    elsewhere: Vec<PathBuf>,
 }
 
 impl Locator {
@@ -49,6 +51,11 @@ impl Locator {
             mounts: mounts
                 .map(|(id, path)| Ok((id, File::open(path)?)))
                 .collect::<io::Result<_>>()?,
+            elsewhere: sys::mounts::mounts()?
+                .into_iter()
+                .filter(sys::mounts::Mount::is_elsewhere)
+                .map(|mount| mount.point)
+                .collect(),
         })
     }
 
@@ -71,6 +78,8 @@ impl Locator {
         // name under which it was opened still leads to it.
         if let Ok(name) = fs::read_link(path)
             && let Some(directory) = name.parent()
+            // A name of another mount namespace may lead there.
+            && !self.elsewhere.iter().any(|point| name.starts_with(point))
             && fs::symlink_metadata(&name).is_ok_and(|found| FileId::of(&found) == id)
         {
             locations.retain(|location| *location != Location::Unknown);

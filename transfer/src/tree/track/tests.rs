@@ -246,6 +246,46 @@ fn mounts_inside_the_volume_are_followed() {
     drop((unmount, inner));
 }
 
+/// As an automount does that nobody uses for a while.
+#[test]
+fn what_was_unmounted_and_mounted_again_is_swept_and_watched_anew() {
+    let (outer, _outer_device) = medium("ext4");
+    let root = outer.point.as_path();
+    for kind in ["ext4", "btrfs"] {
+        let device = LoopDevice::new("filter-track-again", 320 << 20, 512).unwrap();
+        let force = if kind == "ext4" { "-F" } else { "-f" };
+        let options = ["-q".as_ref(), force.as_ref(), device.path.as_os_str()];
+        run(&format!("mkfs.{kind}"), options).unwrap();
+        let point = root.join("again");
+        fs::create_dir_all(&point).unwrap();
+        let mount = || run("mount", [device.path.as_os_str(), point.as_os_str()]).unwrap();
+        mount();
+        let unmount = scopeguard(point.clone());
+        let mounts = [path("again")];
+        let mut tracker = Tracker::attach(root, &mounts).unwrap().unwrap();
+        assert_eq!(tracker.take(&mounts, &busy()).unwrap().sweeps, []);
+        tracker.settle();
+        run("umount", [point.as_os_str()]).unwrap();
+        mount();
+        shell("touch again/unseen", root);
+        let changes = tracker.take(&mounts, &busy()).unwrap();
+        let again = Sweep {
+            path: path("again"),
+            reason: Doubt::NewlyMounted,
+        };
+        assert_eq!(changes.sweeps, [again], "{kind}");
+        tracker.settle();
+        shell("touch again/seen", root);
+        let changes = tracker.take(&mounts, &busy()).unwrap();
+        assert_eq!(
+            (&changes.sweeps[..], &changes.directories[..]),
+            (&[][..], &mounts[..]),
+            "{kind}"
+        );
+        drop((tracker, unmount));
+    }
+}
+
 #[test]
 fn nothing_is_looked_at_twice() {
     let path = |name: &str| EntryPath::parse(name).unwrap();

@@ -11,7 +11,7 @@ use super::seal::Place;
 use super::{ATTEMPTS_MAX, Missing, TreeWriter};
 use crate::error::Result;
 use crate::tree::entry::EntryPath;
-use crate::tree::moves::is_spared;
+use crate::tree::moves::{is_aside, is_spared};
 
 /// What became of a rename.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ impl TreeWriter {
         }
         // What goes there is removed later, whatever its name was.
         let new = (!is_spared(to)).then_some(to);
-        if self.holds_excluded(from, new) {
+        // What comes back was let through when it was moved aside.
+        if !is_aside(from) && self.holds_excluded(from, new) {
             return Ok(RenameOutcome::NotPossible(Errno::NOTEMPTY.into()));
         }
         let old = match self.parents.find(&self.tree, old_parent) {
