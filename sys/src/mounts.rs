@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::block_device::DeviceNumber;
 use crate::btrfs;
+use crate::open_files::known_identity;
 
 /// File systems whose answers come from another machine or process: from one that does not answer, nobody comes back. Those of FUSE
 /// are told by their prefix.
@@ -114,6 +115,14 @@ pub fn is_elsewhere(kind: &str) -> bool {
     kind.starts_with("fuse") && kind != "fusectl" || ELSEWHERE.contains(&kind)
 }
 
+/// Whether what is at a path is another machine's or process's to tell: by the mount that it lies on, unless that is the root.
+pub fn leads_elsewhere(table: &[Mount], path: &Path) -> bool {
+    let above = table.iter().filter(|mount| path.starts_with(&mount.point));
+    // Of several at one place the last one covers the others.
+    let innermost = above.max_by_key(|mount| mount.point.as_os_str().len());
+    innermost.is_some_and(|mount| mount.is_elsewhere() && mount.point != Path::new("/"))
+}
+
 /// The number of a block device's node.
 fn device_at(node: &Path) -> Option<DeviceNumber> {
     let metadata = std::fs::metadata(node).ok()?;
@@ -175,8 +184,8 @@ type View = (u64, u64, u64);
 
 fn view(process: &Path) -> Option<View> {
     let namespace = std::fs::metadata(process.join("ns/mnt")).ok()?;
-    let root = std::fs::metadata(process.join("root")).ok()?;
-    Some((namespace.ino(), root.dev(), root.ino()))
+    let (root, _) = known_identity(&process.join("root")).ok()?;
+    Some((namespace.ino(), root.device, root.ino))
 }
 
 fn beneath(root: &Path, point: &Path) -> PathBuf {
@@ -272,6 +281,18 @@ mod tests {
         }
         for kind in ["ext4", "btrfs", "tmpfs", "proc", "overlay", "fusectl"] {
             assert!(!is_elsewhere(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn where_a_path_leads_is_told_by_the_innermost_mount() {
+        let table = parse(
+            b"1 0 0:9 / / rw - nfs4 server:/ rw\n2 1 0:5 / /data rw - autofs systemd-1 rw\n\
+              3 2 8:1 / /data rw - ext4 /dev/sda1 rw\n4 1 0:6 / /far rw - nfs4 server:/far rw\n",
+        );
+        assert!(leads_elsewhere(&table, Path::new("/far/file")));
+        for path in ["/data/image", "/image", "/farther"] {
+            assert!(!leads_elsewhere(&table, Path::new(path)), "{path}");
         }
     }
 

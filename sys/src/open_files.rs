@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
 use rustix::io::Errno;
 
-use crate::mounts::{Mount, mounts};
+use crate::mounts::{leads_elsewhere, mounts};
 
 /// The identity of a file: `st_dev` and `st_ino`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,7 +114,6 @@ impl Found {
         let (Ok(devices), Ok(table)) = (fs::read_dir("/sys/block"), mounts()) else {
             return;
         };
-        let elsewhere: Vec<Mount> = table.into_iter().filter(Mount::is_elsewhere).collect();
         for device in devices.filter_map(Result::ok) {
             let Ok(mut backing) = fs::read(device.path().join("loop/backing_file")) else {
                 continue;
@@ -124,41 +123,36 @@ impl Found {
             }
             let backing = PathBuf::from(OsStr::from_bytes(&backing));
             // Whoever answers for what is there may not do so, and nobody copies it.
-            if !elsewhere.iter().any(|mount| backing.starts_with(&mount.point)) {
+            if !leads_elsewhere(&table, &backing) {
                 self.add(backing);
             }
         }
     }
 
     fn add(&mut self, path: PathBuf) {
-        if let Some(id) = regular_file(&path) {
+        if let Ok((id, FileType::RegularFile)) = known_identity(&path) {
             self.0.entry(id).or_insert(path);
         }
     }
 }
 
-/// The identity of the regular file that a path, or a magic link, leads to. Of an open file the kernel knows that without asking
-/// the machine or process where it lies.
-fn regular_file(path: &Path) -> Option<FileId> {
-    match rustix::fs::statx(
-        CWD,
-        path,
-        AtFlags::STATX_DONT_SYNC,
-        StatxFlags::TYPE | StatxFlags::INO,
-    ) {
+/// What a path, or a magic link, leads to. Of an open file the kernel knows that without asking the machine or process where it lies.
+pub(crate) fn known_identity(path: &Path) -> io::Result<(FileId, FileType)> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO;
+    match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted) {
         Ok(found) => {
-            let is_file = FileType::from_raw_mode(u32::from(found.stx_mode)) == FileType::RegularFile;
-            is_file.then(|| FileId {
+            let id = FileId {
                 device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
                 ino: found.stx_ino,
-            })
+            };
+            Ok((id, FileType::from_raw_mode(u32::from(found.stx_mode))))
         }
         // Before 4.11.
         Err(Errno::NOSYS) => {
-            let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-            Some(FileId::of(&metadata))
+            let metadata = fs::metadata(path)?;
+            Ok((FileId::of(&metadata), FileType::from_raw_mode(metadata.mode())))
         }
-        Err(_) => None,
+        Err(error) => Err(error.into()),
     }
 }
 

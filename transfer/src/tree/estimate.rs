@@ -16,6 +16,9 @@ use crate::tree::mounts::TreeMounts;
 /// A round that is done by then needs no estimate.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Entries looked at between two looks at whether anybody still wants to know.
+const LOOK: usize = 256;
+
 /// What lies below a directory, itself included.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Amount {
@@ -42,8 +45,8 @@ impl Amount {
     }
 }
 
-/// Counts what lies below `root` and on the file systems inside that are copied with it. `None` when `go_on`, which is asked for
-/// each directory, says no. What cannot be looked at does not count.
+/// Counts what lies below `root` and on the file systems inside that are copied with it. `None` when `go_on`, which is asked from
+/// time to time, says no. What cannot be looked at does not count.
 pub fn amount(root: &Path, mounts: &TreeMounts, mut go_on: impl FnMut() -> bool) -> Option<Amount> {
     let mut amount = Amount::default();
     let Ok(root) = Directory::open_root(root) else {
@@ -61,7 +64,10 @@ pub fn amount(root: &Path, mounts: &TreeMounts, mut go_on: impl FnMut() -> bool)
         let Ok(names) = directory.names() else {
             continue;
         };
-        for name in names.iter() {
+        for (number, name) in names.iter().enumerate() {
+            if number % LOOK == LOOK - 1 && !go_on() {
+                return None;
+            }
             let Ok(path) = path.join(name.bytes()) else {
                 continue;
             };

@@ -129,7 +129,8 @@ const FOUND_BY_TYPE: [&str; 3] = ["/boot", "/boot/efi", "/efi"];
 const LOCAL: [&str; 6] = ["/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID="];
 
 /// Has file systems on disks mounted that systemd mounts when they are used and unmounts when they are not: the EFI system partition
-/// is often one of these. One that does not come in time is noted in `silent`, and left alone from then on.
+/// is often one of these. Those that do not come in time, or of which nothing says
+/// that they lie here, are noted in `silent`, and left alone from then on.
 ///
 /// # Errors
 /// The root does not exist, or `/proc` is not mounted.
@@ -144,17 +145,37 @@ pub fn wake(root: &Path, silent: &mut HashSet<PathBuf>) -> Result<()> {
 
 fn wake_by(fstab: &[u8], root: &Path, table: &[Mount], silent: &mut HashSet<PathBuf>) {
     for (mount, _) in visible_below(root, table, true) {
+        let point = &mount.point;
         let is_asleep = mount.kind == "autofs" && mount.source == Path::new("systemd-1");
-        let wakes = is_asleep && !silent.contains(&mount.point) && is_local(fstab, &mount.point);
-        if wakes && !opens_in_time(&mount.point) {
-            tracing::warn!(point = %mount.point.display(), "an automount does not answer: what belongs there is not copied");
-            silent.insert(mount.point.clone());
+        if !is_asleep || silent.contains(point) {
+            continue;
         }
+        let why = match origin(fstab, point) {
+            Origin::Here if opens_in_time(point) => continue,
+            Origin::Here => "does not answer",
+            Origin::Unknown => "is of unknown origin and not in use",
+            Origin::Elsewhere => {
+                silent.insert(point.clone());
+                continue;
+            }
+        };
+        tracing::warn!(point = %point.display(), "an automount {why}: what belongs there is not copied");
+        silent.insert(point.clone());
     }
 }
 
-/// Whether what belongs to a mount point lies on a disk of this machine, by its line in `fstab` or as systemd finds it.
-fn is_local(fstab: &[u8], point: &Path) -> bool {
+/// Where what belongs to a mount point comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A disk of this machine.
+    Here,
+    /// Another machine.
+    Elsewhere,
+    Unknown,
+}
+
+/// By the line of a mount point in `fstab`, or as systemd finds partitions.
+fn origin(fstab: &[u8], point: &Path) -> Origin {
     let text = String::from_utf8_lossy(fstab);
     let mut lines = text
         .lines()
@@ -164,27 +185,26 @@ fn is_local(fstab: &[u8], point: &Path) -> bool {
         point_field.is_some_and(|field| unescape(field.as_bytes()) == point)
     });
     match of_point.as_deref() {
-        Some([source, _, kind, options, ..]) => {
-            LOCAL.iter().any(|begin| source.starts_with(begin))
-                && !is_elsewhere(kind)
-                && !options.split(',').any(|option| option == "_netdev")
+        Some([_, _, kind, options, ..])
+            if is_elsewhere(kind) || options.split(',').any(|option| option == "_netdev") =>
+        {
+            Origin::Elsewhere
         }
-        Some(_) => false,
-        None => FOUND_BY_TYPE.iter().any(|found| Path::new(found) == point),
+        Some([source, _, _, _, ..]) if LOCAL.iter().any(|begin| source.starts_with(begin)) => Origin::Here,
+        Some(_) => Origin::Unknown,
+        None if FOUND_BY_TYPE.iter().any(|found| Path::new(found) == point) => Origin::Here,
+        None => Origin::Unknown,
     }
 }
 
 fn opens_in_time(point: &Path) -> bool {
-    let (done, is_done) = crossbeam_channel::bounded::<()>(1);
+    let (opened, is_opened) = crossbeam_channel::bounded(1);
     let own = point.to_owned();
     // A thread, for it may never come back; then it ends with the process.
     let opening = std::thread::Builder::new()
         .name("automount".to_owned())
-        .spawn(move || {
-            drop(File::open(&own));
-            drop(done);
-        });
-    opening.is_ok() && is_done.recv_timeout(WAKE_MAX) != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        .spawn(move || opened.send(File::open(&own).is_ok()));
+    opening.is_ok() && is_opened.recv_timeout(WAKE_MAX) == Ok(true)
 }
 
 /// The mounts strictly below `root` that can be reached from it by way of file systems that are copied, each with whether the
@@ -238,13 +258,20 @@ mod tests {
         let fstab = b"# Caf\xe9\n#UUID=1 /old ext4 noauto 0 0\n/dev/sdb1 /boot vfat noauto 0 0\nUUID=1-2 /with\\040space ext4 noauto 0 0\n\
             server:/x /data nfs4 noauto 0 0\nfs-1:/ /efs efs noauto 0 0\nLABEL=san /san xfs noauto,_netdev 0 0\n\
             server:/efi /efi nfs noauto 0 0\nshort /boot/efi\n";
-        for point in ["/boot", "/with space"] {
-            assert!(is_local(fstab, Path::new(point)), "{point}");
+        for (point, expected) in [
+            ("/boot", Origin::Here),
+            ("/with space", Origin::Here),
+            ("/data", Origin::Elsewhere),
+            ("/san", Origin::Elsewhere),
+            ("/efi", Origin::Elsewhere),
+            ("/old", Origin::Unknown),
+            ("/efs", Origin::Unknown),
+            ("/boot/efi", Origin::Unknown),
+            ("/unknown", Origin::Unknown),
+        ] {
+            assert_eq!(origin(fstab, Path::new(point)), expected, "{point}");
         }
-        for point in ["/old", "/data", "/efs", "/san", "/efi", "/boot/efi", "/unknown"] {
-            assert!(!is_local(fstab, Path::new(point)), "{point}");
-        }
-        assert!(is_local(b"", Path::new("/boot/efi")));
+        assert_eq!(origin(b"", Path::new("/boot/efi")), Origin::Here);
     }
 
     /// What systemd does for an automount: mounts a device when somebody opens the mount point.
@@ -313,7 +340,6 @@ sys.stdin.read()
             let found = TreeMounts::look(&root, true).unwrap();
             (found.inside().contains(&efi), found.elsewhere().contains(&efi))
         };
-        let mut silent = HashSet::new();
         for (fstab, found) in [
             ("".to_owned(), (false, true)),
             (
@@ -325,10 +351,11 @@ sys.stdin.read()
                 (true, false),
             ),
         ] {
+            let mut silent = HashSet::new();
             wake_by(fstab.as_bytes(), &root, &mounts().unwrap(), &mut silent);
             assert_eq!(look(), found, "{fstab}");
+            assert_eq!(silent.contains(&point), !found.0, "{fstab}");
         }
-        assert!(silent.is_empty());
         drop(automounter);
     }
 

@@ -140,13 +140,14 @@ struct Round<'a> {
     /// What did not hold still, when this is another look at it.
     again: Option<HashSet<EntryPath>>,
     sharing: Sharing,
+    /// File systems entered, by device number.
+    entered: Mutex<HashSet<u64>>,
 }
 
 /// What the walks of a round gather for later.
 struct Found {
     links: Mutex<Spool<SeenLink>>,
     directories: Mutex<Spool<Entry>>,
-    entered: Mutex<HashSet<u64>>,
     deferred: Deferred,
     /// Renamed directories that were walked under their new names.
     walked: Mutex<HashSet<EntryPath>>,
@@ -195,6 +196,7 @@ pub fn run(
         busy,
         again: None,
         sharing: Sharing::new(ground.state)?,
+        entered: Mutex::default(),
     };
     round.look(session, baseline)?;
     for _ in 0..LOOKS_AGAIN_MAX {
@@ -244,7 +246,6 @@ impl Round<'_> {
         let found = Found {
             links: Mutex::new(Spool::new(state)?),
             directories: Mutex::new(Spool::new(state)?),
-            entered: Mutex::default(),
             deferred: Deferred::new(state)?,
             walked: Mutex::default(),
             tried: Mutex::default(),
@@ -462,7 +463,7 @@ impl Phases<'_> {
             directories: &found.directories,
             tally: shared.tally,
             again: self.round.again.as_ref(),
-            entered: &found.entered,
+            entered: &self.round.entered,
             changes: self.round.changes.as_ref(),
             busy: &self.round.busy,
             deferred,

@@ -157,6 +157,9 @@ impl Scan<'_> {
         let Some(changes) = self.changes else {
             return self.run(threads);
         };
+        if let Ok(root) = self.root.stat() {
+            self.entered.lock().expect("not poisoned").insert(root.dev);
+        }
         let stack = Stack::default();
         let sweeps = changes.sweeps.iter().map(|sweep| (&sweep.path, Depth::Deep));
         let directories = changes.directories.iter().map(|path| {
@@ -295,6 +298,8 @@ struct Walker<'a> {
     /// Taken while a directory is compared, for the comparison borrows the walker, too.
     cursor: Option<Cursor>,
     work: Work<'a>,
+    /// Directories that were there in another look at those above them, and that are to be looked at themselves.
+    passed: HashSet<EntryPath>,
 }
 
 impl<'a> Walker<'a> {
@@ -304,6 +309,7 @@ impl<'a> Walker<'a> {
             stack,
             cursor: Some(scan.snapshot.cursor()),
             work: Work::new(scan.dispatcher),
+            passed: HashSet::new(),
         }
     }
 
@@ -322,7 +328,7 @@ impl<'a> Walker<'a> {
             // That is found in the directory that it was in; should it come back, nobody tells what happened in it meanwhile.
             Err(error) if motion_of(&error).is_some() => {
                 self.scan.tally.look_later(path);
-                if self.scan.again.is_some() {
+                if self.passed.contains(path) {
                     self.scan.tally.leave(path);
                 }
                 return Ok(());
@@ -570,8 +576,9 @@ impl<'a> Walker<'a> {
         known: Option<Entry>,
     ) -> Result<()> {
         let crosses = merge.open.is_left_at(stat);
-        let is_listed_only = merge.depth == Depth::Shallow;
-        if crosses && self.scan.again.is_some() && is_listed_only && stat.is_mount_root != Some(false) {
+        let is_mounted = crosses && stat.is_mount_root != Some(false);
+        let is_again = self.scan.again.is_some() && is_mounted;
+        if is_again && merge.depth == Depth::Shallow {
             // What is mounted was entered, or not, when everything was looked at.
             return Ok(());
         }
@@ -587,14 +594,20 @@ impl<'a> Walker<'a> {
             .is_some_and(|known| is_unchanged(&known.stamp, &present));
         let enter = |dev| self.scan.entered.lock().expect("not poisoned").insert(dev);
         if crosses && !self.scan.enters(&merge.open.directory, name, stat, enter)? {
-            return if unchanged {
+            return if unchanged || is_again && known.is_some() {
                 Ok(())
             } else {
                 self.boundary(path, stat, present)
             };
         }
         let depth = match (merge.depth, &known) {
-            (Depth::Shallow, Some(_)) if unchanged || self.scan.is_named(&path) => return Ok(()),
+            (Depth::Shallow, Some(_)) if unchanged => return Ok(()),
+            (Depth::Shallow, Some(_)) if self.scan.is_named(&path) => {
+                if self.scan.again.is_some() {
+                    self.passed.insert(path);
+                }
+                return Ok(());
+            }
             (depth, Some(_)) => depth,
             (_, None) => Depth::Deep,
         };

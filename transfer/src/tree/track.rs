@@ -213,13 +213,13 @@ impl Tracker {
     fn may_be_asked(&self, file: FileId, table: &[Mount]) -> bool {
         let device = DeviceNumber::from_raw(file.device);
         let mut watched = self.watched.iter();
-        if device.major != 0 || watched.any(|watched| watched.device == device) {
+        if watched.any(|watched| watched.device == device) {
             return true;
         }
         match table.iter().find(|mount| mount.device == device) {
             Some(mount) => !mount.is_elsewhere(),
             // A subvolume of btrfs; or a server that was given up, with files still open.
-            None => self.watched.iter().any(|watched| watched.device.major == 0),
+            None => device.major != 0 || self.watched.iter().any(|watched| watched.device.major == 0),
         }
     }
 

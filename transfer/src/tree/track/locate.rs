@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use sys::fanotify::FileSystemId;
+use sys::mounts::{Mount, leads_elsewhere};
 use sys::open_files::FileId;
 
 use super::gather::{Place, same_family};
@@ -36,8 +37,7 @@ pub(super) enum Location {
 pub(super) struct Locator {
     root: PathBuf,
     mounts: Vec<(FileSystemId, File)>,
-    /// Mount points that nothing is looked for below.
-    elsewhere: Vec<PathBuf>,
+    table: Vec<Mount>,
 }
 
 impl Locator {
@@ -51,11 +51,7 @@ impl Locator {
             mounts: mounts
                 .map(|(id, path)| Ok((id, File::open(path)?)))
                 .collect::<io::Result<_>>()?,
-            elsewhere: sys::mounts::mounts()?
-                .into_iter()
-                .filter(sys::mounts::Mount::is_elsewhere)
-                .map(|mount| mount.point)
-                .collect(),
+            table: sys::mounts::mounts()?,
         })
     }
 
@@ -79,7 +75,7 @@ impl Locator {
         if let Ok(name) = fs::read_link(path)
             && let Some(directory) = name.parent()
             // A name of another mount namespace may lead there.
-            && !self.elsewhere.iter().any(|point| name.starts_with(point))
+            && !leads_elsewhere(&self.table, &name)
             && fs::symlink_metadata(&name).is_ok_and(|found| FileId::of(&found) == id)
         {
             locations.retain(|location| *location != Location::Unknown);
