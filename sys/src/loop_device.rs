@@ -30,25 +30,12 @@ impl LoopDevice {
     pub fn new(name: &str, len: u64, sector_len: u32) -> io::Result<Self> {
         let backing = unique_path(name, "img");
         std::fs::File::create(&backing)?.set_len(len)?;
-        let arguments = [
-            "--find",
-            "--show",
-            "--partscan",
-            "--direct-io=on",
-            "--sector-size",
-        ];
-        let output = Command::new("losetup")
-            .args(arguments)
-            .arg(sector_len.to_string())
-            .arg(&backing)
-            .output()?;
-        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        let device = Self { path, backing };
-        if !output.status.success() {
-            return Err(io::Error::other(
-                String::from_utf8_lossy(&output.stderr).into_owned(),
-            ));
-        }
+        let mut device = Self {
+            path: PathBuf::new(),
+            backing,
+        };
+        let sector_len = format!("--sector-size={sector_len}");
+        device.path = attach(&["--partscan", "--direct-io=on", &sector_len], &device.backing)?;
         Ok(device)
     }
 
@@ -77,6 +64,41 @@ impl Drop for LoopDevice {
         let _ = Command::new("losetup").arg("-d").arg(&self.path).output();
         let _ = std::fs::remove_file(&self.backing);
     }
+}
+
+/// A loop device over somebody's file or block device; detached on drop.
+#[derive(Debug)]
+pub struct Attached(pub PathBuf);
+
+impl Attached {
+    /// One with further `flags` of losetup.
+    ///
+    /// # Errors
+    /// What losetup says.
+    pub fn new(flags: &[&str], over: &Path) -> io::Result<Self> {
+        attach(flags, over).map(Self)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+/// Attaches a file or block device to a free loop device, and returns that.
+fn attach(flags: &[&str], over: &Path) -> io::Result<PathBuf> {
+    let output = Command::new("losetup")
+        .args(["--find", "--show"])
+        .args(flags)
+        .arg(over)
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }
 
 /// Makes the kernel know all partitions of a loop device.

@@ -132,7 +132,7 @@ fn status(device: &Path) -> io::Result<Option<LoopInfo>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loop_device::{LoopDevice, run};
+    use crate::loop_device::{Attached, LoopDevice, run};
 
     #[test]
     fn the_structure_is_the_kernels() {
@@ -153,28 +153,6 @@ mod tests {
         std::fs::remove_file(&other).unwrap();
     }
 
-    /// A loop device over a block device; detached on drop.
-    struct Over(PathBuf);
-
-    impl Over {
-        fn new(flags: &[&str], device: &Path) -> Self {
-            let output = std::process::Command::new("losetup")
-                .args(["--find", "--show"])
-                .args(flags)
-                .arg(device)
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
-            Self(String::from_utf8_lossy(&output.stdout).trim().into())
-        }
-    }
-
-    impl Drop for Over {
-        fn drop(&mut self) {
-            drop(run("losetup", ["-d".as_ref(), self.0.as_os_str()]));
-        }
-    }
-
     #[test]
     fn a_device_over_a_disk_or_its_partition_is_found_from_both() {
         let disk = LoopDevice::new("g2c-loop-users", 8 << 20, 512).unwrap();
@@ -187,19 +165,19 @@ mod tests {
         for path in [&disk.path, &one, &other.path] {
             assert_eq!(user_of(path).unwrap(), None);
         }
-        let over = Over::new(&[], &one);
+        let over = Attached::new(&[], &one).unwrap();
         for path in [&disk.path, &one] {
             assert_eq!(user_of(path).unwrap().as_ref(), Some(&over.0));
         }
         assert_eq!(user_of(&two).unwrap(), None, "a neighbour");
         drop(over);
-        let over = Over::new(&[], &disk.path);
+        let over = Attached::new(&[], &disk.path).unwrap();
         for path in [&disk.path, &one, &two] {
             assert_eq!(user_of(path).unwrap().as_ref(), Some(&over.0));
         }
         assert_eq!(user_of(&other.path).unwrap(), None);
         drop(over);
-        let looks = Over::new(&["--read-only"], &disk.path);
+        let looks = Attached::new(&["--read-only"], &disk.path).unwrap();
         assert_eq!(user_of(&disk.path).unwrap(), None);
         drop(looks);
     }

@@ -9,38 +9,15 @@ mod bed;
 mod workload;
 
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bed::{Bed, MIB, assert_equal, make_file_system, mount, partition, random_disk};
-use sys::loop_device::LoopDevice;
+use sys::loop_device::{Attached, LoopDevice};
 use transfer::progress::Silent;
 use transfer::source::{Lead, Next, Standing};
-
-/// A loop device over somebody's file.
-struct Attached(PathBuf);
-
-impl Attached {
-    fn new(flags: &[&str], image: &Path) -> Self {
-        let output = Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(flags)
-            .arg(image)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        Self(String::from_utf8_lossy(&output.stdout).trim().into())
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
-    }
-}
 
 #[test]
 fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
@@ -53,7 +30,7 @@ fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
     // Mounted below a name that the image does not have any more.
     let other = bed.path("other name");
     std::fs::hard_link(&image, &other).unwrap();
-    let attached = Attached::new(&[], &other);
+    let attached = Attached::new(&[], &other).unwrap();
     std::fs::remove_file(&other).unwrap();
     let mounted = mount(&attached.0, "noatime");
     let refused = again().unwrap_err().describe();
@@ -63,7 +40,7 @@ fn an_image_that_is_mounted_is_refused_by_the_name_of_its_device() {
     drop(mounted);
     drop(attached);
     // Who only looks disturbs nobody, unless by a mount, which would see the copy change.
-    let attached = Attached::new(&["--read-only"], &image);
+    let attached = Attached::new(&["--read-only"], &image).unwrap();
     again().unwrap();
     let mounted = mount(&attached.0, "ro,noload");
     assert!(again().unwrap_err().describe().contains("losetup -d"));
@@ -87,7 +64,7 @@ fn a_disk_that_is_mounted_through_a_loop_device_is_refused() {
         (target.path.clone(), &["--partscan"][..]),
         (target.partition(1), &[][..]),
     ] {
-        let attached = Attached::new(flags, &over);
+        let attached = Attached::new(flags, &over).unwrap();
         let refused = again().unwrap_err().describe();
         for word in [attached.0.to_str().unwrap(), "losetup -d"] {
             assert!(refused.contains(word), "{word}: {refused}");
@@ -115,7 +92,7 @@ fn an_image_that_is_detached_just_now_is_looked_at_afterwards() {
     let bed = Bed::new();
     let image = bed.path("target.img");
     bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
-    let attached = Attached::new(&[], &image);
+    let attached = Attached::new(&[], &image).unwrap();
     let device = std::fs::File::options().write(true).open(&attached.0).unwrap();
     device.write_all_at(&[7; 4096], 5 * MIB).unwrap();
     let summary = std::thread::scope(|scope| {

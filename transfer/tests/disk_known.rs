@@ -161,9 +161,7 @@ fn a_copy_that_was_changed_between_two_runs_is_read_again() {
     );
     // Another file with the same content is known, and what was changed in it is noticed.
     for is_tried in [false, true] {
-        let copied = bed.path("copied.img");
-        std::fs::copy(&image, &copied).unwrap();
-        std::fs::rename(&copied, &image).unwrap();
+        exchange_for_a_copy(&bed, &image);
         if is_tried {
             try_out(&image, "loop,noatime");
         }
@@ -218,6 +216,26 @@ fn a_device_that_was_mounted_between_two_runs_is_read_again() {
     fsck("ext4", &target.path);
 }
 
+/// So that its contents alone tell what it is: another file, of another time.
+fn exchange_for_a_copy(bed: &Bed, image: &Path) {
+    let copied = bed.path("copied.img");
+    std::fs::copy(image, &copied).unwrap();
+    std::fs::rename(&copied, image).unwrap();
+}
+
+/// Another run says that the copy was changed, and makes it equal.
+fn assert_is_noticed(bed: &Bed, disk: &LoopDevice, image: &Path) {
+    let events = Recorded::default();
+    bed.sync_watched(&[image], bed.plan(&[&disk.path]), &events)
+        .unwrap();
+    let warnings = events.warnings();
+    assert!(
+        warnings.iter().any(|text| text.contains("since the last run")),
+        "{warnings:?}"
+    );
+    assert_equal(disk, image);
+}
+
 /// As logical volumes lie: no partition table tells of them.
 #[test]
 fn a_file_system_inside_of_something_else_is_looked_at() {
@@ -228,20 +246,11 @@ fn a_file_system_inside_of_something_else_is_looked_at() {
     file.write_all_at(&content, START).unwrap();
     file.sync_all().unwrap();
     let bed = Bed::new();
-    let (image, copied) = (bed.path("target.img"), bed.path("copied.img"));
+    let image = bed.path("target.img");
     bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
-    std::fs::copy(&image, &copied).unwrap();
-    std::fs::rename(&copied, &image).unwrap();
+    exchange_for_a_copy(&bed, &image);
     drop(mount(&image, &format!("loop,noatime,offset={START}")));
-    let events = Recorded::default();
-    bed.sync_watched(&[&image], bed.plan(&[&disk.path]), &events)
-        .unwrap();
-    let warnings = events.warnings();
-    assert!(
-        warnings.iter().any(|text| text.contains("since the last run")),
-        "{warnings:?}"
-    );
-    assert_equal(&disk, &image);
+    assert_is_noticed(&bed, &disk, &image);
 }
 
 /// Its header stays as it is when the file system within is used, and what is within looks like nothing.
@@ -252,21 +261,12 @@ fn the_places_where_luks_may_keep_a_file_system_are_looked_at() {
     file.write_all_at(b"LUKS\xba\xbe", 0).unwrap();
     file.sync_all().unwrap();
     let bed = Bed::new();
-    let (image, copied) = (bed.path("target.img"), bed.path("copied.img"));
+    let image = bed.path("target.img");
     bed.sync(&[&image], bed.plan(&[&disk.path])).unwrap();
     for payload in [2, 4, 16] {
-        std::fs::copy(&image, &copied).unwrap();
-        std::fs::rename(&copied, &image).unwrap();
+        exchange_for_a_copy(&bed, &image);
         flip(&image, payload * MIB + 1024);
-        let events = Recorded::default();
-        bed.sync_watched(&[&image], bed.plan(&[&disk.path]), &events)
-            .unwrap();
-        let warnings = events.warnings();
-        assert!(
-            warnings.iter().any(|text| text.contains("since the last run")),
-            "{payload} MiB: {warnings:?}"
-        );
-        assert_equal(&disk, &image);
+        assert_is_noticed(&bed, &disk, &image);
     }
 }
 

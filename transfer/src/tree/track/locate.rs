@@ -1,6 +1,5 @@
 //! Where in the volume is an inode now? From a file handle to a path, proven by looking at what the path leads to.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use sys::fanotify::FileSystemId;
-use sys::mounts::{Mount, leads_elsewhere};
+use sys::mounts::{Mount, leads_elsewhere, unescape};
 use sys::open_files::FileId;
 
 use super::gather::{Place, same_family};
@@ -161,25 +160,7 @@ pub(super) fn overlay_uppers() -> Vec<PathBuf> {
                 .options
                 .split(',')
                 .find_map(|option| option.strip_prefix("upperdir="))?;
-            Some(PathBuf::from(OsStr::from_bytes(&unescape(upper.as_bytes()))))
+            Some(unescape(upper.as_bytes()))
         })
         .collect()
-}
-
-/// Undoes the `\ooo` of the mount table.
-fn unescape(mut field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    while let [first, tail @ ..] = field {
-        match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..]) => {
-                plain.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-                field = rest;
-            }
-            _ => {
-                plain.push(*first);
-                field = tail;
-            }
-        }
-    }
-    plain
 }
